@@ -1,0 +1,3 @@
+"""Interleaved single-backbone speech LLM with Multiple Cross-modal Token Prediction (MCTP) blocks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,25 @@
+"""The few exceptions a user can meet. Each message says what came, what was wanted and what to do."""
+
+
+class VitaError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it as one line and exits with 2."""
+
+
+class AudioError(VitaError):
+    """A recording cannot be read, or cannot be used as speech (empty, silent, too long, NaN)."""
+
+
+class CheckpointError(VitaError):
+    """A checkpoint folder, its config or one of its tensors is missing, surplus, cut short or contradictory."""
+
+
+class ConfigError(VitaError):
+    """A recipe, mixture, mode, option or model name is unknown or contradicts another one."""
+
+
+class MissingExtraError(VitaError):
+    """An optional dependency is needed and not installed; the message names the extra to install."""
+
+
+class OutputError(VitaError):
+    """An output cannot be written (full disk, no permission)."""

@@ -1,0 +1,152 @@
+"""The nouns that flow from a question's wave to an answer's wave. All frozen; arrays in them are never written to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+MAIN = -1
+"""`TokenEvent.source` of a token made by the backbone; MCTP block k is `k` (0-based)."""
+
+
+class Task(str, Enum):
+    """What an answer is asked to be."""
+
+    SPEECH_TO_SPEECH = "speech_to_speech"
+    ASR = "asr"
+    TTS = "tts"
+    TEXT = "text"
+
+
+class TokenKind(str, Enum):
+    """What a generated token is: text, an audio code, a segment marker, or the end of the answer."""
+
+    TEXT = "text"
+    AUDIO = "audio"
+    BEGIN = "begin"
+    END = "end"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, eq=False)
+class Wave:
+    """Mono float32 samples in [-1, 1], shape (T,), at `sample_rate` Hz."""
+
+    samples: FloatArray
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 1 or self.samples.dtype != np.float32:
+            raise ValueError(f"Wave wants float32 of shape (T,), got {self.samples.dtype} of {self.samples.shape}")
+        if self.sample_rate <= 0:
+            raise ValueError(f"Wave wants a positive sample rate, got {self.sample_rate}")
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True, eq=False)
+class AudioCodes:
+    """int64 ids of shape (N,), 0 <= id < codebook_size, `frame_rate` of them per second (exact)."""
+
+    ids: IntArray
+    codebook_size: int
+    frame_rate: Fraction
+    codec: str
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 1 or self.ids.dtype != np.int64:
+            raise ValueError(f"AudioCodes wants int64 of shape (N,), got {self.ids.dtype} of {self.ids.shape}")
+        if len(self.ids) and not (0 <= int(self.ids.min()) and int(self.ids.max()) < self.codebook_size):
+            raise ValueError(f"AudioCodes wants ids in [0, {self.codebook_size}), got {self.ids.min()}..{self.ids.max()}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of everything before the answer; no strings after this point."""
+
+    ids: tuple[int, ...]
+    task: Task
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token. `index` counts from 0 at the first new token; `source` is MAIN or an MCTP block's k."""
+
+    index: int
+    id: int
+    kind: TokenKind
+    source: int
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """Newly final text; never splits a character."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioBlock:
+    """Codes ready for the audio decoder. A block with is_last is always sent, even when it is empty."""
+
+    codes: tuple[int, ...]
+    index: int
+    is_last: bool
+
+
+@dataclass(frozen=True, eq=False)
+class WaveChunk:
+    """Decoded samples; the total over an answer depends only on the total number of codes, not on the cuts."""
+
+    samples: FloatArray
+    sample_rate: int
+    index: int
+    is_last: bool
+
+
+class StopReason(str, Enum):
+    """Why an answer ended."""
+
+    EOS = "eos"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds since the question was handed over, unless said otherwise. None: it never happened."""
+
+    total: float
+    first_text: float | None = None
+    first_audio_tokens: float | None = None
+    first_sound: float | None = None
+    tokens: int = 0
+    audio_seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.total if self.total > 0 else 0.0
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Computing seconds per second of answer audio; None when the answer has no audio."""
+        return self.total / self.audio_seconds if self.audio_seconds > 0 else None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer."""
+
+    reason: StopReason
+    mode: str
+    text: str
+    timings: Timings
+    codes: tuple[int, ...] = field(default=())
