@@ -1,0 +1,226 @@
+"""Recordings in, answers out: the one place where channels, sample types and file formats are settled.
+
+Anything libsndfile reads (wav, flac, ogg, mp3, ...) becomes a mono float32 `Wave`; a recording that cannot be a spoken
+question is refused here with one line, so that nothing downstream has to ask again.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vita_mctp.errors import AudioError, OutputError
+from vita_mctp.types import FloatArray, Wave
+
+STDIO = "-"
+"""As a source: standard input. As a target: standard output."""
+
+MIN_SAMPLE_RATE = 8_000
+MAX_SAMPLE_RATE = 192_000
+MAX_CHANNELS = 2
+MIN_SECONDS = 0.1
+SILENCE_PEAK = 1e-3
+"""-60 dBFS: a recording whose every sample lies closer than this to its mean is taken as silent."""
+
+_BYTES_PER_SECOND = MAX_SAMPLE_RATE * MAX_CHANNELS * 4
+_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".mp3": ("MP3", None)}
+_WRITE_FRAMES = 1 << 14  # libsndfile's Vorbis encoder overflows its stack when given minutes in one call
+
+
+def read_wave(source: str | os.PathLike[str] | bytes, limit_seconds: float = 60.0) -> Wave:
+    """A recording as mono float32 (mean of its channels) at its own rate.
+
+    source: a path, "-" for standard input, or the bytes of a file. Only `limit_seconds` of a longer one are decoded.
+    Raises AudioError: not there, not audio, empty, silent, too long, NaN, over 2 channels, under 8 kHz.
+    """
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(_not_empty(source, "the recording")), "the recording", limit_seconds)
+    if str(source) == STDIO:
+        return _decode_stream(sys.stdin.buffer, "standard input", limit_seconds)
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe cannot be seeked in
+                return _decode_stream(file, str(path), limit_seconds)
+            _not_empty(file.read(1), str(path))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise AudioError(f"cannot read {path}: {reason}; give the path of a wav, flac, ogg or mp3 file") from None
+    return _decode(str(path), str(path), limit_seconds)
+
+
+def wave_from_array(
+    samples: npt.NDArray[Any], sample_rate: int, limit_seconds: float = 60.0, name: str = "the recording"
+) -> Wave:
+    """Samples (T,) or (T, channels), float in [-1, 1] or any signed integer type, as a checked mono `Wave`."""
+    scale = -float(np.iinfo(samples.dtype).min) if np.issubdtype(samples.dtype, np.signedinteger) else 1.0
+    frames = samples.astype(np.float32) / np.float32(scale)
+    frames = frames[:, None] if frames.ndim == 1 else frames
+    _check_layout(sample_rate, frames.shape[1], len(frames) / max(sample_rate, 1), name, limit_seconds)
+    return _checked_mono(frames, sample_rate, name)
+
+
+def resample(wave: Wave, sample_rate: int) -> Wave:
+    """The same sound at another rate: band-limited, linear phase, about T * sample_rate / wave.sample_rate samples."""
+    if wave.sample_rate == sample_rate:
+        return wave
+    import soxr
+
+    samples = soxr.resample(wave.samples, wave.sample_rate, sample_rate, quality="HQ")
+    return Wave(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
+
+
+def write_wave(target: str | os.PathLike[str], wave: Wave) -> None:
+    """Writes 16-bit audio in the format of the target's suffix; "-" is WAV on standard output.
+
+    A file appears whole under its name or not at all. Raises OutputError.
+    """
+    data = _encode(wave, check_target(target))
+    if str(target) == STDIO:
+        _write_stdout(data)
+        return
+    path = Path(target)
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe: nothing to rename over
+            path.write_bytes(data)
+        else:
+            _replace(path.resolve(), data)
+    except OSError as error:
+        raise OutputError(_cannot_write(path, error)) from None
+
+
+def check_target(target: str | os.PathLike[str]) -> str:
+    """The suffix that names the format `write_wave` will use; raises OutputError before any work is spent on it."""
+    if str(target) == STDIO:
+        return ".wav"
+    path = Path(target)
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory, an audio file is written; give a name such as {path / 'answer.wav'}")
+    if path.exists() and not path.is_file():
+        return ".wav"
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise OutputError(f"cannot tell the audio format of {path}; give a name that ends in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no directory {path.parent}; make it or give another name")
+    return suffix
+
+
+def _decode(file: str | io.BytesIO, name: str, limit_seconds: float) -> Wave:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate = int(sound.samplerate)
+            _check_layout(rate, sound.channels, sound.frames / rate, name, limit_seconds)
+            frames = sound.read(int(limit_seconds * rate) + 1, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, TypeError):  # TypeError: a name that ends in .raw, which has no header to read
+        raise AudioError(
+            f"{name} is not audio that can be read; give a wav, flac, ogg or mp3 file (ffmpeg converts others)"
+        ) from None
+    _check_seconds(len(frames) / rate, name, limit_seconds)
+    return _checked_mono(frames, rate, name)
+
+
+def _check_layout(rate: int, channels: int, seconds: float, name: str, limit_seconds: float) -> None:
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise AudioError(
+            f"{name} has a sample rate of {rate} Hz, speech of {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz is wanted; "
+            "record it again at 16000 Hz or more"
+        )
+    if channels > MAX_CHANNELS:
+        raise AudioError(
+            f"{name} has {channels} channels, mono or stereo is wanted; pick the speaker's channel (sox in out remix 1)"
+        )
+    _check_seconds(seconds, name, limit_seconds)
+
+
+def _check_seconds(seconds: float, name: str, limit_seconds: float) -> None:
+    if seconds > limit_seconds:
+        raise AudioError(
+            f"{name} lasts {seconds:.1f} s, at most {limit_seconds:g} s are wanted; cut out the question "
+            f"(sox in out trim 0 {limit_seconds:g})"
+        )
+    if seconds == 0:
+        raise AudioError(f"{name} holds no samples, speech is wanted; record it again")
+
+
+def _checked_mono(frames: FloatArray, rate: int, name: str) -> Wave:
+    """frames (T, channels), T >= 0."""
+    if not np.isfinite(frames).all():
+        raise AudioError(f"{name} holds NaN or infinite samples, finite ones in [-1, 1] are wanted; export it again")
+    seconds = len(frames) / rate
+    if seconds < MIN_SECONDS:
+        raise AudioError(f"{name} lasts {seconds:.3f} s, at least {MIN_SECONDS} s of speech is wanted; record it again")
+    samples = np.clip(frames.mean(axis=1), -1.0, 1.0).astype(np.float32)
+    peak = float(np.abs(samples - samples.mean()).max())
+    if peak < SILENCE_PEAK:
+        raise AudioError(
+            f"{name} is silent (peak {peak:.1e}, at least {SILENCE_PEAK:g} of full scale is wanted); "
+            "check the microphone and record it again"
+        )
+    return Wave(samples, rate)
+
+
+def _not_empty(data: bytes, name: str) -> bytes:
+    if not data:
+        raise AudioError(f"{name} is empty (0 bytes), a wav, flac, ogg or mp3 file is wanted; record it again")
+    return data
+
+
+def _decode_stream(stream: IO[bytes], name: str, limit_seconds: float) -> Wave:
+    limit = int(limit_seconds * _BYTES_PER_SECOND)
+    data = _not_empty(stream.read(limit + 1), name)
+    if len(data) > limit:
+        raise AudioError(
+            f"{name} brings more than {limit >> 20} MB, at most {limit_seconds:g} s of audio are wanted; cut it"
+        )
+    return _decode(io.BytesIO(data), name, limit_seconds)
+
+
+def _encode(wave: Wave, suffix: str) -> bytes:
+    import soundfile
+
+    name, subtype = _FORMATS[suffix]
+    buffer = io.BytesIO()
+    samples = np.clip(wave.samples, -1.0, 1.0)
+    with soundfile.SoundFile(buffer, "w", wave.sample_rate, 1, subtype, format=name) as sound:
+        for begin in range(0, len(samples), _WRITE_FRAMES):
+            sound.write(samples[begin : begin + _WRITE_FRAMES])
+    return buffer.getvalue()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:  # an interrupt must not leave the part behind either
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _write_stdout(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(_cannot_write("standard output", error)) from None
+
+
+def _cannot_write(target: object, error: OSError) -> str:
+    return f"cannot write {target}: {error.strerror}; free some space there, or give another place"
