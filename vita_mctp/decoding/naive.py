@@ -1,0 +1,67 @@
+"""The engine's slow twin: every token recomputes the whole chain over all tokens so far, with no cache.
+
+Decoding is teacher forcing: block k's token at position p depends only on true tokens, never on the block's own earlier
+guesses, so what the engine gets from its caches must equal what this file computes from nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vita_mctp.decoding.plan import PlanCursor
+from vita_mctp.decoding.sampling import Sampler
+from vita_mctp.decoding.state import Classify, Request, Result, all_text
+from vita_mctp.types import MAIN, TokenEvent
+
+if TYPE_CHECKING:
+    from vita_mctp.model.modeling import VitaMctpForCausalLM
+
+
+@torch.inference_mode()
+def teacher_forced_chain(model: VitaMctpForCausalLM, ids: Sequence[int], last: int | None = None) -> list[Tensor]:
+    """Logits of the backbone and of blocks 0..last (default: all that `ids` are long enough for).
+
+    Entry 0 is the backbone's (T, V), row p predicting token p + 1. Entry k + 1 is block k's (T-k-1, V): it starts at
+    position k + 1, reading token p and its predecessor's hidden state at p - 1.
+    """
+    device = next(model.parameters()).device
+    length = len(ids)
+    embeds = model.embed(torch.tensor([list(ids)], device=device))
+    positions = torch.arange(length, device=device)[None]
+    hidden = model.backbone(embeds, positions, attention_mask=_causal_mask(embeds))
+    chain = [model.logits(hidden)[0]]
+    deepest = model.config.num_nextn_predict_layers - 1 if last is None else last
+    for k in range(min(deepest, length - 2) + 1):
+        seen = embeds[:, k + 1 :]
+        hidden = model.block(k, seen, hidden[:, :-1], positions[:, k + 1 :], attention_mask=_causal_mask(seen))
+        chain.append(model.logits(hidden)[0])
+    return chain
+
+
+def generate_naive(model: VitaMctpForCausalLM, request: Request, classify: Classify = all_text) -> Result:
+    """What `Engine.generate` returns for `request`, with O(T^2) recomputation."""
+    config = model.config
+    budget = request.token_budget(config.vocab_size, config.max_position_embeddings)
+    sampler = Sampler(request.sampling, request.prompt_ids, config.vocab_size, next(model.parameters()).device)
+    cursor = PlanCursor.start(request.mode, config.num_nextn_predict_layers)
+    ids = list(request.prompt_ids)
+    events: list[TokenEvent] = []
+    reason = None
+    while reason is None:
+        item, cursor = cursor.step()
+        logits = teacher_forced_chain(model, ids, last=item)[item - MAIN]
+        ids.append(sampler.choose(logits[-1]))
+        events.append(request.event(len(events), ids[-1], item, classify))
+        reason = request.stop_reason(events[-1], budget)
+    return Result(request.id, tuple(events), reason)
+
+
+def _causal_mask(embeds: Tensor) -> Tensor:
+    """Additive causal mask (1, 1, T, T) for embeds (1, T, H)."""
+    length = embeds.shape[1]
+    mask = torch.full((length, length), torch.finfo(embeds.dtype).min, dtype=embeds.dtype, device=embeds.device)
+    return mask.triu(1)[None, None]

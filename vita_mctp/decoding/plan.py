@@ -1,0 +1,105 @@
+"""Which part of the model makes the next token: modes as data, and the cursor that walks them.
+
+A mode is an even-length list [main_1, mctp_1, main_2, mctp_2, ...]: main_1 tokens from the backbone, mctp_1 from the
+MCTP blocks, and so on; the last pair repeats for ever. The schedule is positional: content never influences it.
+VITA-Audio paper, section 3.4 (inference paradigms Turbo, Boost, Balance, Vanilla).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from vita_mctp.errors import ConfigError
+from vita_mctp.types import MAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A named schedule. `counts` alternates backbone and MCTP tokens; the last pair repeats."""
+
+    name: str
+    counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.counts or len(self.counts) % 2:
+            raise ConfigError(f"mode {self.name!r} has {len(self.counts)} counts; {_WANTED}")
+        if any(not isinstance(count, int) or count < 0 for count in self.counts):
+            raise ConfigError(f"mode {self.name!r} has a count that is negative or not an integer; {_WANTED}")
+        if sum(self.counts[-2:]) == 0:
+            raise ConfigError(f"mode {self.name!r} ends in 0,0, which would repeat for ever without a token; {_WANTED}")
+
+
+_WANTED = "wanted an even-length list of counts >= 0 such as 1,10,4,10 (backbone, MCTP, backbone, MCTP, ...)"
+
+MODES: Mapping[str, Mode] = MappingProxyType(
+    {
+        mode.name: mode
+        for mode in (
+            Mode("vanilla", (8192, 0)),
+            Mode("balance", (1, 4, 3, 8, 4, 10)),
+            Mode("boost", (1, 10, 4, 10)),
+            Mode("turbo", (1, 10)),
+        )
+    }
+)
+
+
+def parse_mode(spec: str | Sequence[int] | Mode | None, num_blocks: int) -> Mode:
+    """Read a mode's name ("boost"), its counts ("1,10,4,10" or a list), or None for the released default [1, K].
+
+    Counts beyond the model's K blocks are legal: a longer run falls back to the backbone and starts over.
+
+    Raises:
+        ConfigError: unknown name, odd length, empty, negative counts, or a last pair of zeros.
+    """
+    if isinstance(spec, Mode):
+        return spec
+    if spec is None:
+        return Mode("default", (1, num_blocks))
+    if not isinstance(spec, str):
+        return Mode(",".join(map(str, spec)), tuple(spec))
+    name = spec.strip().lower()
+    if name in MODES:
+        return MODES[name]
+    try:
+        counts = tuple(int(part) for part in name.split(","))
+    except ValueError:
+        raise ConfigError(f"unknown mode {spec!r}; known: {', '.join(MODES)}; or {_WANTED}") from None
+    return Mode(name, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCursor:
+    """A place in a mode's endless schedule, for a model of `num_blocks` blocks. A value: stepping returns a new one."""
+
+    mode: Mode
+    num_blocks: int
+    pair: int
+    used: int
+    """Tokens already taken from this pair."""
+    block: int
+    """The block that a schedule's next MCTP token falls to; `num_blocks` means that the backbone must come first."""
+
+    @classmethod
+    def start(cls, mode: Mode, num_blocks: int) -> PlanCursor:
+        """The cursor before the first new token, which is always the backbone's: it reads the prompt."""
+        return cls(mode, num_blocks, pair=0, used=0, block=num_blocks)
+
+    def step(self) -> tuple[int, PlanCursor]:
+        """The maker of the next token (MAIN or block k) and the cursor behind it."""
+        counts, pair, used = self.mode.counts, self.pair, self.used
+        last = len(counts) // 2 - 1
+        while used >= counts[2 * pair] + counts[2 * pair + 1]:
+            pair, used = min(pair + 1, last), 0
+        mctp_token = used >= counts[2 * pair]
+        item = self.block if mctp_token and self.block < self.num_blocks else MAIN
+        return item, replace(self, pair=pair, used=used + 1, block=item + 1)
+
+    @property
+    def reach(self) -> int:
+        """Blocks 0..reach-1 can still be called; the others never again (an upper bound)."""
+        main, mctp = self.mode.counts[2 * self.pair :: 2], self.mode.counts[2 * self.pair + 1 :: 2]
+        joined_runs = 0 in main
+        return self.num_blocks if joined_runs else min(self.num_blocks, max(mctp))

@@ -1,0 +1,134 @@
+"""What a request asks, everything that its decoding remembers, and what comes out.
+
+A `DecodeState` belongs to one request and holds all of its caches: two requests cannot mix, and to cancel one is to
+drop it. Items are numbered as in `TokenEvent.source`: MAIN is -1 and block k is k, so that `item + 1` indexes both a
+request's caches and the hidden states that an item makes for the next block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vita_mctp.decoding.cache import KvCache
+from vita_mctp.decoding.plan import Mode, PlanCursor
+from vita_mctp.decoding.sampling import Sampler, SamplingParams
+from vita_mctp.errors import ConfigError
+from vita_mctp.types import StopReason, TokenEvent, TokenKind
+
+Classify = Callable[[int], TokenKind]
+
+
+def all_text(token: int) -> TokenKind:
+    """The classification of a model without audio: every token is text (a request's EOS is STOP in any case)."""
+    return TokenKind.TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and how to continue it. Any token of `eos_ids`, from the backbone or a block, ends the answer."""
+
+    prompt_ids: tuple[int, ...]
+    mode: Mode
+    max_new_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    eos_ids: frozenset[int] = frozenset()
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise ConfigError(f"request {self.id!r} has an empty prompt; wanted at least one token")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"request {self.id!r} has max_new_tokens {self.max_new_tokens}; wanted at least 1")
+
+    def token_budget(self, vocab_size: int, max_positions: int) -> int:
+        """New tokens that this request may have in a model of these sizes.
+
+        Raises:
+            ConfigError: a prompt id outside the vocabulary, or a prompt that fills all of the model's positions.
+        """
+        low, high = min(self.prompt_ids), max(self.prompt_ids)
+        if low < 0 or high >= vocab_size:
+            raise ConfigError(f"request {self.id!r} has prompt ids {low}..{high}; wanted ids in [0, {vocab_size})")
+        room = max_positions - len(self.prompt_ids)
+        if room < 1:
+            raise ConfigError(
+                f"request {self.id!r} has a prompt of {len(self.prompt_ids)} tokens; "
+                f"wanted fewer than the model's {max_positions} positions: shorten the prompt"
+            )
+        return min(self.max_new_tokens, room)
+
+    def event(self, index: int, token: int, source: int, classify: Classify) -> TokenEvent:
+        """The event of new token number `index`."""
+        kind = TokenKind.STOP if token in self.eos_ids else classify(token)
+        return TokenEvent(index, token, kind, source)
+
+    def stop_reason(self, event: TokenEvent, budget: int) -> StopReason | None:
+        """Whether the answer ends with this event."""
+        if event.id in self.eos_ids:
+            return StopReason.EOS
+        return StopReason.LENGTH if event.index + 1 == budget else None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished answer. `events` include the EOS token if there was one."""
+
+    request_id: str
+    events: tuple[TokenEvent, ...]
+    reason: StopReason
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(event.id for event in self.events)
+
+
+@dataclass(slots=True, eq=False)
+class DecodeState:
+    """One request on its way.
+
+    Attributes:
+        ids: prompt and generated tokens; the last one has been read by nobody yet.
+        caches: keys and values, backbone first, then one per block; their lengths differ by design.
+        unseen: per block, the hidden states (tokens, H) of its predecessor that it has not read yet.
+        budget: the number of new tokens at which the answer ends.
+        reason: why the answer ended; None while it is going on.
+    """
+
+    request: Request
+    ids: list[int]
+    cursor: PlanCursor
+    sampler: Sampler
+    caches: list[KvCache]
+    unseen: list[list[Tensor]]
+    budget: int
+    reason: StopReason | None = None
+
+    def first_unread(self, item: int) -> int:
+        """The position of the first token that `item` has not processed; block k starts at position k + 1."""
+        return self.caches[item + 1].length + item + 1
+
+    def previous_hidden(self, block: int) -> Tensor:
+        """The predecessor's hidden states (tokens, H), one position behind the tokens that the block is to read."""
+        pieces = self.unseen[block]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def record_forward(self, item: int, cursor: PlanCursor, hidden: Tensor) -> None:
+        """Take over an item's hidden states (tokens, H) for the next block, if the plan can still call that block."""
+        if item >= 0:
+            self.unseen[item].clear()
+        self.cursor = cursor
+        for block in range(cursor.reach, len(self.unseen)):
+            self.unseen[block].clear()
+        if item + 1 < cursor.reach:
+            self.unseen[item + 1].append(hidden)
+
+    def record_token(self, token: int, source: int, classify: Classify) -> TokenEvent:
+        """Append a chosen token; end the answer if it is the last."""
+        event = self.request.event(len(self.ids) - len(self.request.prompt_ids), token, source, classify)
+        self.ids.append(token)
+        self.reason = self.request.stop_reason(event, self.budget)
+        return event
