@@ -1,0 +1,184 @@
+"""Debian's flite through its shared libraries: speech together with the end time of every phone and word.
+
+flite's excitation noise comes from the C library's `rand`; seeding it before each call makes a voice repeat itself
+exactly on one machine. Waves are not bit-equal across machines, so nothing may depend on their exact samples.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+from vita_mctp.errors import MissingExtraError
+from vita_mctp.types import FloatArray
+
+SAMPLE_RATE = 16_000
+"""Every synthesiser here hands out mono float32 at this rate (Hz)."""
+
+VOICES = ("slt", "rms", "awb", "kal16")
+
+PAUSE = "pau"
+
+_STRETCH = b"duration_stretch"
+_MEAN_F0 = b"int_f0_target_mean"
+_F0_SHIFT = b"f0_shift"
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phone or a word and where it sounds, in seconds from the first sample."""
+
+    name: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """One utterance: float32 samples of shape (T,) at `SAMPLE_RATE`, its phones (pauses included) and its words."""
+
+    samples: FloatArray
+    phones: tuple[Span, ...]
+    words: tuple[Span, ...]
+
+
+class _Wave(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_char_p),
+        ("sample_rate", ctypes.c_int),
+        ("num_samples", ctypes.c_int),
+        ("num_channels", ctypes.c_int),
+        ("samples", ctypes.POINTER(ctypes.c_short)),
+    )
+
+
+class _Voice(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("features", ctypes.c_void_p))
+
+
+def load_library(name: str, package: str) -> ctypes.CDLL:
+    """Load shared library `name`; MissingExtraError names the Debian `package` that holds it."""
+    try:
+        return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise MissingExtraError(
+            f"the speech synthesiser's library {name} cannot be loaded ({error}); install it: apt-get install {package}"
+        ) from error
+
+
+def seed_c_random(seed: int = 1) -> None:
+    """Seed the C library's `rand`, which both synthesisers draw their noise from."""
+    ctypes.CDLL(None).srand(seed)
+
+
+@functools.cache
+def _flite() -> ctypes.CDLL:
+    """libflite with its argument types declared, initialised once in this process."""
+    library = load_library("libflite.so.1", "libflite1")
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    signatures = {
+        "flite_init": ([], ctypes.c_int),
+        "flite_synth_text": ([text, pointer], pointer),
+        "utt_wave": ([pointer], ctypes.POINTER(_Wave)),
+        "utt_relation": ([pointer, text], pointer),
+        "relation_head": ([pointer], pointer),
+        "item_next": ([pointer], pointer),
+        "item_feat_string": ([pointer, text], text),
+        "ffeature_string": ([pointer, text], text),
+        "ffeature_float": ([pointer, text], ctypes.c_float),
+        "feat_set_float": ([pointer, text, ctypes.c_float], None),
+        "feat_float": ([pointer, text], ctypes.c_float),
+        "feat_present": ([pointer, text], ctypes.c_int),
+        "delete_utterance": ([pointer], None),
+    }
+    for name, (arguments, result) in signatures.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+    library.flite_init()
+    return library
+
+
+@functools.cache
+def _voice(name: str) -> tuple[int, float | None]:
+    """The address of a registered voice, and its mean pitch (Hz) if it is a diphone voice, else None."""
+    if name not in VOICES:
+        raise ValueError(f"flite voice wants one of {', '.join(VOICES)}, got {name!r}")
+    library = _flite()
+    for shared in ("usenglish", "cmulex"):
+        load_library(f"libflite_{shared}.so.1", "libflite1")
+    register = getattr(load_library(f"libflite_cmu_us_{name}.so.1", "libflite1"), f"register_cmu_us_{name}")
+    register.argtypes, register.restype = [ctypes.c_char_p], ctypes.c_void_p
+    address: int = register(None)
+    features = _features(address)
+    return address, float(library.feat_float(features, _MEAN_F0)) if library.feat_present(features, _MEAN_F0) else None
+
+
+def _features(address: int) -> int:
+    """The address of a voice's feature list."""
+    features: int = ctypes.cast(address, ctypes.POINTER(_Voice)).contents.features
+    return features
+
+
+def _items(library: ctypes.CDLL, utterance: int, relation: str) -> list[int]:
+    """Addresses of a relation's items, in order of time."""
+    items = []
+    item = library.relation_head(library.utt_relation(utterance, relation.encode()))
+    while item:
+        items.append(item)
+        item = library.item_next(item)
+    return items
+
+
+def _phones(library: ctypes.CDLL, utterance: int) -> tuple[Span, ...]:
+    spans, start = [], 0.0
+    for item in _items(library, utterance, "Segment"):
+        end = float(library.ffeature_float(item, b"end"))
+        spans.append(Span(library.item_feat_string(item, b"name").decode(), start, end))
+        start = end
+    return tuple(spans)
+
+
+def _words(library: ctypes.CDLL, utterance: int) -> tuple[Span, ...]:
+    """The words' spans; flite writes a letter read by its name, such as a closing `a`, with an underscore before it."""
+    first = b"R:SylStructure.daughter1.daughter1.R:Segment.p.end"
+    last = b"R:SylStructure.daughtern.daughtern.R:Segment.end"
+    return tuple(
+        Span(
+            library.item_feat_string(item, b"name").decode().lstrip("_"),
+            float(library.ffeature_float(item, first)),
+            float(library.ffeature_float(item, last)),
+        )
+        for item in _items(library, utterance, "Word")
+    )
+
+
+def synthesise(text: str, voice: str, stretch: float = 1.0, pitch: float = 1.0) -> Spoken:
+    """Speak `text`; `stretch` multiplies durations, `pitch` the voice's mean fundamental. Raises MissingExtraError."""
+    library = _flite()
+    address, mean_f0 = _voice(voice)
+    library.feat_set_float(_features(address), _STRETCH, stretch)
+    if mean_f0 is None:
+        library.feat_set_float(_features(address), _F0_SHIFT, pitch)
+    else:
+        library.feat_set_float(_features(address), _MEAN_F0, mean_f0 * pitch)
+    seed_c_random()
+    utterance = library.flite_synth_text(text.encode("ascii"), address)
+    try:
+        wave = library.utt_wave(utterance).contents
+        pcm = np.ctypeslib.as_array(wave.samples, shape=(wave.num_samples,)).astype(np.float32) / 32768.0
+        rate = wave.sample_rate
+        phones, words = _phones(library, utterance), _words(library, utterance)
+    finally:
+        library.delete_utterance(utterance)
+    return Spoken(resample(pcm, rate), phones, words)
+
+
+def resample(samples: FloatArray, rate: int) -> FloatArray:
+    """Samples of shape (T,) at `rate` Hz brought to `SAMPLE_RATE`."""
+    if rate == SAMPLE_RATE:
+        return samples
+    return np.asarray(soxr.resample(samples, rate, SAMPLE_RATE), dtype=np.float32)
