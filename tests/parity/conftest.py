@@ -1,7 +1,7 @@
 """Finds golden files of the reference system and hands them to the parity tests.
 
-The folder is named by `VITA_MCTP_GOLDENS` (default: the copy beside this file) and searched recursively, so that goldens of
-the same form with other sizes, numbers or names are found without touching a test. A test takes one of the arguments of
+The folder is named by `VITA_MCTP_GOLDENS` (default: the copy beside this file) and searched recursively: goldens of the
+same form with other sizes, numbers or names are found without touching a test. A test takes one of the arguments of
 `FOLDERS`, `FILES` or `generate_case` and runs once for each that is found.
 """
 

@@ -1,0 +1,15 @@
+"""The language model: configuration, backbone with its chain of MCTP blocks, losses, checkpoints.
+
+Importing this package registers the model with transformers' AutoConfig and AutoModelForCausalLM.
+"""
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from vita_mctp.model.checkpoint import expand, load_model
+from vita_mctp.model.configuration import VitaMctpConfig, is_mctp_parameter
+from vita_mctp.model.modeling import VitaMctpForCausalLM, VitaMctpOutput
+
+AutoConfig.register(VitaMctpConfig.model_type, VitaMctpConfig, exist_ok=True)
+AutoModelForCausalLM.register(VitaMctpConfig, VitaMctpForCausalLM, exist_ok=True)
+
+__all__ = ["VitaMctpConfig", "VitaMctpForCausalLM", "VitaMctpOutput", "expand", "is_mctp_parameter", "load_model"]

@@ -1,0 +1,250 @@
+"""The VITA-Audio language model: a Qwen2 backbone and a chain of K MCTP blocks on it (VITA-Audio paper, section 3).
+
+Legend: B rows, T positions, H hidden, V vocabulary, L backbone layers, K blocks, x_p token at position p, E embedding.
+
+    backbone     h[-1]_p = norm(layers 0..L-1 (E x_0 .. E x_p))
+    block k      u_p = P_k [rms(E x_p) ; rms(h[k-1]_{p-1})],   h[k]_p = norm(layer_{L+k}(u_{k+1} .. u_p)),   p >= k+1
+    any of them  logits_p = lm_head(h_p), which predict x_{p+1}
+
+The final norm and the head are shared by all. So block k predicts x_{p+1} having seen the backbone only up to p-k-1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, GenerationConfig, Qwen2Model, Qwen2PreTrainedModel
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.utils import ModelOutput
+
+from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.model.attention import attention_inputs
+from vita_mctp.model.configuration import VitaMctpConfig
+from vita_mctp.model.losses import HeadLoss, head_loss
+from vita_mctp.model.rows import LabelShift, Rows, take
+from vita_mctp.model.weights import refuse_incomplete, verify_folder
+
+Detach = Literal["when_frozen", "always"]
+
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+@dataclass
+class VitaMctpOutput(ModelOutput):
+    """What `VitaMctpForCausalLM.forward` returns; fields that were not asked for are None.
+
+    Attributes:
+        loss: what to minimise: LM loss (unless the head is frozen) + mtp_loss_weight * mean of the block losses.
+        lm_loss, mtp_losses: the backbone's and each block's own loss, unweighted, after the reduction.
+        logits: (B, T, V) the backbone's; only without labels.
+        hidden_states: K+1 tensors (B, T_k, H) after the final norm, the backbone's first; block k's rows hold the
+            positions > k of each sample, moved to the front.
+        num_targets, num_correct: (K+1,) supervised positions, and right argmax predictions, of backbone and blocks.
+    """
+
+    loss: Tensor | None = None
+    lm_loss: Tensor | None = None
+    mtp_losses: tuple[Tensor, ...] | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    num_targets: Tensor | None = None
+    num_correct: Tensor | None = None
+
+
+class VitaMctpForCausalLM(Qwen2PreTrainedModel):
+    """Backbone, MCTP blocks and shared head, with the released checkpoints' parameter names.
+
+    Decoding takes the parts (`embed`, `backbone`, `block`, `logits`), which keep no state; training takes `forward`.
+    """
+
+    config: VitaMctpConfig
+    config_class = VitaMctpConfig
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (transformers' own convention)
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: VitaMctpConfig) -> None:
+        super().__init__(config)
+        blocks, hidden, eps = range(config.num_nextn_predict_layers), config.hidden_size, config.rms_norm_eps
+        self.model = Qwen2Model(config)
+        self.lm_head = nn.Linear(hidden, config.vocab_size, bias=False)
+        self.mtp_projs = nn.ModuleList(nn.Linear(2 * hidden, hidden, bias=False) for _ in blocks)
+        self.mtp_embed_norms = nn.ModuleList(Qwen2RMSNorm(hidden, eps=eps) for _ in blocks)
+        self.mtp_hidden_norms = nn.ModuleList(Qwen2RMSNorm(hidden, eps=eps) for _ in blocks)
+        self.generation_config = GenerationConfig()
+        self.post_init()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> embeddings (B, T, H)."""
+        return cast(Tensor, self.model.embed_tokens(ids))
+
+    def backbone(
+        self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """embeds (B, T, H) -> hidden states (B, T, H) after the final norm.
+
+        Args:
+            position_ids: (B, T) position of each token in its sequence.
+            attention_mask: (B, 1, T, keys) bool or additive. None: causal; without a cache, positions that restart also
+                separate packed samples; with one, its keys all come before these tokens.
+            cache: updated under layer indices 0..L-1.
+        """
+        return self._run(0, self.config.num_backbone_layers, embeds, position_ids, attention_mask, cache)
+
+    def block(
+        self,
+        k: int,
+        embeds: Tensor,
+        previous_hidden: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """MCTP block k: embeds of x_p and h[k-1]_{p-1}, both (B, T, H) -> h[k]_p (B, T, H) after the shared final norm.
+
+        Args:
+            previous_hidden: of the backbone (k = 0) or of block k-1, one position before each token.
+            position_ids: (B, T) the positions p, absolute in their sequence.
+            attention_mask, cache: as in `backbone`; the cache is updated under layer index L+k.
+        """
+        inputs = torch.cat([self.mtp_embed_norms[k](embeds), self.mtp_hidden_norms[k](previous_hidden)], dim=-1)
+        layer = self.config.num_backbone_layers + k
+        return self._run(layer, layer + 1, self.mtp_projs[k](inputs), position_ids, attention_mask, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., H) of the backbone or any block -> logits (..., V) of the token after each position."""
+        return cast(Tensor, self.lm_head(hidden))
+
+    def _run(
+        self, first: int, end: int, hidden: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        num_cached = int(cache.get_seq_length(first)) if cache is not None and mask is None else 0
+        kernel = self.config._attn_implementation
+        attention = attention_inputs(kernel, positions, hidden.dtype, mask, num_cached)
+        rotary = self.model.rotary_emb(hidden, positions)
+        for layer in self.model.layers[first:end]:
+            hidden = layer(hidden, position_embeddings=rotary, past_key_values=cache, **attention)
+        return cast(Tensor, self.model.norm(hidden))
+
+    def chain(
+        self, input_ids: Tensor, position_ids: Tensor | None = None, *, detach: bool = False
+    ) -> Iterator[tuple[Rows, Tensor]]:
+        """Teacher-forced hidden states of the backbone, then of each block in turn, with the rows that each sees.
+
+        Args:
+            input_ids: (B, T).
+            position_ids: (B, T), restarting at 0 with each packed sample; None: one sample per row.
+            detach: let no gradient of the blocks reach the embeddings and the backbone.
+
+        Yields:
+            K+1 pairs of `Rows` (B, T_k) and hidden states (B, T_k, H).
+        """
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        rows = Rows.of(position_ids)
+        embeds = self.embed(input_ids)
+        hidden = self.backbone(embeds, position_ids)
+        yield rows, hidden
+        if detach:
+            embeds, hidden = embeds.detach(), hidden.detach()
+        for k in range(self.config.num_nextn_predict_layers):
+            rows, previous = rows.next(k)
+            hidden = self.block(k, take(embeds, rows.source), take(hidden, previous), rows.position_ids)
+            yield rows, hidden
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        *,
+        label_shift: LabelShift = "per_sample",
+        detach: Detach = "when_frozen",
+        output_hidden_states: bool = False,
+        count_correct: bool = False,
+    ) -> VitaMctpOutput:
+        """Losses of the backbone and every block on rows of packed samples; without labels, the backbone's logits.
+
+        Args:
+            input_ids, labels: (B, T); labels are not shifted, -100 is ignored.
+            position_ids: (B, T), restarting at 0 with each packed sample; None: one sample per row.
+            num_items_in_batch: denominator of every loss; None: each loss is the mean over its own targets.
+            label_shift: "per_sample", or "reference_row" for parity with the reference (one row; its labels leak from
+                one sample into the one before it).
+            detach: cut the blocks' gradients off embeddings and backbone when the head is frozen, or always (as
+                VITA-Audio-Plus does). Gradients between blocks are never cut.
+            output_hidden_states: return the hidden states of all levels.
+            count_correct: return the counts for accuracies.
+
+        Raises:
+            ConfigError: "reference_row" with more than one row.
+            ValueError: positions that do not count up from 0.
+        """
+        if label_shift == "reference_row" and len(input_ids) != 1:
+            raise ConfigError(f"label_shift 'reference_row' is defined for one row, got {len(input_ids)}")
+        head_trains = self.lm_head.weight.requires_grad
+        levels = self.chain(input_ids, position_ids, detach=detach == "always" or not head_trains)
+        states: list[Tensor] = []
+        losses: list[HeadLoss] = []
+        for rows, hidden in levels:
+            states.append(hidden)
+            if labels is not None:
+                targets = rows.targets(labels, label_shift)
+                losses.append(head_loss(hidden, self.lm_head, targets, count_correct=count_correct))
+            elif not output_hidden_states:
+                break
+        output = VitaMctpOutput(hidden_states=tuple(states) if output_hidden_states else None)
+        if labels is None:
+            output.logits = self.logits(states[0])
+        else:
+            self._add_losses(output, losses, num_items_in_batch, head_trains)
+        return output
+
+    def _add_losses(
+        self, output: VitaMctpOutput, losses: list[HeadLoss], num_items: Tensor | int | None, head_trains: bool
+    ) -> None:
+        lm_loss, *mtp_losses = (loss.reduced(num_items) for loss in losses)
+        total = lm_loss if head_trains else lm_loss.new_zeros(())
+        if mtp_losses:
+            total = total + self.config.mtp_loss_weight * torch.stack(mtp_losses).mean()
+        output.loss, output.lm_loss, output.mtp_losses = total, lm_loss, tuple(mtp_losses)
+        output.num_targets = torch.stack([loss.num_targets for loss in losses])
+        if losses[0].num_correct is not None:
+            output.num_correct = torch.stack([cast(Tensor, loss.num_correct) for loss in losses])
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """False: transformers' generate() knows no MCTP blocks; `vita_mctp.decoding` decodes."""
+        return False
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """transformers' loader, strict: every tensor must be there, none may be left over, only safetensors are read.
+
+        Raises:
+            CheckpointError: a tensor is missing, surplus, cut short or of another shape than the config says.
+        """
+        if Path(name).is_dir():
+            verify_folder(Path(name))
+        wants_info = kwargs.pop("output_loading_info", False)
+        strict = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, info = super().from_pretrained(name, *args, **(kwargs | strict))
+        refuse_incomplete(name, info)
+        if model.config.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:
+            raise CheckpointError(f"{name}: the config ties the head, but lm_head.weight differs from the embeddings")
+        hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+        with contextlib.suppress(OSError):  # a checkpoint without generation settings keeps the defaults
+            model.generation_config = GenerationConfig.from_pretrained(name, _from_model_config=False, **hub)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs: Any) -> None:
+        """As transformers', and the generation settings (decoding mode, sampling) beside the weights."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            self.generation_config.save_pretrained(save_directory)
