@@ -17,6 +17,10 @@ class ConfigError(VitaError):
     """A recipe, mixture, mode, option or model name is unknown or contradicts another one."""
 
 
+class DataError(VitaError):
+    """A conversation, a training sample or a shard of them is malformed."""
+
+
 class MissingExtraError(VitaError):
     """An optional dependency is needed and not installed; the message names the extra to install."""
 

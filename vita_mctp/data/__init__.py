@@ -1,0 +1,1 @@
+"""From tokenised samples to training rows: shards on disk, mixtures of sets, packing."""

@@ -1,0 +1,98 @@
+"""ChatML samples, packs and prompts, exactly, against what the reference made of the same conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vita_mctp.data.packing import ReferencePacker
+from vita_mctp.text import (
+    BOOST_RATIO,
+    ChatFormat,
+    Clip,
+    FeatureSpan,
+    Message,
+    Role,
+    Sample,
+    TextTokenizer,
+    Turn,
+    VocabularyKind,
+)
+from vita_mctp.types import Task
+
+
+@pytest.fixture(params=[kind.value for kind in VocabularyKind])
+def golden(preprocess_file: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    everything = json.loads(preprocess_file.read_text())
+    kind = request.param
+    if kind not in everything["kinds"]:
+        pytest.skip(f"{preprocess_file} has no case of kind {kind}")
+    tokenizer = TextTokenizer.from_folder(preprocess_file.parent / "tokenizer", kind)
+    clips = {
+        name: Clip(tuple(codes), everything["fbank_frames"][name]) for name, codes in everything["audio_codes"].items()
+    }
+    return everything["kinds"][kind] | {"chat": ChatFormat(tokenizer), "clips": clips}
+
+
+def _messages(case: dict[str, Any]) -> list[Message]:
+    return [Message(message["role"], message["content"]) for message in case["messages"]]
+
+
+def _sample(golden: dict[str, Any], case: dict[str, Any]) -> Sample:
+    clips = [golden["clips"][name] for name in case["audios"]]
+    return golden["chat"].sample(_messages(case), clips, case["ratio"] or BOOST_RATIO, reference=True)
+
+
+def _indices(features: tuple[FeatureSpan, ...]) -> list[list[list[list[int]]]]:
+    """In the reference's form: per clip (2, 1, frames + 4), batch row and positions."""
+    return [[[[0] * span.length], [list(range(span.start, span.start + span.length))]] for span in features]
+
+
+def test_special_ids_and_sizes(golden: dict[str, Any]) -> None:
+    tokenizer = golden["chat"].tokenizer
+    for token, expected in golden["special_ids"].items():
+        assert tokenizer.encode(token) == [expected] if expected is not None else len(tokenizer.encode(token)) > 1, (
+            token
+        )
+    assert tokenizer.vocabulary.size == golden["len_after_update"]
+    assert tokenizer.vocabulary.padded_size % 8 == 0
+    first = tokenizer.encode(golden["added_in_order"][0])[0]
+    order = [tokenizer.encode(token) for token in golden["added_in_order"]]
+    assert order == [[first + n] for n in range(len(order))]
+
+
+def test_samples(golden: dict[str, Any]) -> None:
+    for case in golden["samples"]:
+        sample = _sample(golden, case)
+        assert list(sample.ids) == case["input_ids"], case["name"]
+        assert list(sample.labels) == case["labels"], case["name"]
+        assert _indices(sample.features) == case["audio_indices"], case["name"]
+        assert golden["chat"].tokenizer.decode(sample.ids, skip_special=False) == case["decoded"]
+
+
+def test_packs(golden: dict[str, Any]) -> None:
+    by_name = {case["name"]: case for case in reversed(golden["samples"])}
+    vocabulary = golden["chat"].tokenizer.vocabulary
+    packer = ReferencePacker(golden["max_padding_length"], vocabulary.pad)
+    for pack in golden["packs"]:
+        row = packer.push(_sample(golden, by_name[pack["fed"]]))
+        expected = pack["emitted"]
+        assert (row is None) == (not expected), pack["index"]
+        if row is None:
+            continue
+        assert row.input_ids.tolist() == expected["input_ids"][0] == expected.get("tokens", expected["input_ids"])[0]
+        assert row.labels.tolist() == expected["labels"][0]
+        assert row.position_ids.tolist() == expected["position_ids"][0]
+        assert list(row.ends) == expected["actual_seq_len"]
+        assert _indices(row.features) == expected.get("audio_indices", [])
+    assert packer.pending_tokens == golden["left_over_tokens_never_emitted"]
+
+
+def test_inference_prompts(golden: dict[str, Any]) -> None:
+    chat = golden["chat"]
+    for case in golden["inference_prompts"]:
+        turns = [Turn(Role(m.role), tuple(chat.tokenizer.encode(m.content))) for m in _messages(case)]
+        assert list(chat.prompt(turns, Task.TEXT).ids) == case["input_ids"]

@@ -1,0 +1,273 @@
+"""ChatML: conversations to training samples with labels, and questions to prompts.
+
+A turn is `<|im_start|>` role newline content `<|im_end|>` newline, its parts tokenised separately. Trained on are the
+content of the assistant's turns, their `<|im_end|>` and the newline behind it. Speech stands in a content as
+`<|audio|>`, and becomes a segment of audio codes or, for what VITA-Audio-Plus hears, of placeholders that the model
+overwrites with encoder features.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from vita_mctp.errors import DataError
+from vita_mctp.text.interleave import BOOST_RATIO, Ratio, interleave
+from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.text.vocabulary import AUDIO_TAG, VocabularyKind
+from vita_mctp.types import Prompt, Task
+
+IGNORED = -100
+"""Label of a position that is not trained on."""
+
+FEATURE_EXTRA_FRAMES = 4
+"""Rows that the continuous encoder puts before an utterance's frames: language, event, emotion, text normalisation."""
+
+ASR_INSTRUCTION = "Convert the speech to text."
+TTS_INSTRUCTION = "Convert the text to speech."
+SPEECH_TO_SPEECH_SYSTEM = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+_ROLES = {role.value: role for role in Role} | {"human": Role.USER, "gpt": Role.ASSISTANT}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a training conversation; each `<|audio|>` in it stands for the conversation's next clip."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording as codes, as a number of encoder frames (continuous input only), or as both."""
+
+    codes: tuple[int, ...] | None = None
+    frames: int | None = None
+
+
+@dataclass(frozen=True)
+class FeatureSpan:
+    """Positions [start, start + length) of a sample, to be overwritten with the features of clip number `clip`."""
+
+    clip: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training sample: ids and labels of equal length, labels unshifted, IGNORED where not trained on."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    features: tuple[FeatureSpan, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.labels):
+            raise ValueError(f"a sample wants as many labels as ids, got {len(self.labels)} and {len(self.ids)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One finished turn of a dialogue as content ids, e.g. an answer just as the model generated it."""
+
+    role: Role
+    content: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """What stands around a spoken question; defaults as released."""
+
+    system: str | None = SPEECH_TO_SPEECH_SYSTEM
+    before_speech: str = "\n"
+
+
+RELEASED_STYLE = PromptStyle()
+
+
+@dataclass
+class _Draft:
+    """A sample being written."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    features: list[FeatureSpan] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], trained: bool = False) -> None:
+        self.ids += ids
+        self.labels += ids if trained else [IGNORED] * len(ids)
+
+
+class ChatFormat:
+    """Builds prompts and samples for one tokenizer. Stateless."""
+
+    def __init__(self, tokenizer: TextTokenizer, style: PromptStyle = RELEASED_STYLE) -> None:
+        self.tokenizer = tokenizer
+        self.style = style
+        self._v = tokenizer.vocabulary
+        self._newline = tokenizer.encode("\n")
+        self._heads = {role: [self._v.im_start, *tokenizer.encode(role.value), *self._newline] for role in Role}
+        self._tail = [self._v.im_end, *self._newline]
+
+    def asr_prompt(self, codes: Iterable[int]) -> Prompt:
+        """Ask for the transcript of speech given as audio codes."""
+        content = (*self.tokenizer.encode(ASR_INSTRUCTION + "\n"), *self.speech(codes))
+        return self.prompt([Turn(Role.USER, content)], Task.ASR)
+
+    def tts_prompt(self, text: str, speaker_codes: Iterable[int] | None = None) -> Prompt:
+        """Ask for `text` to be spoken, with the voice of `speaker_codes` if given."""
+        content = (*self.tokenizer.encode(TTS_INSTRUCTION + "\n"), *self.text(text))
+        return self.prompt([*self._system(None, speaker_codes), Turn(Role.USER, content)], Task.TTS)
+
+    def text_prompt(self, text: str, system: str | None = None, history: Sequence[Turn] = ()) -> Prompt:
+        """Ask in writing for a written answer."""
+        turns = [*self._system(system, None), *history, Turn(Role.USER, self.text(text))]
+        return self.prompt(turns, Task.TEXT)
+
+    def speech_to_speech_prompt(
+        self,
+        codes: Iterable[int],
+        *,
+        system: str | None = "",
+        speaker_codes: Iterable[int] | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Prompt:
+        """Ask aloud for a spoken answer. system: "" takes the style's own text, None leaves it out."""
+        system = self.style.system if system == "" else system
+        question = Turn(Role.USER, self.question(codes))
+        return self.prompt([*self._system(system, speaker_codes), *history, question], Task.SPEECH_TO_SPEECH)
+
+    def prompt(self, turns: Sequence[Turn], task: Task) -> Prompt:
+        """Finished turns and the head of the answer."""
+        ids = [token for turn in turns for token in (*self._heads[turn.role], *turn.content, *self._tail)]
+        return Prompt(ids=(*ids, *self._heads[Role.ASSISTANT]), task=task)
+
+    def question(self, codes: Iterable[int]) -> tuple[int, ...]:
+        """Content of a spoken question in the style's form."""
+        return (*self.tokenizer.encode(self.style.before_speech), *self.speech(codes))
+
+    def speech(self, codes: Iterable[int]) -> tuple[int, ...]:
+        """Content that is one audio segment."""
+        return (self._v.begin_of_audio, *map(self._v.audio_id, codes), self._v.end_of_audio)
+
+    def text(self, text: str) -> tuple[int, ...]:
+        """Content that is text; special tokens written in it are plain text."""
+        return tuple(self.tokenizer.encode_ordinary(text))
+
+    def sample(
+        self,
+        messages: Sequence[Message],
+        clips: Sequence[Clip] = (),
+        ratio: Ratio | Sequence[int] = BOOST_RATIO,
+        *,
+        reference: bool = False,
+    ) -> Sample:
+        """A conversation as a training sample, each answer's text and speech interleaved by `ratio`.
+
+        The text of a TTS request is put before the spoken answer: before the one that follows the request, or with
+        `reference` before every later answer of the conversation, as in the released code (which also loses text when
+        an answer's speech is empty). Clips enter as codes in every role, with the continuous kind in answers only.
+
+        Raises DataError for an unknown role, tags and clips that do not match, or an answer with two audio segments.
+        """
+        self._check_clips(messages, clips)
+        draft, next_clip, spoken = _Draft(), 0, ""
+        for message in messages:
+            role = _role_of(message)
+            content = message.content
+            if message.role == Role.USER.value:
+                requested = _spoken_text(content)
+                spoken = requested if requested is not None else (spoken if reference else "")
+            elif role is Role.ASSISTANT:
+                content, spoken = spoken + content, (spoken if reference else "")
+            tagged = clips[next_clip : next_clip + content.count(AUDIO_TAG)]
+            draft.add(self._heads[role])
+            start = len(draft.ids)
+            ids, spans = self._content(content, tagged, discrete=self._hears_codes or role is Role.ASSISTANT)
+            if role is Role.ASSISTANT:
+                ids = interleave(ids, ratio, self._v.begin_of_audio, self._v.end_of_audio, reference=reference)
+            draft.add(ids, trained=role is Role.ASSISTANT)
+            draft.features += [FeatureSpan(next_clip + s.clip, start + s.start, s.length) for s in spans]
+            draft.add(self._tail, trained=role is Role.ASSISTANT)
+            next_clip += len(tagged)
+        return Sample(tuple(draft.ids), tuple(draft.labels), tuple(draft.features))
+
+    @property
+    def _hears_codes(self) -> bool:
+        return self._v.kind_of_input is VocabularyKind.DISCRETE
+
+    def _system(self, text: str | None, speaker_codes: Iterable[int] | None) -> Iterator[Turn]:
+        """At most one system turn: the speaker's voice, then the text."""
+        voice: tuple[int, ...] = ()
+        if speaker_codes is not None:
+            voice = (*self.tokenizer.encode("Your Voice: "), *self.speech(speaker_codes), *self._newline)
+        if voice or text:
+            yield Turn(Role.SYSTEM, (*voice, *self.text(text or "")))
+
+    def _content(self, content: str, clips: Sequence[Clip], discrete: bool) -> tuple[list[int], list[FeatureSpan]]:
+        """Ids of a content with its tags replaced, and the feature spans relative to it."""
+        ids: list[int] = []
+        spans: list[FeatureSpan] = []
+        for number, part in enumerate(re.split(f"({re.escape(AUDIO_TAG)})", content)):
+            if part != AUDIO_TAG:
+                ids += self.tokenizer.encode(part)
+                continue
+            clip = clips[number // 2]
+            if discrete:
+                ids += self.speech(_codes_of(clip))
+            else:
+                length = _frames_of(clip) + FEATURE_EXTRA_FRAMES
+                spans.append(FeatureSpan(number // 2, len(ids) + 1, length))
+                ids += [self._v.begin_of_audio, *[self._context] * length, self._v.end_of_audio]
+        return ids, spans
+
+    @property
+    def _context(self) -> int:
+        assert self._v.context_of_audio is not None
+        return self._v.context_of_audio
+
+    def _check_clips(self, messages: Sequence[Message], clips: Sequence[Clip]) -> None:
+        tags = sum(message.content.count(AUDIO_TAG) for message in messages)
+        if tags != len(clips):
+            raise DataError(
+                f"the conversation has {tags} {AUDIO_TAG} tags and {len(clips)} recordings; give one per tag"
+            )
+
+
+def _role_of(message: Message) -> Role:
+    if message.role not in _ROLES:
+        raise DataError(f"unknown role {message.role!r}; known are {', '.join(_ROLES)}")
+    return _ROLES[message.role]
+
+
+def _spoken_text(content: str) -> str | None:
+    """The text that a TTS request wants spoken; None if the message is none."""
+    return content.replace(TTS_INSTRUCTION + "\n", "").strip() if TTS_INSTRUCTION in content else None
+
+
+def _codes_of(clip: Clip) -> tuple[int, ...]:
+    if clip.codes is None:
+        raise DataError("a recording is to be given as audio codes, and has none; tokenise it first")
+    return clip.codes
+
+
+def _frames_of(clip: Clip) -> int:
+    if clip.frames is None:
+        raise DataError(
+            "a recording is to be heard as features, and its number of frames is unknown; extract them first"
+        )
+    return clip.frames
