@@ -1,8 +1,8 @@
 """The closed domain: what can be asked, the one right answer to it, and which sentences are never trained on.
 
 A fact is a right answer together with every way to ask for it. All text is spelled as speech: lower-case words, no
-digits, no punctuation. Everything here is a pure function of the constants below, so the held-out parts are the same for
-everyone.
+digits, no punctuation. Everything here is a pure function of the constants below, so the held-out parts are the same
+for everyone.
 """
 
 from __future__ import annotations
