@@ -1,0 +1,105 @@
+"""The command `vita-mctp`: reads the command line, calls the library, prints what comes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from vita_mctp import __version__
+from vita_mctp.errors import VitaError
+
+PROGRAM = "vita-mctp"
+USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, as every other error of this command does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{PROGRAM}: error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 done, 1 a check failed, 2 a wrong input or option, 130 interrupted, 141 the reader left."""
+    options = build_parser().parse_args(arguments)
+    try:
+        code: int = getattr(import_module("vita_mctp.commands"), options.command)(options)
+        return code
+    except VitaError as error:
+        return _complain(str(error), USAGE_ERROR)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
+        return BROKEN_PIPE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog=PROGRAM, description="Ask a speech language model, and hear it answer.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    ask = _add(commands, "ask", "answer a spoken question aloud")
+    ask.add_argument("question", help='a wav, flac, ogg or mp3 file; "-" is standard input')
+    _add_output(ask, "answer.wav")
+    _add_decoding(ask)
+
+    say = _add(commands, "say", "speak a text")
+    say.add_argument("text", help="what to say")
+    _add_output(say, "speech.wav")
+    _add_decoding(say)
+
+    transcribe = _add(commands, "transcribe", "write down what a recording says")
+    transcribe.add_argument("speech", help='a wav, flac, ogg or mp3 file; "-" is standard input')
+    _add_decoding(transcribe)
+
+    demo = _add(commands, "demo", "open a page to talk to the model")
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    demo.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    _add_model(demo)
+
+    doctor = _add(commands, "doctor", "show versions and devices, and whether the model answers rightly")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_model(doctor)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[_Parser], name: str, summary: str) -> _Parser:
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:], allow_abbrev=False)
+    parser.set_defaults(command=name)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, example: str) -> None:
+    what = f'where to write the sound, such as {example} (wav, flac, ogg, mp3); "-" is WAV on standard output'
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=what)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="nano", metavar="nano|FOLDER|HUB_ID", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: %(default)s)")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
+    parser.add_argument("--attn", default="sdpa", metavar="KERNEL", help="attention kernel (default: %(default)s)")
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    modes = "vanilla, balance, boost, turbo, or main and block counts such as 1,10,4,10 (default: %(default)s)"
+    parser.add_argument("--mode", default="boost", help=modes)
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the model's own)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each event")
+    _add_model(parser)
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"{PROGRAM}: error: {' '.join(message.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

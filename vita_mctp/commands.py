@@ -1,0 +1,159 @@
+"""What each subcommand of `vita-mctp` does. Inputs and targets are checked before any weight is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vita_mctp.audio import check_target, read_wave, write_wave
+from vita_mctp.audio.io import STDIO
+from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.errors import OutputError
+from vita_mctp.streaming.settings import SpeechSettings, find_model
+from vita_mctp.types import Done, Task, TextDelta, Wave, WaveChunk
+
+if TYPE_CHECKING:
+    from vita_mctp.streaming.session import SessionEvent
+    from vita_mctp.streaming.speech_lm import SpeechLM
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Question wave in, answer's text and wave out."""
+    check_target(options.output)
+    return _speak(options, _read_speech(options, options.question), Task.SPEECH_TO_SPEECH)
+
+
+def say(options: argparse.Namespace) -> int:
+    """Text in, its wave out."""
+    check_target(options.output)
+    return _speak(options, options.text, Task.TTS)
+
+
+def transcribe(options: argparse.Namespace) -> int:
+    """Speech in, its text out."""
+    done, _ = _show(_events(options, _read_speech(options, options.speech), Task.ASR), options.json, sys.stdout)
+    if options.json:
+        _write(sys.stdout, json.dumps(_figures(done)) + "\n")
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Serves the page until interrupted."""
+    from vita_mctp.serving.page import build_page
+
+    build_page(_load(options)).launch(server_name=options.host, server_port=options.port)
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """0 when the model answers its built-in question rightly, 1 when it does not."""
+    from vita_mctp.evaluation.doctor import examine
+
+    report = examine(options.model, device=options.device, dtype=options.dtype, attn=options.attn)
+    _write(sys.stdout, (json.dumps(report.as_dict()) if options.json else report.as_text()) + "\n")
+    return 0 if report.healthy else 1
+
+
+def _speak(options: argparse.Namespace, question: Wave | str, task: Task) -> int:
+    """Text goes to standard output as it forms, or to standard error when the wave goes there."""
+    from vita_mctp.streaming.speech_lm import join_chunks
+
+    stream = sys.stderr if options.output == STDIO else sys.stdout
+    done, chunks = _show(_events(options, question, task), options.json, stream)
+    write_wave(options.output, join_chunks(chunks))
+    if options.json:
+        _write(stream, json.dumps(_figures(done) | {"output": options.output}) + "\n")
+    else:
+        _write(stream, _figures_line(done) + "\n")
+    return 0
+
+
+def _read_speech(options: argparse.Namespace, source: str) -> Wave:
+    parse_mode(options.mode, num_blocks=0)
+    settings = SpeechSettings.from_folder(find_model(options.model))
+    return read_wave(source, settings.max_question_seconds)
+
+
+def _load(options: argparse.Namespace) -> SpeechLM:
+    from vita_mctp.streaming.speech_lm import SpeechLM
+
+    return SpeechLM.from_pretrained(options.model, device=options.device, dtype=options.dtype, attn=options.attn)
+
+
+def _events(options: argparse.Namespace, question: Wave | str, task: Task) -> Iterator[SessionEvent]:
+    parse_mode(options.mode, num_blocks=0)
+    events = _load(options).stream(
+        question, task, mode=options.mode, seed=options.seed, temperature=options.temperature
+    )
+    with closing(events):
+        yield from events
+
+
+def _show(events: Iterator[SessionEvent], as_json: bool, stream: TextIO) -> tuple[Done, list[WaveChunk]]:
+    """Prints events as they come; gives back the end and the sound."""
+    chunks: list[WaveChunk] = []
+    for event in events:
+        if isinstance(event, WaveChunk):
+            chunks.append(event)
+        if isinstance(event, Done):
+            if event.text and not as_json:
+                _write(stream, "\n")
+            return event, chunks
+        if as_json:
+            _write(stream, json.dumps(_event(event)) + "\n")
+        elif isinstance(event, TextDelta):
+            _write(stream, event.text)
+    raise AssertionError("a session ends with Done")
+
+
+def _event(event: TextDelta | WaveChunk) -> dict[str, Any]:
+    if isinstance(event, TextDelta):
+        return {"event": "text", "text": event.text}
+    size = {"samples": len(event.samples), "sample_rate": event.sample_rate}
+    return {"event": "audio", "index": event.index, **size, "is_last": event.is_last}
+
+
+def _figures(done: Done) -> dict[str, Any]:
+    times = done.timings
+    return {
+        "event": "done",
+        "reason": done.reason.value,
+        "mode": done.mode,
+        "text": done.text,
+        "tokens": times.tokens,
+        "tokens_per_second": times.tokens_per_second,
+        "first_text_seconds": times.first_text,
+        "first_audio_tokens_seconds": times.first_audio_tokens,
+        "first_sound_seconds": times.first_sound,
+        "total_seconds": times.total,
+        "audio_seconds": times.audio_seconds,
+        "real_time_factor": times.real_time_factor,
+    }
+
+
+def _figures_line(done: Done) -> str:
+    times = done.timings
+    figures = [f"mode {done.mode}", f"{times.tokens} tokens", f"{times.tokens_per_second:.1f} tokens/s"]
+    if times.first_audio_tokens is None or times.first_sound is None or times.real_time_factor is None:
+        return ", ".join([*figures, "no sound"])
+    figures += [
+        f"first audio tokens after {times.first_audio_tokens:.3f} s",
+        f"first sound after {times.first_sound:.3f} s",
+    ]
+    return ", ".join([*figures, f"real-time factor {times.real_time_factor:.2f}"])
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the flush at exit fails once more
+        raise OutputError(f"cannot write the text: {error.strerror}; free some space or send it elsewhere") from None

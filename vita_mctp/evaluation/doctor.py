@@ -1,0 +1,127 @@
+"""What a machine has, and whether the model answers its built-in question rightly on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from transformers.utils import is_flash_attn_2_available
+
+from vita_mctp import __version__
+from vita_mctp.errors import VitaError
+from vita_mctp.streaming.settings import SpeechSettings, find_model
+from vita_mctp.streaming.speech_lm import SpeechLM
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "soundfile", "soxr")
+_EXTRAS = {"demo": ("gradio",), "eval": ("jiwer", "pocketsphinx")}
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """How the built-in question went; failure is None when it was answered rightly, with sound."""
+
+    model: str
+    wanted: str | None = None
+    answered: str | None = None
+    audio_seconds: float = 0.0
+    first_sound_seconds: float | None = None
+    real_time_factor: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `vita-mctp doctor` prints. extras: by name, the packages that are missing."""
+
+    versions: dict[str, str]
+    devices: list[str]
+    threads: int
+    cpu_count: int
+    attention_kernels: dict[str, bool]
+    extras: dict[str, list[str]]
+    self_test: SelfTest
+
+    @property
+    def healthy(self) -> bool:
+        return self.self_test.failure is None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"healthy": self.healthy}
+
+    def as_text(self) -> str:
+        test = self.self_test
+        lines = [f"{name:<18}{number}" for name, number in self.versions.items()]
+        lines += [f"{'device':<18}{device}" for device in self.devices]
+        lines += [f"{'threads':<18}{self.threads} (of {self.cpu_count} cores)"]
+        lines += [f"{'attention':<18}{name}: {_yes(there)}" for name, there in self.attention_kernels.items()]
+        lines += [f"{'extra':<18}{name}: {_installed(name, gone)}" for name, gone in self.extras.items()]
+        if test.answered is not None:
+            lines += [f"{'question':<18}answered {test.answered!r}, wanted {test.wanted!r}"]
+        if test.first_sound_seconds is not None and test.real_time_factor is not None:
+            speed = f"first sound after {test.first_sound_seconds:.2f} s, real-time factor {test.real_time_factor:.2f}"
+            lines += [f"{'speed':<18}{speed}, cold"]
+        verdict = "answers rightly" if test.failure is None else f"FAILED: {test.failure}"
+        return "\n".join([*lines, f"{'model':<18}{test.model}: {verdict}"])
+
+
+def examine(model: str, *, device: str, dtype: str, attn: str) -> Report:
+    """Looks at this machine and asks the model its built-in question; a failure is part of the report."""
+    versions = {"vita-mctp": __version__, "python": platform.python_version()}
+    versions |= {name: _version(name) for name in _PACKAGES}
+    kernels = {"eager": True, "sdpa": True, "flex": True, "flash": bool(is_flash_attn_2_available())}
+    missing = {name: [module for module in modules if find_spec(module) is None] for name, modules in _EXTRAS.items()}
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    return Report(versions, _devices(), threads, cores, kernels, missing, _self_test(model, device, dtype, attn))
+
+
+def same_words(left: str, right: str) -> bool:
+    """Whether two texts are the same apart from case, punctuation and spacing."""
+    return re.findall(r"\w+", left.lower()) == re.findall(r"\w+", right.lower())
+
+
+def _self_test(model: str, device: str, dtype: str, attn: str) -> SelfTest:
+    try:
+        folder = find_model(model)
+        check = SpeechSettings.from_folder(folder).self_check
+        speech_lm = SpeechLM.from_pretrained(model, device=device, dtype=dtype, attn=attn)
+        if check is None:
+            return SelfTest(model, failure="its speech.json has no self_check; ask it a question of your own")
+        answer = speech_lm.ask(folder / check.question)
+    except VitaError as error:
+        return SelfTest(model, failure=str(error))
+    failure = None
+    if not same_words(answer.text, check.answer):
+        failure = "it gave a wrong answer; install the package afresh"
+    elif answer.wave.seconds == 0:
+        failure = "its answer has no sound; install the package afresh"
+    times = answer.done.timings
+    sound = (times.audio_seconds, times.first_sound, times.real_time_factor)
+    return SelfTest(model, check.answer, answer.text, *sound, failure=failure)
+
+
+def _devices() -> list[str]:
+    names = [f"cpu ({platform.machine()})"]
+    return names + [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _yes(there: bool) -> str:
+    return "available" if there else "not installed"
+
+
+def _installed(extra: str, missing: list[str]) -> str:
+    if not missing:
+        return "installed"
+    return f"lacks {', '.join(missing)} (pip install 'vita-mctp[{extra}]')"

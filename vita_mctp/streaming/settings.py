@@ -1,0 +1,128 @@
+"""A model folder: where it is, what it must hold, and `speech.json`, which says how the model hears and speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.text.chat import SPEECH_TO_SPEECH_SYSTEM
+from vita_mctp.types import Task
+
+NANO = "nano"
+_FILES = ("config.json", "tokenizer.json", "speech.json")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class CodecRef:
+    """A codec's name in the registry and its folder, relative to the model folder."""
+
+    name: str
+    folder: str = "."
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """A question file in the model folder, and the text of its right answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class SpeechSettings:
+    """`speech.json`.
+
+    sampling: by task, what differs from greedy decoding. first_block_size: codes decoded for the first sound.
+    system_text, before_speech: what stands around a spoken question, as released unless said; null is no system turn.
+    """
+
+    tokenizer_kind: str
+    audio_tokenizer: CodecRef
+    audio_decoder: CodecRef
+    interleave_ratio: tuple[int, ...] = (1, 10, 4, 10)
+    max_question_seconds: float = 60.0
+    max_new_tokens: int = 2048
+    first_block_size: int | None = None
+    system_text: str | None = SPEECH_TO_SPEECH_SYSTEM
+    before_speech: str = "\n"
+    sampling: dict[Task, dict[str, Any]] = field(default_factory=dict)
+    self_check: SelfCheck | None = None
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> SpeechSettings:
+        """Raises CheckpointError naming what the folder lacks or the key that is not known."""
+        path = folder / "speech.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {path}: {error}; a model folder holds {', '.join(_FILES)}") from None
+        values = _known(cls, values, path)
+        for key, kind in (("audio_tokenizer", CodecRef), ("audio_decoder", CodecRef), ("self_check", SelfCheck)):
+            if values.get(key) is not None:
+                values[key] = kind(**_known(kind, values[key], path))
+        values["interleave_ratio"] = tuple(values.get("interleave_ratio", cls.interleave_ratio))
+        values["sampling"] = {_task(name, path): kept for name, kept in values.get("sampling", {}).items()}
+        return cls(**values)
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """The folder of "nano" (the embedded model), of a local folder, or of a hub id in the local Hugging Face cache."""
+    name = str(model)
+    if name == NANO:
+        folder = Path(str(resources.files("vita_mctp"))) / "assets" / NANO
+    elif Path(model).is_dir():
+        folder = Path(model)
+    elif _HUB_ID.fullmatch(name):
+        folder = _find_in_cache(name)
+    else:
+        raise ConfigError(f"unknown model {name!r}; give {NANO}, a model folder, or a hub id such as owner/name")
+    missing = [file for file in _FILES if not (folder / file).is_file()]
+    if not any((folder / file).is_file() for file in _WEIGHTS):
+        missing.append(_WEIGHTS[0])
+    if missing:
+        raise CheckpointError(
+            f"the model folder {folder} lacks {', '.join(missing)}; get these files or name another one"
+        )
+    return folder
+
+
+def _find_in_cache(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError):
+        raise CheckpointError(
+            f"{hub_id} is neither a folder here nor in the Hugging Face cache; get it with: hf download {hub_id}"
+        ) from None
+
+
+def _known(kind: type, values: Any, path: Path) -> dict[str, Any]:
+    """A copy of a JSON object whose keys are all fields of the dataclass, none without a default left out."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} wants an object for {kind.__name__}, got {values!r}")
+    names = {item.name for item in fields(kind)}
+    if unknown := sorted(set(values) - names):
+        raise CheckpointError(f"{path} has unknown keys {', '.join(unknown)}; known: {', '.join(sorted(names))}")
+    try:
+        kind(**values)
+    except TypeError as error:
+        raise CheckpointError(f"{path} is incomplete: {error}; add it") from None
+    return dict(values)
+
+
+def _task(name: str, path: Path) -> Task:
+    try:
+        return Task(name)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise CheckpointError(f"{path} sets the sampling of an unknown task {name!r}; known: {known}") from None
