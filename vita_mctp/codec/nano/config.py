@@ -44,7 +44,9 @@ class NanoCodecConfig:
 
     def __post_init__(self) -> None:
         if self.vocoder_fft % (2 * self.hop_length):
-            raise CheckpointError(f"vocoder_fft {self.vocoder_fft} must be a multiple of 2 * hop_length {self.hop_length}")
+            raise CheckpointError(
+                f"vocoder_fft {self.vocoder_fft} must be a multiple of 2 * hop_length {self.hop_length}"
+            )
 
     @property
     def frames_per_code(self) -> int:

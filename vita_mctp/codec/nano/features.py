@@ -44,9 +44,7 @@ class LogMel(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         margin = (self.size - self.hop) // 2
         padded = functional.pad(samples, (margin, margin))
-        spectrum = torch.stft(
-            padded, self.size, self.hop, window=self.window, center=False, return_complex=True
-        ).abs()
+        spectrum = torch.stft(padded, self.size, self.hop, window=self.window, center=False, return_complex=True).abs()
         energy = spectrum.transpose(1, 2) @ self.filters
         frames: Tensor = (energy.clamp_min(LOG_FLOOR).log() - LOG_MEAN) / LOG_SCALE
         return frames

@@ -57,4 +57,3 @@ class ConvNeXtStack(nn.ModuleList):
             x, tail = block(x, state)
             kept.append(tail)
         return x, tuple(kept)
-
