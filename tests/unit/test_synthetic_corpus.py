@@ -112,7 +112,7 @@ def _fundamental(samples: np.ndarray) -> float:
     for start in range(0, len(samples) - frame, frame // 2):
         piece = samples[start : start + frame] - samples[start : start + frame].mean()
         correlation = np.correlate(piece, piece, "full")[frame - 1 :]
-        if correlation[0] > frame * samples.var() and correlation[lags].max() > 0.6 * correlation[0]:
+        if correlation[0] > frame * samples.var() and correlation[lags].max() > 0.3 * correlation[0]:
             found.append(rate / lags[correlation[lags].argmax()])
     return float(np.median(found))
 
