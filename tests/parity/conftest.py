@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 GOLDENS = Path(os.environ.get("VITA_MCTP_GOLDENS") or Path(__file__).parent / "goldens").resolve()
 
@@ -58,3 +60,24 @@ def _generate_cases() -> list[Any]:
         for file in find_golden_files("generate.json")
         for index, case in enumerate(json.loads(file.read_text())["cases"])
     ]
+
+
+@pytest.fixture
+def check_gradients() -> Callable[[Any, dict[str, Any]], None]:
+    """Compares each parameter's gradient with the recorded None or {norm, sum, cosdot}, within the tolerances."""
+    return _check_gradients
+
+
+def _check_gradients(model: Any, recorded: dict[str, Any]) -> None:
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert gradients.keys() == recorded.keys()
+    for name, expected in recorded.items():
+        assert (gradients[name] is None) == (expected is None), name
+        if expected is None:
+            continue
+        flat = gradients[name].double().flatten()
+        near = 5e-4 * expected["norm"] + 1e-9
+        assert flat.norm().item() == pytest.approx(expected["norm"], abs=near), name
+        assert flat.sum().item() == pytest.approx(expected["sum"], abs=near), name
+        index = torch.arange(len(flat), dtype=torch.float64)
+        assert (flat * index.cos()).sum().item() == pytest.approx(expected["cosdot"], abs=near), name
