@@ -1,0 +1,122 @@
+"""The engine's caches, batches and grouping change nothing: it returns what recomputing everything returns."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.naive import generate_naive, teacher_forced_chain
+from vita_mctp.decoding.plan import Mode, parse_mode
+from vita_mctp.decoding.sampling import SamplingParams
+from vita_mctp.decoding.state import Request
+from vita_mctp.types import MAIN
+
+tokens = st.integers(0, 47)
+modes = (
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=3)
+    .filter(lambda pairs: sum(pairs[-1]) > 0)
+    .map(lambda pairs: Mode("random", tuple(count for pair in pairs for count in pair)))
+)
+samplings = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.0, 0.7, 1.5]),
+    top_k=st.sampled_from([0, 5, 20]),
+    top_p=st.sampled_from([1.0, 0.8]),
+    repetition_penalty=st.sampled_from([1.0, 1.0, 1.2]),
+    seed=st.integers(0, 9),
+)
+requests = st.builds(
+    Request,
+    prompt_ids=st.lists(tokens, min_size=1, max_size=40).map(tuple),
+    mode=modes,
+    max_new_tokens=st.integers(1, 30),
+    sampling=samplings,
+    eos_ids=st.frozensets(tokens, max_size=2),
+)
+property_test = settings(
+    deadline=None, max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)  # derandomize: the same examples on every run
+
+
+@property_test
+@given(
+    seed=st.integers(0, 99),
+    num_blocks=st.integers(0, 4),
+    tied=st.booleans(),
+    batch=st.lists(requests, min_size=1, max_size=5),
+    max_batch=st.integers(1, 4),
+)
+def test_a_batch_of_anything_equals_naive(make_tiny_model, seed, num_blocks, tied, batch, max_batch):
+    model = make_tiny_model(seed, num_blocks, tied=tied)
+    expected = [generate_naive(model, request) for request in batch]
+    assert Engine(model, max_batch=max_batch).generate(batch) == expected
+
+
+@property_test
+@given(seed=st.integers(0, 99), batch=st.lists(requests, min_size=2, max_size=3), data=st.data())
+def test_interleaved_streams_never_mix(make_tiny_model, seed, batch, data):
+    model = make_tiny_model(seed, num_blocks=3)
+    engine = Engine(model)
+    streams = {i: engine.stream(request) for i, request in enumerate(batch)}
+    events = [[] for _ in batch]
+    while streams:
+        i = data.draw(st.sampled_from(sorted(streams)))
+        event = next(streams[i], None)
+        if event is None:
+            del streams[i]
+        else:
+            events[i].append(event)
+    assert [tuple(made) for made in events] == [generate_naive(model, request).events for request in batch]
+
+
+@property_test
+@given(seed=st.integers(0, 99), arrivals=st.lists(st.tuples(st.integers(0, 12), requests), min_size=2, max_size=4))
+def test_requests_that_join_later_equal_naive(make_tiny_model, seed, arrivals):
+    model = make_tiny_model(seed, num_blocks=4)
+    engine = Engine(model, max_batch=3)
+    events = [[] for _ in arrivals]
+    step = 0
+    while step <= 12 or any(not made for made in events):
+        for i, (arrival, request) in enumerate(arrivals):
+            if arrival == step:
+                engine.add(
+                    Request(request.prompt_ids, request.mode, request.max_new_tokens, request.sampling, id=str(i))
+                )
+        for output in engine.step():
+            events[int(output.request_id)].append(output.event)
+        step += 1
+    for output in engine.run():
+        events[int(output.request_id)].append(output.event)
+    for made, (_, request) in zip(events, arrivals, strict=True):
+        endless = Request(request.prompt_ids, request.mode, request.max_new_tokens, request.sampling)
+        assert tuple(made) == generate_naive(model, endless).events
+
+
+@property_test
+@given(seed=st.integers(0, 99), request=requests)
+def test_attention_kernels_agree(make_tiny_model, seed, request):
+    results = [Engine(make_tiny_model(seed, 3, attn=attn)).generate([request]) for attn in ("eager", "sdpa")]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "balance", "boost", "turbo", "1,14"])
+def test_every_token_is_the_argmax_of_its_block_in_the_teacher_forced_chain(make_tiny_model, mode):
+    model = make_tiny_model(seed=3, num_blocks=10)
+    prompt = (7, 1, 30, 2)
+    result = Engine(model).generate([Request(prompt, parse_mode(mode, 10), 60)])[0]
+    ids = prompt + result.ids
+    chain = teacher_forced_chain(model, ids)
+    for event in result.events:
+        read = len(prompt) + event.index - 1
+        start = event.source - MAIN  # the block's first row belongs to position k + 1, the backbone's to 0
+        assert int(chain[event.source - MAIN][read - start].argmax()) == event.id
+
+
+def test_long_and_short_prompts_decode_together_across_buffer_growth(make_tiny_model):
+    model = make_tiny_model(seed=8, num_blocks=4, max_positions=2048)
+    prompts = [tuple((7 * i) % 48 for i in range(length)) for length in (1, 250, 3, 90)]
+    batch = [
+        Request(prompt, parse_mode(mode, 4), 24, SamplingParams(temperature=1.0, seed=i))
+        for i, (prompt, mode) in enumerate(zip(prompts, ["boost", "turbo", "vanilla", "balance"], strict=True))
+    ]
+    assert Engine(model).generate(batch) == [generate_naive(model, request) for request in batch]
