@@ -208,7 +208,7 @@ class ChatFormat:
 
     @property
     def _hears_codes(self) -> bool:
-        return self._v.kind_of_input is VocabularyKind.DISCRETE
+        return self._v.input_kind is VocabularyKind.DISCRETE
 
     def _system(self, text: str | None, speaker_codes: Iterable[int] | None) -> Iterator[Turn]:
         """At most one system turn: the speaker's voice, then the text."""

@@ -103,7 +103,7 @@ class Vocabulary:
         )
 
     @property
-    def kind_of_input(self) -> VocabularyKind:
+    def input_kind(self) -> VocabularyKind:
         return VocabularyKind.DISCRETE if self.context_of_audio is None else VocabularyKind.CONTINUOUS
 
     @property

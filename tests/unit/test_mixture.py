@@ -1,0 +1,89 @@
+"""Mixtures: strict files, deterministic and resumable order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vita_mctp.data.mixture import Draw, Mixture, MixtureSampler, MixtureSet
+from vita_mctp.errors import ConfigError
+
+MIXTURE = Mixture((MixtureSet("asr", ratio=0.5), MixtureSet("qa", ratio=2.0), MixtureSet("off", ratio=0.0)), seed=7)
+SIZES = {"asr": 10, "qa": 3, "off": 5}
+
+
+def test_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mixture.yaml"
+    path.write_text("seed: 3\nsets:\n  - {name: asr, path: sets/asr, ratio: 2}\n  - {name: qa}\n")
+    assert Mixture.from_file(path) == Mixture((MixtureSet("asr", "sets/asr", 2), MixtureSet("qa", "qa", 1.0)), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sets: [{name: a, weight: 2}]", r"sets\[0\] has the unknown key 'weight'; known are name, path, ratio"),
+        ("sets: []", "at least one set"),
+        ("sets: [{name: a}, {name: a}]", "each name once"),
+        ("sets: [{path: a}]", "lacks 'name'"),
+        ("sets: [{name: a, ratio: -1}]", "0 or more, got -1"),
+        ("sets: [{name: a, ratio: .nan}]", "0 or more, got nan"),
+        ("sets: [{name: a, ratio: high}]", "ratio has the wrong type, got 'high'"),
+        ("sets: [a]", "wants a mapping"),
+        ("sets: {name: a}", "sets has the wrong type"),
+        ("seeds: 3", "unknown key 'seeds'; known are sets, seed"),
+        ("seed: true\nsets: [{name: a}]", "seed has the wrong type"),
+        ("seed: 1", "lacks 'sets'"),
+        ("a: [", "is no YAML"),
+        ("", "wants a mapping"),
+    ],
+)
+def test_bad_file_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mixture.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        Mixture.from_file(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_sizes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the mixture"):
+        Mixture.from_file(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"draws from \['qa'\]"):
+        MixtureSampler(MIXTURE, {"asr": 10, "qa": 0})
+    with pytest.raises(ConfigError, match="ratio 0"):
+        MixtureSampler(Mixture((MixtureSet("a", ratio=0),)), {"a": 3})
+
+
+def test_epochs_hold_each_set_by_its_ratio() -> None:
+    sampler = MixtureSampler(MIXTURE, SIZES)
+    assert sampler.epoch_size == 5 + 6
+    for epoch in range(4):
+        counts = Counter(draw.name for draw in sampler.draws(epoch * 11, (epoch + 1) * 11))
+        assert counts == {"asr": 5, "qa": 6}
+
+
+def test_nothing_returns_before_its_set_is_exhausted() -> None:
+    sampler = MixtureSampler(MIXTURE, SIZES)
+    two_epochs = Counter(sampler.draws(0, 22))
+    assert all(two_epochs[Draw("asr", index)] == 1 for index in range(10))
+    assert all(two_epochs[Draw("qa", index)] == 4 for index in range(3))
+
+
+def test_order_differs_between_epochs_and_seeds() -> None:
+    sampler = MixtureSampler(MIXTURE, SIZES)
+    other = MixtureSampler(Mixture(MIXTURE.sets, seed=8), SIZES)
+    epochs = [list(sampler.draws(start, start + 11)) for start in (0, 22)]
+    assert epochs[0] != epochs[1] and epochs[0] != list(other.draws(0, 11))
+
+
+@given(start=st.integers(0, 60), length=st.integers(0, 60), workers=st.integers(1, 5))
+def test_resuming_and_workers_change_nothing(start: int, length: int, workers: int) -> None:
+    whole = [MixtureSampler(MIXTURE, SIZES).draw(position) for position in range(start + length)]
+    fresh = MixtureSampler(MIXTURE, SIZES)
+    assert list(fresh.draws(start, start + length)) == whole[start:]
+    shared = {w: list(fresh.draws(start, start + length, w, workers)) for w in range(workers)}
+    assert shared == {w: [whole[p] for p in range(start, start + length) if p % workers == w] for w in range(workers)}
