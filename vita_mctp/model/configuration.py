@@ -46,6 +46,13 @@ class VitaMctpConfig(Qwen2Config):
                 "use_sliding_window is true, but MCTP blocks attend to the whole sequence: set it to false"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers', with `rope_theta` also where the released configs have it, for their own readers."""
+        values: dict[str, Any] = super().to_dict()
+        if self.rope_parameters is not None:
+            values["rope_theta"] = self.rope_parameters["rope_theta"]
+        return values
+
     @property
     def num_backbone_layers(self) -> int:
         """L, the number of decoder layers in front of the MCTP blocks."""

@@ -30,7 +30,7 @@ class HeadLoss:
 
 
 def head_loss(hidden: Tensor, head: nn.Module, targets: Tensor, *, count_correct: bool = False) -> HeadLoss:
-    """Cross-entropy in float32 of `head(hidden)` against `targets`.
+    """Cross-entropy, in float32 or better, of `head(hidden)` against `targets`.
 
     Logits are made for supervised positions only. No target at all gives a loss of 0 with zero gradients.
 
@@ -42,7 +42,8 @@ def head_loss(hidden: Tensor, head: nn.Module, targets: Tensor, *, count_correct
     """
     supervised = targets != IGNORED
     wanted = targets[supervised]
-    logits = head(hidden[supervised]).float()
+    logits = head(hidden[supervised])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     total = F.cross_entropy(logits, wanted, reduction="sum")
     correct = (logits.detach().argmax(dim=-1) == wanted).sum() if count_correct else None
     return HeadLoss(total, supervised.sum(), correct)

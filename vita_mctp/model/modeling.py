@@ -28,7 +28,7 @@ from vita_mctp.model.attention import attention_inputs
 from vita_mctp.model.configuration import VitaMctpConfig
 from vita_mctp.model.losses import HeadLoss, head_loss
 from vita_mctp.model.rows import LabelShift, Rows, take
-from vita_mctp.model.weights import refuse_incomplete, verify_folder
+from vita_mctp.model.weights import quiet_transformers, refuse_incomplete, verify_folder
 
 Detach = Literal["when_frozen", "always"]
 
@@ -42,7 +42,7 @@ class VitaMctpOutput(ModelOutput):
     Attributes:
         loss: what to minimise: LM loss (unless the head is frozen) + mtp_loss_weight * mean of the block losses.
         lm_loss, mtp_losses: the backbone's and each block's own loss, unweighted, after the reduction.
-        logits: (B, T, V) the backbone's; only without labels.
+        logits: (B, T, V) the backbone's, when neither losses nor hidden states are asked for.
         hidden_states: K+1 tensors (B, T_k, H) after the final norm, the backbone's first; block k's rows hold the
             positions > k of each sample, moved to the front.
         num_targets, num_correct: (K+1,) supervised positions, and right argmax predictions, of backbone and blocks.
@@ -190,33 +190,33 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
             raise ConfigError(f"label_shift 'reference_row' is defined for one row, got {len(input_ids)}")
         head_trains = self.lm_head.weight.requires_grad
         levels = self.chain(input_ids, position_ids, detach=detach == "always" or not head_trains)
+        if labels is None and not output_hidden_states:
+            return VitaMctpOutput(logits=self.logits(next(levels)[1]))
         states: list[Tensor] = []
         losses: list[HeadLoss] = []
         for rows, hidden in levels:
-            states.append(hidden)
+            if output_hidden_states:
+                states.append(hidden)
             if labels is not None:
                 targets = rows.targets(labels, label_shift)
                 losses.append(head_loss(hidden, self.lm_head, targets, count_correct=count_correct))
-            elif not output_hidden_states:
-                break
-        output = VitaMctpOutput(hidden_states=tuple(states) if output_hidden_states else None)
-        if labels is None:
-            output.logits = self.logits(states[0])
-        else:
-            self._add_losses(output, losses, num_items_in_batch, head_trains)
+        output = self._total(losses, num_items_in_batch, head_trains) if losses else VitaMctpOutput()
+        output.hidden_states = tuple(states) if states else None
         return output
 
-    def _add_losses(
-        self, output: VitaMctpOutput, losses: list[HeadLoss], num_items: Tensor | int | None, head_trains: bool
-    ) -> None:
+    def _total(self, losses: list[HeadLoss], num_items: Tensor | int | None, head_trains: bool) -> VitaMctpOutput:
         lm_loss, *mtp_losses = (loss.reduced(num_items) for loss in losses)
         total = lm_loss if head_trains else lm_loss.new_zeros(())
         if mtp_losses:
             total = total + self.config.mtp_loss_weight * torch.stack(mtp_losses).mean()
-        output.loss, output.lm_loss, output.mtp_losses = total, lm_loss, tuple(mtp_losses)
-        output.num_targets = torch.stack([loss.num_targets for loss in losses])
-        if losses[0].num_correct is not None:
-            output.num_correct = torch.stack([cast(Tensor, loss.num_correct) for loss in losses])
+        correct = [loss.num_correct for loss in losses if loss.num_correct is not None]
+        return VitaMctpOutput(
+            loss=total,
+            lm_loss=lm_loss,
+            mtp_losses=tuple(mtp_losses),
+            num_targets=torch.stack([loss.num_targets for loss in losses]),
+            num_correct=torch.stack(correct) if correct else None,
+        )
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -234,13 +234,14 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
             verify_folder(Path(name))
         wants_info = kwargs.pop("output_loading_info", False)
         strict = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, info = super().from_pretrained(name, *args, **(kwargs | strict))
+        with quiet_transformers():
+            model, info = super().from_pretrained(name, *args, **(kwargs | strict))
         refuse_incomplete(name, info)
         if model.config.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:
             raise CheckpointError(f"{name}: the config ties the head, but lm_head.weight differs from the embeddings")
         hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
         with contextlib.suppress(OSError):  # a checkpoint without generation settings keeps the defaults
-            model.generation_config = GenerationConfig.from_pretrained(name, _from_model_config=False, **hub)
+            model.generation_config = GenerationConfig.from_pretrained(name, _from_model_config=None, **hub)
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs: Any) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging
 
 from vita_mctp.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _PROBLEMS = {
-    "missing_keys": "missing, though the config wants it; new MCTP blocks are made by load_model(num_mctp_blocks=...)",
-    "unexpected_keys": "left over: the config describes no such tensor",
+    "missing_keys": ("lacks", "the config wants it (new MCTP blocks are made by load_model(num_mctp_blocks=...))"),
+    "unexpected_keys": ("holds", "the config describes no such tensor"),
 }
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -87,6 +90,20 @@ def _read_json(text: bytes, file: Path) -> dict[str, Any]:
     return content
 
 
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' loading report and progress bar, since the report becomes one error here."""
+    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_progress:
+            logging.enable_progress_bar()
+
+
 def refuse_incomplete(name: str | Path, loaded: Mapping[str, Any]) -> None:
     """Turns transformers' loading report into an error unless checkpoint and model hold the same tensors.
 
@@ -95,8 +112,8 @@ def refuse_incomplete(name: str | Path, loaded: Mapping[str, Any]) -> None:
     """
     for tensor, stored, wanted in sorted(loaded["mismatched_keys"]):
         raise CheckpointError(f"{name}: {tensor} has shape {tuple(stored)}, the config wants {tuple(wanted)}")
-    for problem, advice in _PROBLEMS.items():
+    for problem, (verb, reason) in _PROBLEMS.items():
         tensors = sorted(loaded[problem])
         if tensors:
             others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
-            raise CheckpointError(f"{name}: {tensors[0]}{others} {advice}")
+            raise CheckpointError(f"{name} {verb} {tensors[0]}{others}: {reason}")
