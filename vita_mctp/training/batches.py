@@ -1,130 +1,81 @@
-"""A mixture of sample pools as packed batches: deterministic from a seed, resumable, nothing repeated within an epoch.
+"""A mixture of sample pools as packed batches, the same ones from any position on.
 
-Samples come in chunks: which samples a chunk holds depends on the seed and on how often each pool was drawn from before it. A
-chunk is packed and its rows are shuffled, so that a position is a few numbers and not a buffer of samples.
+Samples are drawn in chunks. A chunk is packed as a whole and its rows are shuffled, so that a position is two numbers and not
+a buffer of samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from vita_mctp.data.mixture import Mixture, MixtureSampler
 from vita_mctp.data.packing import PackedRow, PackingReport, pack
-from vita_mctp.errors import ConfigError
 from vita_mctp.text.chat import Sample
 from vita_mctp.training.trainer import Batch
-from vita_mctp.types import IntArray
 
 CHUNK = 2048
 """Samples that are packed and shuffled together."""
 
 
-class Pool(Protocol):
-    """Samples of one kind. `epoch` counts how often the pool was gone through; a sample may vary with it."""
-
-    def __len__(self) -> int: ...
-
-    def sample(self, item: int, epoch: int) -> Sample: ...
-
-
 @dataclass(frozen=True)
-class MixtureFile:
-    """Shares by pool name (by number of samples, any positive scale), and the answers' interleaving ratio."""
+class Pool:
+    """`size` samples of one kind. make(item, variant): sample number `item`; any `variant` >= 0 gives a rendering of it."""
 
-    pools: Mapping[str, float]
-    ratio: tuple[int, ...]
-
-
-def load_mixture(path: Path, known: Sequence[str]) -> MixtureFile:
-    """Read a mixture. Raises ConfigError naming what is unknown, missing or not a positive number."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the mixture {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or set(values) != {"ratio", "pools"}:
-        raise ConfigError(f"{path}: wanted exactly the keys ratio and pools, got {values!r:.80}")
-    pools, ratio = values["pools"], values["ratio"]
-    if not isinstance(pools, dict) or not pools or not set(pools) <= set(known):
-        raise ConfigError(f"{path}: pools must name some of {', '.join(known)}, got {pools!r}")
-    if not all(isinstance(share, int | float) and share > 0 for share in pools.values()):
-        raise ConfigError(f"{path}: every pool wants a positive share, got {pools}")
-    if not isinstance(ratio, list) or not all(type(count) is int for count in ratio):
-        raise ConfigError(f"{path}: ratio must be a list of whole numbers, got {ratio!r}")
-    return MixtureFile(pools, tuple(ratio))
+    size: int
+    make: Callable[[int, int], Sample]
 
 
 class MixtureSource:
-    """Packed batches drawn from pools by their shares (`BatchSource`)."""
+    """Packed batches drawn from pools by a mixture (`BatchSource`)."""
 
     def __init__(
         self,
-        pools: Mapping[str, tuple[Pool, float]],
+        mixture: Mixture,
+        pools: Mapping[str, Pool],
         *,
         rows: int,
         row_length: int,
         pad_id: int,
-        seed: int,
         chunk: int = CHUNK,
     ) -> None:
-        empty = [name for name, (pool, _) in pools.items() if len(pool) == 0]
-        if empty or not pools:
-            raise ConfigError(f"nothing to train on in {', '.join(empty) or 'the mixture'}; build corpus and tokens first")
-        self._pools = [pool for pool, _ in pools.values()]
-        shares = np.array([share for _, share in pools.values()], dtype=np.float64)
-        self._shares = shares / shares.sum()
-        self._rows, self._row_length, self._pad_id, self._seed, self._chunk = rows, row_length, pad_id, seed, chunk
-        self._orders: dict[int, tuple[int, IntArray]] = {}
+        """rows, row_length: size of a batch. Raises ConfigError when the mixture names a pool that is missing or empty."""
+        self._pools = pools
+        self._sampler = MixtureSampler(mixture, {name: pool.size for name, pool in pools.items()})
+        self._seed = mixture.seed
+        self._rows, self._row_length, self._pad_id, self._chunk = rows, row_length, pad_id, chunk
         self.report = PackingReport()
-        self._open(0, [0] * len(self._pools))
+        self._open(0)
 
     def next_batch(self) -> Batch:
-        """The next rows, each padded to `row_length`: as many as asked for, but for a few more or less in odd chunks."""
+        """The next rows, each padded to `row_length`; the rows of a chunk are dealt evenly, so about `rows` of them."""
         if self._used == len(self._batches):
-            self._open(self._chunk_index + 1, self._drawn_after)
+            self._open(self._number + 1)
         rows = self._batches[self._used]
         self._used += 1
         return _batch([row.padded(self._row_length, self._pad_id) for row in rows])
 
     def state(self) -> dict[str, Any]:
-        return {"chunk": self._chunk_index, "drawn": self._drawn, "used": self._used}
+        return {"chunk": self._number, "used": self._used}
 
     def restore(self, state: dict[str, Any]) -> None:
-        if len(state["drawn"]) != len(self._pools):
-            raise ConfigError(f"the checkpoint's position is in {len(state['drawn'])} pools, the mixture has {len(self._pools)}")
-        self._open(state["chunk"], state["drawn"])
+        self._open(state["chunk"])
         self._used = state["used"]
 
-    def _open(self, chunk: int, drawn: Sequence[int]) -> None:
-        """Draw and pack a chunk, after `drawn[i]` samples of pool i in all earlier ones."""
-        self._chunk_index, self._drawn, self._used = chunk, list(drawn), 0
-        rng = np.random.default_rng((self._seed, chunk))
-        wanted = np.bincount(rng.choice(len(self._pools), self._chunk, p=self._shares), minlength=len(self._pools))
-        samples = [sample for pool, count in enumerate(wanted) for sample in self._draw(pool, drawn[pool], int(count))]
-        self._drawn_after = [before + int(count) for before, count in zip(drawn, wanted, strict=True)]
+    def _open(self, number: int) -> None:
+        self._number, self._used = number, 0
+        start = number * self._chunk
+        draws = enumerate(self._sampler.draws(start, start + self._chunk), start)
+        # A pool comes back to an item at a position that has nothing to do with the first: its variants alternate freely.
+        samples = [self._pools[draw.name].make(draw.index, position) for position, draw in draws]
         rows = list(pack(samples, self._row_length, buffer=len(samples) + 1, report=self.report))
-        order = rng.permutation(len(rows))
+        order = np.random.default_rng((self._seed, number)).permutation(len(rows))
         parts = np.array_split(order, max(1, round(len(rows) / self._rows)))
         self._batches = [[rows[index] for index in part] for part in parts]
-
-    def _draw(self, number: int, drawn: int, count: int) -> Iterator[Sample]:
-        """`count` samples of a pool from its `drawn`-th on, each epoch in an order of its own."""
-        pool = self._pools[number]
-        for position in range(drawn, drawn + count):
-            epoch, place = divmod(position, len(pool))
-            yield pool.sample(int(self._order(number, epoch)[place]), epoch)
-
-    def _order(self, number: int, epoch: int) -> IntArray:
-        cached = self._orders.get(number)
-        if cached is None or cached[0] != epoch:
-            rng = np.random.default_rng((self._seed, number, epoch))
-            self._orders[number] = cached = (epoch, rng.permutation(len(self._pools[number])))
-        return cached[1]
 
 
 def _batch(rows: Sequence[PackedRow]) -> Batch:

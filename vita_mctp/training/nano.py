@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 import vita_mctp
+from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.synthetic.corpus import Corpus
 from vita_mctp.errors import CheckpointError
 from vita_mctp.model.checkpoint import load_model
@@ -22,8 +23,8 @@ from vita_mctp.model.modeling import VitaMctpForCausalLM
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.backbone import build_backbone
-from vita_mctp.training.batches import MixtureSource, load_mixture
-from vita_mctp.training.nano_data import POOLS, TokenStore, nano_pools, nano_tokenizer
+from vita_mctp.training.batches import MixtureSource
+from vita_mctp.training.nano_data import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.training.recipe import Recipe, load_recipe
 from vita_mctp.training.run_folder import RunFolder, read_record
 from vita_mctp.training.trainer import Evaluate, Trainer
@@ -44,7 +45,7 @@ def train(
     recipe's, and a later stage finds it by that name as its parent.
 
     Args:
-        corpus, tokens: folders of the synthetic corpus and of its codes (see `TokenStore`).
+        corpus, tokens: folders of the synthetic corpus and of its codes (see `CodeStore`).
         resume: continue an interrupted run of this name; False deletes it first.
         evaluate: (model, step) -> a line for the log, called as the recipe says.
 
@@ -67,22 +68,22 @@ def train(
     parent = None if recipe.parent is None else find_parent(recipe, recipe_path, out)
     tokenizer = _tokenizer(recipe, newest or parent, folder.root / "tokenizer")
     model = _model(recipe, newest, parent, tokenizer)
-    mixture = load_mixture(recipe_path.parent / recipe.data.mixture, POOLS)
-    pools = nano_pools(Corpus(corpus), TokenStore.load(Path(tokens)), ChatFormat(tokenizer), mixture.ratio)
+    ratio = recipe.data.interleave_ratio
+    pools = nano_pools(Corpus(corpus), CodeStore.load(Path(tokens)), ChatFormat(tokenizer), ratio)
+    mixture = Mixture.from_file(recipe_path.parent / recipe.data.mixture)
     source = MixtureSource(
-        {name: (pools[name], share) for name, share in mixture.pools.items()},
+        mixture,
+        pools,
         rows=recipe.data.tokens_per_step // recipe.data.row_length,
         row_length=recipe.data.row_length,
         pad_id=tokenizer.vocabulary.pad,
-        seed=recipe.seed,
     )
-    save_model = partial(_save, model=model, tokenizer=tokenizer, mode=mixture.ratio)
+    save_model = partial(_save, model=model, tokenizer=tokenizer, mode=ratio)
     trainer = Trainer(model, recipe, source, folder, save_model, record=_record(recipe), evaluate=evaluate)
     if newest is not None:
         trainer.resume(folder.load_state(newest), read_record(newest))
-    sizes = " ".join(f"{name}:{len(pools[name])}" for name in mixture.pools)
     fill = source.report.fill(recipe.data.row_length)
-    folder.log(f"{recipe.name}: {trainer.trainable} trainable, {recipe.max_steps} steps, {sizes}, rows {fill:.0%} full")
+    folder.log(f"{recipe.name}: {trainer.trainable} trainable, {recipe.max_steps} steps, rows {fill:.0%} full")
     return folder.final if trainer.run() else None
 
 

@@ -192,7 +192,7 @@ def train_codec(
         optimizer.zero_grad(set_to_none=True)
         step += 1
         if step % schedule.log_every == 0:
-            figures = {name: round(float(loss), 4) for name, loss in losses.items()}
+            figures = {name: round(loss.item(), 4) for name, loss in losses.items()}
             _write(folder, {"step": step, **figures, "seconds": round(time.perf_counter() - started, 1)})
         if step % schedule.save_every == 0 or step == schedule.steps:
             trainer.eval()

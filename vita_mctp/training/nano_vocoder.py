@@ -120,7 +120,7 @@ def train_vocoder(
         step += 1
         if step % schedule.log_every == 0:
             line = json.dumps(
-                {"step": step, "loss": round(float(loss), 4), "seconds": round(time.perf_counter() - started)}
+                {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - started)}
             )
             log.info(line)
             with (folder / "log.jsonl").open("a") as sink:

@@ -72,6 +72,8 @@ class DataRecipe:
     tokens_per_step: int
     rows_per_forward: int
     """Rows computed at once; gradients accumulate until `tokens_per_step`."""
+    interleave_ratio: tuple[int, ...] = (1, 10, 4, 10)
+    """Text tokens, audio tokens with their two markers, ... of an answer; also the mode that decoding takes by default."""
 
 
 @dataclass(frozen=True)
