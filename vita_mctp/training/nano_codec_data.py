@@ -53,11 +53,11 @@ def warp_frames(frames: FloatArray, sources: FloatArray, targets: FloatArray) ->
 
 
 class Item(NamedTuple):
-    """One utterance in one form: its frames [start, start + count) and frame-wise phone borders if they are known."""
+    """One utterance in one form: its frames [start, start + num_frames) and frame-wise phone borders if they are known."""
 
     utterance: int
     start: int
-    count: int
+    num_frames: int
     answer: bool
     grid: bool
     phone_ends: tuple[float, ...] | None
@@ -84,8 +84,8 @@ def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig
     answer = utterance.voice == ANSWER_VOICE.name
     yield Item(index, 0, len(frames), answer, False, ends), frames
     if answer and ends and utterance.word_starts and utterance.word_ends:
-        starts = np.asarray(utterance.word_starts, np.float32) / hop
-        sources, targets = grid_positions(starts, utterance.word_ends[-1] / hop, config.frames_per_code)
+        starts = np.asarray(utterance.word_starts) / hop
+        sources, targets = grid_positions(starts.astype(np.float32), utterance.word_ends[-1] / hop, config.frames_per_code)
         warped_ends = tuple(np.interp(ends, sources, targets).tolist())
         warped = warp_frames(frames, sources, targets)
         yield Item(index, 0, len(warped), True, True, warped_ends), warped
@@ -100,7 +100,7 @@ class FeatureStore:
 
     def frames(self, item: Item) -> FloatArray:
         """(F, M) normalised log-mel frames."""
-        return self._frames[item.start : item.start + item.count].astype(np.float32)
+        return self._frames[item.start : item.start + item.num_frames].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class BatchMaker:
         rng = np.random.default_rng((self.seed, number))
         order = rng.permutation(len(self.items))
         for low in range(0, len(order), 2048):
-            pool = sorted(order[low : low + 2048], key=lambda index: self.items[index].count)
+            pool = sorted(order[low : low + 2048], key=lambda index: self.items[index].num_frames)
             groups = list(self.groups([self.items[index] for index in pool]))
             for group in rng.permutation(len(groups)):
                 yield self.batch(groups[group], rng)
@@ -151,7 +151,7 @@ class BatchMaker:
         """Neighbours of `items` together, at most `max_frames` frames a group with its padding."""
         group: list[Item] = []
         for item in items:
-            if group and (len(group) + 1) * item.count > self.max_frames:
+            if group and (len(group) + 1) * item.num_frames > self.max_frames:
                 yield group
                 group = []
             group.append(item)
@@ -161,11 +161,11 @@ class BatchMaker:
         """Stack items; with `rng`, shifted by up to a code and, if not of the answer voice, augmented."""
         step = self.config.frames_per_code
         shifts = [0 if rng is None or item.grid else int(rng.integers(step)) for item in items]
-        counts = [-(-(item.count + shift) // step) * step for item, shift in zip(items, shifts, strict=True)]
+        counts = [-(-(item.num_frames + shift) // step) * step for item, shift in zip(items, shifts, strict=True)]
         clean = np.full((len(items), max(counts), self.config.num_mels), SILENCE, np.float32)
         fine = np.full((len(items), max(counts) // self.config.patch_frames), IGNORED, np.int64)
         for row, (item, shift) in enumerate(zip(items, shifts, strict=True)):
-            clean[row, shift : shift + item.count] = self.store.frames(item)
+            clean[row, shift : shift + item.num_frames] = self.store.frames(item)
             if item.phone_ends is not None:
                 self._label(fine[row], item, shift)
         targets = torch.from_numpy(clean)

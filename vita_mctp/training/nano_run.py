@@ -1,30 +1,46 @@
-"""Makes the nano model from nothing: corpus, codec, vocoder, codes. Each part resumes where it stopped.
+"""Makes the nano model from nothing: corpus, codec, vocoder, codes, four stages, shipped folder.
 
-Below one run folder: corpus/ features/ codec/ vocoder/ tokens/.
+Every part resumes where it stopped, and is left alone once finished. Below one run folder: corpus/ features/ codec/
+vocoder/ tokens/, one folder per stage, and nano/, which is what the package ships.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from vita_mctp.codec.nano.codec import DECODER_FILE, ENCODER_FILE
+from vita_mctp.audio import write_wave
+from vita_mctp.codec.nano.codec import DECODER_FILE, ENCODER_FILE, NAME
 from vita_mctp.codec.nano.config import NanoCodecConfig
 from vita_mctp.codec.nano.vocoder import NanoVocoder
-from vita_mctp.data.synthetic.corpus import Corpus
-from vita_mctp.data.synthetic.voices import PHONES
+from vita_mctp.data.synthetic import flite
+from vita_mctp.data.synthetic.corpus import Corpus, build_corpus
+from vita_mctp.data.synthetic.domain import build_domain
+from vita_mctp.data.synthetic.plan import Sizes
+from vita_mctp.data.synthetic.voices import PHONES, Voice, speak
 from vita_mctp.errors import ConfigError
+from vita_mctp.training.nano import train
 from vita_mctp.training.nano_codec import CodecSchedule, CodecTrainer, train_codec
-from vita_mctp.training.nano_codec_data import BatchMaker, FeatureStore, Item, build_features
+from vita_mctp.training.nano_codec_data import BatchMaker, CodecBatch, FeatureStore, Item, build_features
 from vita_mctp.training.nano_tokens import CODES_FILE, tokenize_corpus
 from vita_mctp.training.nano_vocoder import VocoderSchedule, VoiceCrops, train_vocoder
+from vita_mctp.training.recipe import build_strict, read_yaml
+from vita_mctp.types import Wave
 
 log = logging.getLogger(__name__)
+CODEC_FOLDER = "codec"
+CHECK_FILE, CHECK_QUESTION = "question.wav", "what is eight plus twelve"
+CHECK_VOICE = Voice("flite", "awb")
+"""What `vita-mctp doctor` asks: never trained on in these words."""
+
 TEST_PARTS = ("eval_questions", "eval_questions_unseen_flite", "eval_questions_unseen_espeak", "eval_sentences")
 
 
@@ -38,6 +54,8 @@ class CodecRecipe:
     max_frames: int = 8192
     """Log-mel frames of one step of codec training."""
     augmented_variants: int = 3
+    """Codes of each utterance to be heard, besides those of the clean recording."""
+    corpus: Sizes = field(default_factory=Sizes)
     seed: int = 0
 
 
@@ -80,9 +98,9 @@ class CodecRun:
             tests[part] = self._test_batches([i for i in self.store.items if i.utterance in indices and not i.grid])
         train_codec(self.trainer(), self.maker(items), tests, self.recipe.codec, self.folder / "codec")
 
-    def _test_batches(self, items: list[Item]) -> list:  # type: ignore[type-arg]
+    def _test_batches(self, items: list[Item]) -> list[CodecBatch]:
         maker = self.maker(items)
-        return [maker.batch(group, None) for group in maker.groups(sorted(items, key=lambda item: item.count))]
+        return [maker.batch(group, None) for group in maker.groups(sorted(items, key=lambda item: item.num_frames))]
 
     def trained_codec(self) -> CodecTrainer:
         """The codec as trained, frozen. ConfigError when its training has not ended."""
@@ -119,5 +137,59 @@ class CodecRun:
         vocoder.load_state_dict(load_file(newest))
         speaker = nn.ModuleDict({"mel_decoder": trainer.mel_decoder, "vocoder": vocoder})
         self.recipe.sizes.save(folder)
-        for name, module in ((ENCODER_FILE, trainer.encoder), (DECODER_FILE, speaker)):
-            save_file({key: value.half().contiguous() for key, value in module.state_dict().items()}, folder / name)
+        save_half(trainer.encoder.state_dict(), folder / ENCODER_FILE)
+        save_half(speaker.state_dict(), folder / DECODER_FILE)
+
+
+def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
+    """Run every part below `folder` by the recipes codec.yaml and stage*.yaml; the folder to ship.
+
+    Raises:
+        ConfigError: a recipe is wrong.
+        MissingExtraError: flite or espeak-ng is not installed.
+    """
+    recipe = build_strict(CodecRecipe, read_yaml(recipes / "codec.yaml"), str(recipes / "codec.yaml"))
+    build_corpus(folder / "corpus", recipe.seed, processes, recipe.corpus, _report_shards)
+    run = CodecRun(folder, recipe)
+    run.train_codec()
+    run.train_vocoder(with_codec=False)
+    run.train_vocoder(with_codec=True)
+    run.tokenize()
+    stages = sorted(recipes.glob("stage*.yaml"))
+    for path in stages:
+        final = train(path, corpus=folder / "corpus", tokens=folder / "tokens", out=folder)
+        if final is None:
+            raise KeyboardInterrupt
+    assert final is not None
+    return ship(run, final, folder / "nano")
+
+
+def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
+    """Gather a finished stage and the codec in half precision, with speech.json and a question to check them by."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(stage / name, folder / name)
+    save_half(load_file(stage / "model.safetensors"), folder / "model.safetensors")
+    run.export(folder / CODEC_FOLDER)
+    question = next(qa for qa in build_domain().held_out if qa.question == CHECK_QUESTION)
+    write_wave(folder / CHECK_FILE, Wave(speak(question.question, CHECK_VOICE).samples, flite.SAMPLE_RATE))
+    codec = {"name": NAME, "folder": CODEC_FOLDER}
+    settings = {
+        "tokenizer_kind": "glm4voice",
+        "audio_tokenizer": codec,
+        "audio_decoder": codec,
+        "max_question_seconds": 15.0,
+        "max_new_tokens": 256,
+        "self_check": {"question": CHECK_FILE, "answer": question.answer},
+    }
+    (folder / "speech.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
+
+
+def save_half(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors in half precision; the loaders widen them."""
+    save_file({name: value.half().contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _report_shards(done: int, total: int) -> None:
+    log.info("corpus: %d of %d shards", done, total)

@@ -29,7 +29,7 @@ def tokenize_corpus(maker: BatchMaker, encoder: NanoEncoder, folder: Path, augme
     pieces: list[IntArray] = []
 
     def keep(items: list[Item], variant: int, rng: np.random.Generator | None) -> None:
-        for group in maker.groups(sorted(items, key=lambda item: item.count)):
+        for group in maker.groups(sorted(items, key=lambda item: item.num_frames)):
             batch = maker.batch(group, rng)
             codes = encode_batch(encoder, batch.inputs)
             for item, row, frames in zip(group, codes, batch.num_frames.tolist(), strict=True):

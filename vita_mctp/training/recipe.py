@@ -73,7 +73,7 @@ class DataRecipe:
     rows_per_forward: int
     """Rows computed at once; gradients accumulate until `tokens_per_step`."""
     interleave_ratio: tuple[int, ...] = (1, 10, 4, 10)
-    """Text tokens, audio tokens with their two markers, ... of an answer; also the mode that decoding takes by default."""
+    """Text tokens, audio tokens with two markers, ... of an answer; also the mode that decoding takes by default."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Recipe:
     model: ModelShape | None = None
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: weights stay float32, products are computed in bfloat16 (worth it only where the processor has bfloat16 units)."""
+    """bf16: float32 weights, products in bfloat16, which pays only on processors with bfloat16 units."""
     attention: Literal["eager", "sdpa", "flex", "flash"] = "sdpa"
     seed: int = 42
     log_interval: int = 20
@@ -112,20 +112,22 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises ConfigError naming the file and the key."""
+    return parse_recipe(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> object:
+    """The values of a YAML file. Raises ConfigError when it is missing or is not YAML."""
     try:
-        text = path.read_text()
+        return yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"no recipe at {path}: {error.strerror}; wanted a YAML file") from error
-    try:
-        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return parse_recipe(values, str(path))
 
 
 def parse_recipe(values: object, where: str = "recipe") -> Recipe:
     """Nested mappings -> Recipe. Raises ConfigError on unknown, missing, ill-typed or contradictory keys."""
-    recipe: Recipe = _build(Recipe, values, where)
+    recipe: Recipe = build_strict(Recipe, values, where)
     problem = next((text for wrong, text in _contradictions(recipe) if wrong), None)
     if problem is not None:
         raise ConfigError(f"{where}: {problem}")
@@ -139,16 +141,16 @@ def _contradictions(r: Recipe) -> list[tuple[bool, str]]:
         (r.stage == 1 and r.parent is not None, "stage 1 starts from scratch, so `parent` contradicts it"),
         (r.stage == 1 and r.num_mctp_blocks > 0, "stage 1 has no MCTP block: num_mctp_blocks must be 0"),
         (r.stage == 1 and r.freeze_backbone, "stage 1 trains the backbone: freeze_backbone must be false"),
-        (r.stage > 1 and m is not None, f"stage {r.stage} takes its backbone from its parent, so `model` contradicts it"),
+        (r.stage > 1 and m is not None, f"stage {r.stage} has its parent's backbone, so `model` contradicts it"),
         (r.stage > 1 and r.parent is None, f"stage {r.stage} starts from stage {r.stage - 1}, so `parent` is needed"),
-        (r.stage > 1 and r.num_mctp_blocks < 1, f"stage {r.stage} trains MCTP blocks: num_mctp_blocks must be at least 1"),
+        (r.stage > 1 and r.num_mctp_blocks < 1, f"stage {r.stage} wants num_mctp_blocks of at least 1"),
         (r.stage == 2 and r.num_mctp_blocks != 1, "stage 2 trains one MCTP block: num_mctp_blocks must be 1"),
-        (r.stage in (2, 3) and not r.freeze_backbone, f"stage {r.stage} trains blocks only: freeze_backbone must be true"),
+        (r.stage in (2, 3) and not r.freeze_backbone, f"stage {r.stage} wants freeze_backbone: true"),
         (r.stage == 4 and r.freeze_backbone, "stage 4 trains everything: freeze_backbone must be false"),
         (o.name == "muon" and o.muon_lr is None, "optimizer.name muon needs optimizer.muon_lr"),
         (o.name == "adamw" and o.muon_lr is not None, "optimizer.muon_lr contradicts optimizer.name adamw"),
         (s.kind == "wsd" and s.decay_fraction is None, "schedule.kind wsd needs schedule.decay_fraction"),
-        (s.kind == "cosine" and s.decay_fraction is not None, "schedule.decay_fraction contradicts schedule.kind cosine"),
+        (s.kind == "cosine" and s.decay_fraction is not None, "schedule.kind cosine has no decay_fraction"),
         (not 0 <= s.warmup_ratio + (s.decay_fraction or 0) <= 1, "schedule: warm-up and decay exceed the whole run"),
         (
             d.tokens_per_step % (d.row_length * d.rows_per_forward) != 0,
@@ -166,7 +168,8 @@ def _contradictions(r: Recipe) -> list[tuple[bool, str]]:
     ]
 
 
-def _build(cls: type[Any], values: object, where: str) -> Any:
+def build_strict(cls: type[Any], values: object, where: str) -> Any:
+    """A mapping -> the dataclass `cls`, nested ones too. Raises ConfigError on unknown, missing or ill-typed keys."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: wanted a mapping with the keys {[f.name for f in fields(cls)]}, got {values!r}")
     known = {f.name: f for f in fields(cls)}
@@ -184,7 +187,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return None if value is None else _convert(next(o for o in options if o is not type(None)), value, where)
     if is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
+        return build_strict(hint, value, where)  # type: ignore[arg-type]
     if origin is Literal:
         if value not in options or isinstance(value, bool):
             raise ConfigError(f"{where}: got {value!r}, wanted one of {', '.join(map(str, options))}")
@@ -201,7 +204,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def _convert_tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     open_ended = options[-1] is Ellipsis
     if not isinstance(value, list) or (not open_ended and len(value) != len(options)):
-        raise ConfigError(f"{where}: got {value!r}, wanted a list" + ("" if open_ended else f" of {len(options)} values"))
+        raise ConfigError(f"{where}: got {value!r}, wanted a list of {'any' if open_ended else len(options)} values")
     return tuple(_convert(options[0], item, where) for item in value)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from vita_mctp.errors import CheckpointError
 
@@ -73,8 +74,9 @@ class NanoCodecConfig:
         path = folder / "config.json"
         if not path.is_file():
             raise CheckpointError(f"no nano codec in {folder}: config.json is missing")
-        values = json.loads(path.read_text())
+        values: dict[str, Any] = json.loads(path.read_text())
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise CheckpointError(f"{path}: unknown keys {unknown}; known: {sorted(known)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        typed: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**typed)

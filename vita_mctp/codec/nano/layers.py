@@ -1,6 +1,6 @@
 """ConvNeXt blocks that run offline and block by block alike. B batch, T steps, C channels.
 
-State is a value: `Past` holds the last inputs of every convolution, oldest layer first, and each call returns a new one.
+State is a value: `Past` holds the last inputs of every convolution, oldest first, and each call returns a new one.
 """
 
 from __future__ import annotations

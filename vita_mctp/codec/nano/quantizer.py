@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class FiniteScalarQuantizer(nn.Module):
-    """(..., D) reals -> the same shape on a grid in [-1, 1] with levels[d] values along d, gradients straight through."""
+    """(..., D) reals -> the same shape on a grid in [-1, 1], levels[d] values along d; gradients straight through."""
 
     _levels: Tensor
     _basis: Tensor
