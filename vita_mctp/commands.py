@@ -80,8 +80,12 @@ def _read_speech(options: argparse.Namespace, source: str) -> Wave:
 
 
 def _load(options: argparse.Namespace) -> SpeechLM:
+    from transformers.utils import logging
+
     from vita_mctp.streaming.speech_lm import SpeechLM
 
+    logging.disable_progress_bar()  # standard error is for errors
+    logging.set_verbosity_error()
     return SpeechLM.from_pretrained(options.model, device=options.device, dtype=options.dtype, attn=options.attn)
 
 

@@ -1,0 +1,47 @@
+"""A whole speech model small enough to be made anew: random weights, a handful of words, the ramp codec."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+RAMP_CODES = 64
+WORDS = "what is two plus three five the day after monday is tuesday convert speech to text user assistant system"
+
+
+@pytest.fixture(scope="session")
+def tiny_speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that `SpeechLM.from_pretrained` opens; nobody may write to it."""
+    import torch
+
+    from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM
+    from vita_mctp.text.tokenizer_training import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = train_tokenizer([WORDS], 600, folder, RAMP_CODES)
+    torch.manual_seed(0)
+    config = VitaMctpConfig(
+        vocab_size=tokenizer.vocabulary.padded_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_nextn_predict_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+    )
+    VitaMctpForCausalLM(config).save_pretrained(folder)
+    (folder / "codec").mkdir()
+    (folder / "codec" / "ramp.json").write_text(json.dumps({"codebook_size": RAMP_CODES}))
+    codec = {"name": "ramp", "folder": "codec"}
+    speech = {
+        "tokenizer_kind": "glm4voice",
+        "audio_tokenizer": codec,
+        "audio_decoder": codec,
+        "max_new_tokens": 120,
+        "first_block_size": 4,
+        "sampling": {"speech_to_speech": {"temperature": 1.0}, "tts": {"temperature": 1.0}},
+    }
+    (folder / "speech.json").write_text(json.dumps(speech))
+    return folder

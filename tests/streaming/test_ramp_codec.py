@@ -1,0 +1,88 @@
+"""The ramp codec and the chunker keep count of every sample, however a stream is cut."""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vita_mctp.codec.base import AudioDecoder, AudioTokenizer
+from vita_mctp.codec.ramp import RampDecoder, RampSettings, RampTokenizer
+from vita_mctp.codec.registry import audio_decoder, audio_tokenizer, register
+from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.streaming.chunker import AudioChunker
+from vita_mctp.types import AudioBlock, AudioCodes, Wave
+
+CODES = st.lists(st.integers(0, 63), max_size=40)
+
+
+@given(codes=CODES, cuts=st.lists(st.integers(0, 40), max_size=12), look_ahead=st.integers(0, 9))
+def test_streamed_equals_offline_for_every_cut(codes: list[int], cuts: list[int], look_ahead: int) -> None:
+    decoder = RampDecoder(RampSettings(look_ahead=look_ahead))
+    edges = [0, *sorted(min(cut, len(codes)) for cut in cuts), len(codes)]
+    state, pieces = decoder.start(), []
+    for index, (begin, end) in enumerate(pairwise(edges)):
+        block = AudioBlock(tuple(codes[begin:end]), index, index == len(edges) - 2)
+        chunk, state = decoder.decode_block(block, state)
+        pieces.append(chunk.samples)
+    offline = decoder.decode(AudioCodes(np.array(codes, np.int64), 64, Fraction(25, 2), "ramp"))
+    assert len(offline.samples) == len(codes) * 1280
+    np.testing.assert_array_equal(np.concatenate(pieces), offline.samples)
+
+
+@given(codes=st.lists(st.integers(0, 63), min_size=1, max_size=20), short=st.integers(0, 1279))
+def test_codes_survive_the_round_trip(codes: list[int], short: int) -> None:
+    wave = RampDecoder().decode(AudioCodes(np.array(codes, np.int64), 64, Fraction(25, 2), "ramp"))
+    cut = Wave(wave.samples[: len(wave.samples) - short], wave.sample_rate)
+    assert RampTokenizer().encode(cut).ids.tolist() == codes
+
+
+@given(codes=CODES, size=st.integers(1, 9), first=st.none() | st.integers(1, 9))
+def test_blocks_hold_all_codes_and_the_last_one_always_comes(codes: list[int], size: int, first: int | None) -> None:
+    chunker = AudioChunker(size, first)
+    full = [block for code in codes if (block := chunker.push(code)) is not None]
+    blocks = [*full, chunker.finish()]
+    assert [code for block in blocks for code in block.codes] == codes
+    assert [block.index for block in blocks] == list(range(len(blocks)))
+    assert [block.is_last for block in blocks] == [False] * len(full) + [True]
+    assert [len(block.codes) for block in full] == [first or size, *[size] * len(full)][: len(full)]
+
+
+def test_a_last_block_on_an_edge_is_sent_empty() -> None:
+    chunker = AudioChunker(2)
+    assert chunker.push(5) is None and chunker.push(6) == AudioBlock((5, 6), 0, False)
+    assert chunker.finish() == AudioBlock((), 1, True)
+
+
+@pytest.mark.parametrize("sizes", [(0, None), (8, 0), (-1, 4)])
+def test_blocks_without_codes_are_refused(sizes: tuple[int, int | None]) -> None:
+    with pytest.raises(ConfigError, match="at least one code"):
+        AudioChunker(*sizes)
+
+
+def test_codecs_come_by_name(tmp_path: Path) -> None:
+    (tmp_path / "ramp.json").write_text('{"codebook_size": 8}')
+    hearing, voice = audio_tokenizer("ramp", tmp_path), audio_decoder("ramp", tmp_path)
+    assert isinstance(hearing, AudioTokenizer) and isinstance(voice, AudioDecoder)
+    assert hearing.codebook_size == voice.codebook_size == 8
+
+
+def test_an_unknown_codec_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown audio decoder 'mp3'; known: nano, ramp"):
+        audio_decoder("mp3", tmp_path)
+
+
+def test_a_codec_name_stands_for_one_codec() -> None:
+    with pytest.raises(ConfigError, match="already stands for"):
+        register("ramp", decoder="somewhere.else:Decoder")
+
+
+@pytest.mark.parametrize(("text", "complaint"), [(None, "lacks ramp.json"), ('{"hop": 3}', "unknown keys.*hop")])
+def test_a_bad_ramp_folder_is_named(tmp_path: Path, text: str | None, complaint: str) -> None:
+    if text is not None:
+        (tmp_path / "ramp.json").write_text(text)
+    with pytest.raises(CheckpointError, match=complaint):
+        audio_decoder("ramp", tmp_path)
