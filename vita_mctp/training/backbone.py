@@ -14,7 +14,7 @@ from vita_mctp.text.vocabulary import Vocabulary
 from vita_mctp.training.recipe import ModelShape
 
 _OWN_SHARE = 0.3
-"""Standard deviation of an audio embedding's own part, relative to the part it shares with its neighbours on the grid."""
+"""Spread of an audio embedding's own part, relative to what it shares with its neighbours on the grid."""
 
 
 def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, attention: str) -> VitaMctpForCausalLM:
@@ -37,19 +37,18 @@ def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, atte
         torch.manual_seed(seed)
         model = VitaMctpForCausalLM._from_config(config, attn_implementation=attention)
         if shape.audio_code_levels is not None:
-            table = model.model.embed_tokens.weight
-            first = vocabulary.audio_0
+            codes = slice(vocabulary.audio_0, vocabulary.size)
+            grid = grid_embeddings(shape.audio_code_levels, shape.hidden_size, config.initializer_range)
             with torch.no_grad():
-                std = config.initializer_range
-                table[first : first + vocabulary.num_audio] = grid_embeddings(shape.audio_code_levels, table.shape[1], std)
+                model.model.embed_tokens.weight[codes] = grid
     return cast(VitaMctpForCausalLM, model)
 
 
 def grid_embeddings(levels: tuple[int, ...], hidden_size: int, std: float) -> Tensor:
     """(prod(levels), H) embeddings of a finite scalar quantiser's codes, near for codes that are near on its grid.
 
-    Each is the sum, over the grid's D dimensions, of a direction times the coordinate and a vector of its level, and a part of
-    its own. Digit d of a code counts units of levels[0] * .. * levels[d-1].
+    Each is the sum, over the grid's D dimensions, of a direction times the coordinate and a vector of its level, and
+    a part of its own. Digit d of a code counts units of levels[0] * .. * levels[d-1].
     """
     codes, unit = torch.arange(prod(levels)), 1
     total = torch.zeros(len(codes), hidden_size)

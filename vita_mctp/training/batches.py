@@ -1,7 +1,7 @@
 """A mixture of sample pools as packed batches, the same ones from any position on.
 
-Samples are drawn in chunks. A chunk is packed as a whole and its rows are shuffled, so that a position is two numbers and not
-a buffer of samples.
+Samples are drawn in chunks. A chunk is packed as a whole and its rows are shuffled, so that a position is two numbers
+and not a buffer of samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK = 2048
 
 @dataclass(frozen=True)
 class Pool:
-    """`size` samples of one kind. make(item, variant): sample number `item`; any `variant` >= 0 gives a rendering of it."""
+    """`size` samples of one kind. make(item, variant): sample number `item`, rendered by any `variant` >= 0."""
 
     size: int
     make: Callable[[int, int], Sample]
@@ -43,7 +43,7 @@ class MixtureSource:
         pad_id: int,
         chunk: int = CHUNK,
     ) -> None:
-        """rows, row_length: size of a batch. Raises ConfigError when the mixture names a pool that is missing or empty."""
+        """rows, row_length: size of a batch. Raises ConfigError when a pool of the mixture is missing or empty."""
         self._pools = pools
         self._sampler = MixtureSampler(mixture, {name: pool.size for name, pool in pools.items()})
         self._seed = mixture.seed
@@ -70,7 +70,7 @@ class MixtureSource:
         self._number, self._used = number, 0
         start = number * self._chunk
         draws = enumerate(self._sampler.draws(start, start + self._chunk), start)
-        # A pool comes back to an item at a position that has nothing to do with the first: its variants alternate freely.
+        # An item comes back at a position that has nothing to do with its first one, so its variants alternate freely.
         samples = [self._pools[draw.name].make(draw.index, position) for position, draw in draws]
         rows = list(pack(samples, self._row_length, buffer=len(samples) + 1, report=self.report))
         order = np.random.default_rng((self._seed, number)).permutation(len(rows))

@@ -1,4 +1,7 @@
-"""Which parameters a stage trains (VITA-Audio paper, section 3.3): blocks only in stages 2 and 3, everything in 1 and 4."""
+"""Which parameters a stage trains: the MCTP blocks alone in stages 2 and 3, everything in 1 and 4.
+
+VITA-Audio paper, section 3.3.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from vita_mctp.model.modeling import VitaMctpForCausalLM
 def set_trainable(model: VitaMctpForCausalLM, *, freeze_backbone: bool) -> int:
     """Set `requires_grad` on every parameter and return the number of trainable values, counted afterwards.
 
-    MCTP parameters are always trained. Raises ConfigError when what is trainable is not what was asked for, as with tied or shared parameters.
+    MCTP parameters are always trained. Raises ConfigError when what is trainable is not what was asked for, as with
+    tied or shared parameters.
     """
     wanted = 0
     for name, parameter in model.named_parameters():

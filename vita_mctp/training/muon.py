@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is orthogonalised (Jordan et al. 2024; learning-rate scale of Liu et al., arXiv 2502.16982).
+"""Muon: momentum whose update is orthogonalised (Jordan et al. 2024), scaled as by Liu et al., arXiv 2502.16982.
 
 Unlike torch.optim.Muon it works on equal shapes as one batch (the MCTP blocks are ten copies of one layer) and lets the
 caller choose the precision of the iteration: bfloat16 is faster only on processors that multiply it natively.

@@ -41,8 +41,8 @@ def train(
 ) -> Path | None:
     """Run one stage, or finish it where it stopped.
 
-    The result is `out/NAME/final`, a checkpoint folder for `load_model` with the tokenizer beside the weights; NAME is the
-    recipe's, and a later stage finds it by that name as its parent.
+    The result is `out/NAME/final`, a checkpoint folder for `load_model` with the tokenizer beside the weights; NAME is
+    the recipe's, and a later stage finds it by that name as its parent.
 
     Args:
         corpus, tokens: folders of the synthetic corpus and of its codes (see `CodeStore`).
@@ -96,10 +96,10 @@ def find_parent(recipe: Recipe, recipe_path: Path, out: Path) -> Path:
     named = out / recipe.parent / "final"
     folder = named if named.exists() else recipe_path.parent / recipe.parent
     if not folder.is_dir():
-        raise CheckpointError(f"{recipe.name} starts from {recipe.parent}, which is not at {named}; train that stage first")
+        raise CheckpointError(f"{recipe.name} starts from {recipe.parent}, not found at {named}; train that first")
     stage = read_record(folder).get("stage")
     if stage != recipe.stage - 1:
-        raise CheckpointError(f"{folder} is of stage {stage}; stage {recipe.stage} starts from stage {recipe.stage - 1}")
+        raise CheckpointError(f"{folder} is of stage {stage}; {recipe.name} starts from stage {recipe.stage - 1}")
     return folder
 
 
@@ -152,4 +152,10 @@ def _record(recipe: Recipe) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-    return {"name": recipe.name, "stage": recipe.stage, "parent": recipe.parent, "recipe": recipe.to_dict(), "versions": versions}
+    return {
+        "name": recipe.name,
+        "stage": recipe.stage,
+        "parent": recipe.parent,
+        "recipe": recipe.to_dict(),
+        "versions": versions,
+    }

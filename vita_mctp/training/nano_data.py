@@ -1,4 +1,4 @@
-"""Training samples of the nano model: the synthetic corpus's sentences, their codes, and the prompts used at inference."""
+"""The nano model's training samples: the synthetic corpus's sentences, their codes, the prompts used at inference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import numpy.typing as npt
 from vita_mctp.data.synthetic.corpus import Corpus
 from vita_mctp.data.synthetic.domain import build_domain
 from vita_mctp.errors import ConfigError
-from vita_mctp.text.chat import ASR_INSTRUCTION, SPEECH_TO_SPEECH_SYSTEM, TTS_INSTRUCTION, ChatFormat, Clip, Message, Sample
+from vita_mctp.text.chat import (
+    ASR_INSTRUCTION,
+    SPEECH_TO_SPEECH_SYSTEM,
+    TTS_INSTRUCTION,
+    ChatFormat,
+    Clip,
+    Message,
+    Sample,
+)
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.tokenizer_training import train_tokenizer
 from vita_mctp.text.vocabulary import AUDIO_TAG
@@ -26,7 +34,8 @@ _TEXT_VOCABULARY = 2048
 class CodeStore:
     """Codes of a corpus's utterances, each in one or more variants (framing offset, noise).
 
-    On disk `codes.npy`, int16 (N,), all codes end to end, and `index.npy`, (M, 4), rows of utterance, variant, start, length.
+    On disk `codes.npy`, int16 (N,), all codes end to end, and `index.npy`, (M, 4), rows of utterance, variant, start
+    and length.
     """
 
     def __init__(self, codes: npt.NDArray[np.int16], index: IntArray) -> None:
@@ -96,8 +105,8 @@ class NanoSamples:
 def nano_pools(corpus: Corpus, store: CodeStore, chat: ChatFormat, ratio: Sequence[int]) -> dict[str, Pool]:
     """Pools by the names that mixtures use; held-out parts and utterances without codes are in none.
 
-    asr, asr_answers, asr_babble: transcribe questions, the answer voice, random words. tts_answers, tts_sentences: speak.
-    sqa, sqa_text: answer a spoken question aloud, in text alone. text: answer a written one.
+    asr, asr_answers, asr_babble: transcribe questions, the answer voice, random words. tts_answers, tts_sentences:
+    speak. sqa, sqa_text: answer a spoken question aloud, in text alone. text: answer a written one.
     """
     domain = build_domain()
     answer_of = {qa.question: qa.answer for qa in domain.train}

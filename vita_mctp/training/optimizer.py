@@ -73,7 +73,9 @@ class OptimizerSet:
             self._optimizers.append(_adamw(adamw_groups, recipe))
         if muon_groups:
             self._optimizers.append(_muon(muon_groups, recipe))
-        self._names = {p: n for group in self.groups for n, p in zip(group.names, group.parameters, strict=True)}
+        self._names: dict[torch.Tensor, str] = {
+            p: n for group in self.groups for n, p in zip(group.names, group.parameters, strict=True)
+        }
 
     def set_lr_factor(self, factor: float) -> None:
         """Every group's rate = its base rate * `factor`."""

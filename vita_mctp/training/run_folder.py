@@ -7,7 +7,6 @@ checkpoint is written beside its place and renamed into it, so that a killed run
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What a checkpoint says about its training. Raises CheckpointError when it says nothing."""
     path = folder / TRAINING_FILE
     if not path.is_file():
-        raise CheckpointError(f"no {TRAINING_FILE} in {folder}; wanted a checkpoint of an earlier stage: train that stage first")
+        raise CheckpointError(f"{folder} has no {TRAINING_FILE}; wanted a checkpoint that training has finished")
     record: dict[str, Any] = json.loads(path.read_text())
     return record
 
@@ -117,10 +116,10 @@ class _Replacing:
         if error is not None:
             shutil.rmtree(self._partial, ignore_errors=True)
             if isinstance(error, OSError):
-                raise OutputError(f"cannot write {self._folder}: {error.strerror}; free some space and resume") from error
+                raise OutputError(f"cannot write {self._folder}: {error.strerror}; mend that and resume") from error
             return
         shutil.rmtree(self._folder, ignore_errors=True)
-        os.replace(self._partial, self._folder)
+        self._partial.replace(self._folder)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

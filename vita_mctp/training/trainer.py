@@ -194,5 +194,5 @@ def check_same_recipe(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
     changed = sorted(key for key in wanted if key not in _MAY_CHANGE and saved.get(key) != wanted[key])
     if changed:
         raise CheckpointError(
-            f"the recipe changed since this run began ({', '.join(changed)}); restore it, or start anew without resuming"
+            f"the recipe changed since this run began ({', '.join(changed)}); restore it, or start anew"
         )

@@ -1,0 +1,60 @@
+"""What each stage trains and in which optimizer groups, with the objects that training itself uses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vita_mctp.model import VitaMctpForCausalLM, load_model
+from vita_mctp.training.freezing import set_trainable, trainable_names
+from vita_mctp.training.optimizer import OptimizerSet, parameter_groups
+from vita_mctp.training.recipe import OptimizerRecipe
+
+STAGES = ("1", "2", "3", "4")
+RELEASED = {
+    "1": OptimizerRecipe(lr=6e-5),
+    "2": OptimizerRecipe(lr=1e-3),
+    "3": OptimizerRecipe(lr=1e-3),
+    "4": OptimizerRecipe(lr=5e-5, mctp_lr_multiplier=10.0, weight_decay=0.1),
+}
+
+
+def staged(folder: Path, stage: str, expected: dict[str, Any]) -> VitaMctpForCausalLM:
+    """The stage's model, frozen as the stage says."""
+    source = folder / ("stage1_ckpt" if stage == "1" else "stage2_ckpt")
+    model = load_model(source, num_mctp_blocks=len(expected.get("mtp_losses", [])))
+    set_trainable(model, freeze_backbone=stage in ("2", "3"))
+    return model
+
+
+@pytest.fixture
+def recorded(stages_folder: Path) -> dict[str, Any]:
+    return json.loads((stages_folder / "stages.json").read_text())["stages"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_trains_what_the_reference_trains(stage: str, stages_folder: Path, recorded: dict[str, Any]) -> None:
+    model = staged(stages_folder, stage, recorded[stage])
+    assert set(trainable_names(model)) == set(recorded[stage]["trainable"])
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "1"])
+def test_groups_rates_and_decay_are_the_reference_s(stage: str, stages_folder: Path, recorded: dict[str, Any]) -> None:
+    expected = recorded[stage]["optimizer_groups"]
+    groups = parameter_groups(staged(stages_folder, stage, recorded[stage]), RELEASED[stage])
+    assert [set(group.names) for group in groups] == [set(group["params"]) for group in expected]
+    assert [group.lr for group in groups] == pytest.approx([group["lr"] for group in expected])
+    assert [group.weight_decay for group in groups] == [group["weight_decay"] for group in expected]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_trained_parameter_is_in_exactly_one_group(
+    name: Any, stages_folder: Path, recorded: dict[str, Any]
+) -> None:
+    model = staged(stages_folder, "4", recorded["4"])
+    recipe = OptimizerRecipe(lr=1e-3, name=name, muon_lr=2e-3 if name == "muon" else None)
+    names = [each for group in OptimizerSet(model, recipe).groups for each in group.names]
+    assert sorted(names) == sorted(trainable_names(model))
