@@ -53,7 +53,7 @@ def warp_frames(frames: FloatArray, sources: FloatArray, targets: FloatArray) ->
 
 
 class Item(NamedTuple):
-    """One utterance in one form: its frames [start, start + num_frames) and frame-wise phone borders if they are known."""
+    """One utterance in one form: where its frames are, and the frames at which its phones end if that is known."""
 
     utterance: int
     start: int
@@ -85,7 +85,8 @@ def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig
     yield Item(index, 0, len(frames), answer, False, ends), frames
     if answer and ends and utterance.word_starts and utterance.word_ends:
         starts = np.asarray(utterance.word_starts) / hop
-        sources, targets = grid_positions(starts.astype(np.float32), utterance.word_ends[-1] / hop, config.frames_per_code)
+        speech_end = utterance.word_ends[-1] / hop
+        sources, targets = grid_positions(starts.astype(np.float32), speech_end, config.frames_per_code)
         warped_ends = tuple(np.interp(ends, sources, targets).tolist())
         warped = warp_frames(frames, sources, targets)
         yield Item(index, 0, len(warped), True, True, warped_ends), warped
