@@ -118,7 +118,7 @@ def test_an_id_in_use_is_refused(model):
 @pytest.mark.parametrize(("prompt", "wanted"), [((1, 48), "wanted ids in"), ((-1,), "wanted ids in")])
 def test_prompt_ids_outside_the_vocabulary_are_refused(model, prompt, wanted):
     with pytest.raises(ConfigError, match=wanted):
-        Engine(model).start(Request(prompt, MODES["boost"], 4))
+        Engine(model).stream(Request(prompt, MODES["boost"], 4))
 
 
 def test_empty_prompts_and_budgets_are_refused():

@@ -29,7 +29,7 @@ class CacheSpec:
 
 
 class KvCache:
-    """One request's keys and values in one stack of layers; positions 0..length-1 of the buffer are filled.
+    """One request's keys and values in one stack of layers; the first `length` places of the buffer are filled.
 
     The buffer, (n, 2, 1, G, C, D), doubles when it is full, so that a token is copied O(1) times over an answer.
     """
@@ -62,10 +62,6 @@ class KvCache:
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens filled before this forward, the same in every layer."""
         return self.length
-
-    def commit(self, new_tokens: int) -> None:
-        """Count the tokens that every layer has now written."""
-        self.length += new_tokens
 
     def _allocate(self, capacity: int) -> Tensor:
         spec = self.spec
@@ -105,9 +101,8 @@ class BatchCache:
         """The longest row's tokens before this forward; asked only when all rows are equally long."""
         return max(row.length for row in self._rows)
 
-    def commit(self, new_tokens: Sequence[int]) -> None:
-        """Give each request its own new tokens back."""
+    def write_back(self, new_tokens: Sequence[int]) -> None:
+        """Give each request the keys and values of its own new tokens; its length is left to the caller."""
         for b, (row, new) in enumerate(zip(self._rows, new_tokens, strict=True)):
             end = row.length + new
             row.buffer[:, :, 0, :, row.length : end] = self._batch[:, :, b, :, row.length : end]
-            row.commit(new)

@@ -46,7 +46,7 @@ class Engine:
 
     `start` and `advance` are the whole of decoding, on states that the caller owns. `generate` and `stream` wrap them
     for a list and for one request; `add`, `step`, `cancel` and `run` keep a queue from which up to `max_batch` requests
-    run together. All of them may be used side by side.
+    run together. All of them may be used side by side; the queue belongs to one thread.
     """
 
     def __init__(self, model: VitaMctpForCausalLM, *, max_batch: int = 16, classify: Classify = all_text) -> None:
@@ -92,8 +92,10 @@ class Engine:
         return [events[i] for i in range(len(states))]
 
     def stream(self, request: Request) -> Iterator[TokenEvent]:
-        """The events of one request as they form. Close or drop the iterator to cancel."""
-        state = self.start(request)
+        """The events of one request as they form; `start`'s errors come at once. Drop the iterator to cancel."""
+        return self._events(self.start(request))
+
+    def _events(self, state: DecodeState) -> Iterator[TokenEvent]:
         while state.reason is None:
             yield from self.advance([state])
 
@@ -121,7 +123,7 @@ class Engine:
         self._waiting.append(self.start(request))
 
     def cancel(self, request_id: str) -> None:
-        """Drop a queued or running request; no more events come from it. Unknown ids have ended already."""
+        """Drop a queued or running request before the next step. Ids that are neither have ended already."""
         self._waiting = deque(state for state in self._waiting if state.request.id != request_id)
         self._active = [state for state in self._active if state.request.id != request_id]
 
@@ -183,9 +185,7 @@ class Engine:
             previous = pad_sequence([state.previous_hidden(item) for state in states], batch_first=True)
             hidden = self.model.block(item, embeds, previous, positions, attention_mask=mask, cache=cache)
         if isinstance(cache, BatchCache):
-            cache.commit(counts)
-        else:
-            cache.commit(q)
+            cache.write_back(counts)
         return hidden
 
     def _mask(self, past: list[int], q: int) -> Tensor | None:

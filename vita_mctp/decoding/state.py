@@ -117,7 +117,8 @@ class DecodeState:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def record_forward(self, item: int, cursor: PlanCursor, hidden: Tensor) -> None:
-        """Take over an item's hidden states (tokens, H) for the next block, if the plan can still call that block."""
+        """Count an item's tokens as read; keep its hidden states (tokens, H) if the plan can call the next block."""
+        self.caches[item + 1].length += len(hidden)
         if item >= 0:
             self.unseen[item].clear()
         self.cursor = cursor
