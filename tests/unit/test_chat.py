@@ -66,7 +66,8 @@ def test_prompts_as_released(chat: ChatFormat) -> None:
         f"<|im_start|>user\nConvert the text to speech.\nit is five<|im_end|>\n{ANSWER_HEAD}"
     )
     assert written(chat, chat.speech_to_speech_prompt([3])) == (
-        "<|im_start|>system\nYour Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner.<|im_end|>\n"
+        "<|im_start|>system\nYour Name: Luke\nYour Gender: male\n\n"
+        "Respond in a text-audio interleaved manner.<|im_end|>\n"
         f"<|im_start|>user\n\n{speech(3)}<|im_end|>\n{ANSWER_HEAD}"
     )
     assert written(chat, chat.text_prompt("thank you", system="it is five")) == (
