@@ -1,0 +1,10 @@
+"""The page on the nano model: `python demo/app.py`, or `gradio demo/app.py` to reload it on every change."""
+
+from vita_mctp import SpeechLM
+from vita_mctp.serving.page import build_page, launch_page
+
+demo = build_page(SpeechLM.from_pretrained())
+
+if __name__ == "__main__":
+    print(f"the page is at {launch_page(demo)}")
+    demo.block_thread()

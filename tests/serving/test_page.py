@@ -1,0 +1,211 @@
+"""The page: its event function alone, and the served page as a browser's client uses it."""
+
+import io
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from vita_mctp import SpeechLM
+from vita_mctp.audio import write_wave
+from vita_mctp.data.synthetic.domain import build_domain
+from vita_mctp.decoding.engine import Engine
+from vita_mctp.errors import AudioError, ConfigError, MissingExtraError
+from vita_mctp.serving.page import answer, build_page, launch_page
+from vita_mctp.serving.page_text import EXAMPLES, figures_table
+from vita_mctp.types import Done, StopReason, Timings, Wave
+
+gradio = pytest.importorskip("gradio")
+gradio_client = pytest.importorskip("gradio_client")
+
+
+@pytest.fixture(scope="module")
+def speech_lm(tiny_speech_folder: Path) -> SpeechLM:
+    return SpeechLM.from_pretrained(tiny_speech_folder)
+
+
+@pytest.fixture(scope="module")
+def question(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("question") / "question.wav"
+    write_wave(path, Wave((0.4 * np.sin(np.arange(32000) / 9)).astype(np.float32), 16000))
+    return str(path)
+
+
+class Outside(list[str]):
+    """The hosts that were asked for and are not this machine."""
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[Outside]:
+    hosts, connect, look_up = Outside(), socket.socket.connect, socket.getaddrinfo
+    local = ("127.0.0.1", "localhost", "::1", "0.0.0.0", None)
+
+    def watched_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in local:
+            hosts.append(address[0])
+            raise OSError("no network in this test")
+        connect(self, address)
+
+    def watched_look_up(host: Any, *rest: Any, **named: Any) -> Any:
+        if host not in local:
+            hosts.append(str(host))
+            raise socket.gaierror("no network in this test")
+        return look_up(host, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", watched_connect)
+        patch.setattr(socket, "getaddrinfo", watched_look_up)
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def address(speech_lm: SpeechLM, outside: Outside) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = build_page(speech_lm, model="tiny")
+    yield launch_page(page, port=port)
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Any]:
+    """A client that does not itself tell the hub that it was used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradio_client.client, "build_hf_headers", lambda **options: {})
+        patch.setattr(gradio_client.client, "send_telemetry", lambda **options: None)
+        yield gradio_client.Client(address, verbose=False, analytics_enabled=False)
+
+
+def values(updates: list[tuple[Any, Any, Any]], column: int) -> list[Any]:
+    return [update[column] for update in updates if update[column] != gradio.skip()]
+
+
+def test_text_grows_sound_streams_and_figures_end_it(speech_lm: SpeechLM, question: str) -> None:
+    updates = list(answer(speech_lm, question, "boost", 1, streams=True))
+    expected = speech_lm.ask(question, "boost", seed=1)
+    texts, sounds, figures = (values(updates, column) for column in range(3))
+    assert texts[-1] == expected.text and len(texts) > 3
+    assert all(later.startswith(sooner) for sooner, later in zip(texts[1:-1], texts[2:-1], strict=False))
+    streamed = np.concatenate([soundfile.read(io.BytesIO(sound), dtype="float32")[0] for sound in sounds[1:]])
+    assert len(sounds) > 3 and sounds[0] is None
+    np.testing.assert_allclose(streamed, expected.wave.samples.clip(-1, 1), atol=1e-4)
+    assert figures[0] == "" and f"| boost | {expected.done.timings.tokens} |" in figures[-1]
+
+
+def test_without_ffmpeg_the_sound_comes_whole_at_the_end(speech_lm: SpeechLM, question: str) -> None:
+    updates = list(answer(speech_lm, question, "turbo", 1, streams=False))
+    expected = speech_lm.ask(question, "turbo", seed=1).wave
+    sounds = values(updates, 1)
+    assert sounds[0] is None and len(sounds) == 2
+    rate, samples = sounds[1]
+    assert rate == expected.sample_rate and samples.dtype == np.int16
+    np.testing.assert_allclose(samples / 32767, expected.samples.clip(-1, 1), atol=1e-4)
+
+
+def test_closing_the_updates_stops_generation(
+    speech_lm: SpeechLM, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = count_steps(monkeypatch)
+    updates = answer(speech_lm, question, "vanilla", 1, streams=True)
+    assert next(updates) == ("", None, "")
+    next(updates)
+    taken = len(steps)
+    updates.close()
+    assert 0 < taken < 60 and len(steps) == taken
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> list[float]:
+    steps, advance = list[float](), Engine.advance
+
+    def counted(self: Engine, states: Any) -> Any:
+        time.sleep(seconds)
+        steps.append(time.monotonic())
+        return advance(self, states)
+
+    monkeypatch.setattr(Engine, "advance", counted)
+    return steps
+
+
+def test_bad_input_is_refused_before_anything_changes(speech_lm: SpeechLM, tmp_path: Path) -> None:
+    (tmp_path / "notes.wav").write_text("not a sound")
+    with pytest.raises(ConfigError, match="record or upload one"):
+        next(answer(speech_lm, None, "boost", 0, streams=True))
+    with pytest.raises(AudioError, match=r"notes\.wav"):
+        next(answer(speech_lm, str(tmp_path / "notes.wav"), "boost", 0, streams=True))
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="gradio streams sound with ffmpeg")
+def test_the_served_page_answers(client: Any, speech_lm: SpeechLM, question: str, outside: Outside) -> None:
+    job = client.submit(gradio_client.handle_file(question), "balance", 3, api_name="/ask")
+    text, _, figures = job.result(timeout=60)
+    expected = speech_lm.ask(question, "balance", seed=3)
+    assert text == expected.text and f"| balance | {expected.done.timings.tokens} |" in figures
+    assert len(job.outputs()) > 3
+    assert outside == []
+
+
+def test_the_served_page_complains_in_one_line(client: Any, tmp_path: Path) -> None:
+    path = tmp_path / "silence.wav"
+    write_wave(path, Wave(np.zeros(16000, np.float32), 16000))
+    with pytest.raises(gradio_client.exceptions.AppError, match="silent") as error:
+        client.predict(gradio_client.handle_file(str(path)), "boost", 0, api_name="/ask")
+    assert "\n" not in str(error.value)
+
+
+def test_a_mode_that_is_not_offered_is_refused(client: Any, question: str) -> None:
+    with pytest.raises(gradio_client.exceptions.AppError, match="warp"):
+        client.predict(gradio_client.handle_file(question), "warp", 0, api_name="/ask")
+
+
+def test_a_visitor_who_leaves_stops_generation(client: Any, question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = count_steps(monkeypatch, seconds=0.1)
+    job = client.submit(gradio_client.handle_file(question), "vanilla", 1, api_name="/ask")
+    wait_for(lambda: len(steps) > 3)
+    job.cancel()
+    wait_for(lambda: time.monotonic() - steps[-1] > 1.0)
+    assert len(steps) < 100
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_two_visitors_are_answered_as_each_alone(client: Any, speech_lm: SpeechLM, question: str) -> None:
+    jobs = [client.submit(gradio_client.handle_file(question), "boost", seed, api_name="/ask") for seed in (5, 6)]
+    assert [job.result(timeout=60)[0] for job in jobs] == [speech_lm.ask(question, seed=seed).text for seed in (5, 6)]
+
+
+def test_a_taken_port_is_one_clear_line(speech_lm: SpeechLM) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}; give another"):
+            launch_page(build_page(speech_lm, model="tiny"), port=port)
+
+
+def test_without_gradio_the_extra_is_named(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "vita-mctp\[demo\]"'):
+        build_page(speech_lm)
+
+
+def test_the_examples_on_the_page_are_of_the_domain() -> None:
+    kind_of = {qa.question: qa.kind for qa in build_domain().questions}
+    assert {question: kind_of.get(question) for question in EXAMPLES.values()} == {q: k for k, q in EXAMPLES.items()}
+    assert set(EXAMPLES) == set(kind_of.values())
+
+
+def test_figures_of_an_answer_without_sound_say_so() -> None:
+    table = figures_table(Done(StopReason.EOS, "turbo", "yes", Timings(total=2.0, tokens=10)))
+    assert table.splitlines()[-1] == "| turbo | 10 | 5.0 | none | none | 0.00 s | none |"

@@ -1,0 +1,156 @@
+"""The page to talk to the model: record or upload a question, hear the answer as it streams, see its text and figures.
+
+Visitors share the weights and nothing else: each answer lives in its own generator, which gradio closes when a visitor
+leaves or presses Stop. The page asks for nothing outside its own server.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from vita_mctp.audio import read_wave
+from vita_mctp.decoding.plan import MODES
+from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
+from vita_mctp.serving.page_text import ABOUT_NANO, INTRODUCTION, LATE_SOUND, MODE_HINT, figures_table
+from vita_mctp.streaming.settings import NANO, SpeechSettings, find_model
+from vita_mctp.streaming.speech_lm import SpeechLM, join_chunks
+from vita_mctp.types import FloatArray, IntArray, TextDelta, Wave, WaveChunk
+
+Update = tuple[Any, Any, Any]
+"""New values of the page's text, sound and figures; `gradio.skip()` leaves one as it is."""
+
+AT_ONCE = 2
+"""Answers made at the same time; further visitors wait in a queue and see their place in it."""
+MAX_WAITING = 32
+MAX_UPLOAD = "50mb"
+
+
+def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
+    """The page as `gradio.Blocks`, not yet launched.
+
+    model: the name that `speech_lm` was loaded by; for "nano" the page says what can be asked and offers an example.
+    The sound comes whole at the end where ffmpeg is missing, with which gradio streams it.
+    Raises MissingExtraError without gradio.
+    """
+    gr = _gradio()
+    streams = shutil.which("ffmpeg") is not None
+
+    def ask(question: str | None, mode: str, seed: float | None) -> Generator[Update, None, None]:
+        try:
+            yield from answer(speech_lm, question, mode, seed, streams)
+        except VitaError as error:
+            raise gr.Error(str(error), title="No answer", print_exception=False) from None
+
+    with gr.Blocks(title="vita-mctp", analytics_enabled=False) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column():
+                question = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Question")
+                modes = [(name.capitalize(), name) for name in MODES]
+                mode = gr.Radio(modes, value="boost", label="Mode", info=MODE_HINT)
+                seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="the same seed gives the same answer")
+            with gr.Column():
+                sound = gr.Audio(label="Answer", streaming=streams, autoplay=True, interactive=False)
+                text = gr.Textbox(label="Text", lines=2, interactive=False)
+                figures = gr.Markdown("" if streams else LATE_SOUND)
+        with gr.Row():
+            pressed = gr.Button("Ask", variant="primary").click
+            shown = gr.Button("Ask the example question", visible=model == NANO).click(
+                _example, None, question, api_visibility="private"
+            )
+            stop = gr.Button("Stop")
+        if model == NANO:
+            gr.Markdown(ABOUT_NANO)
+        wiring = (ask, [question, mode, seed], [text, sound, figures])
+        shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "answers"}
+        running = [pressed(*wiring, api_name="ask", **shared), shown.then(*wiring, api_visibility="private", **shared)]
+        stop.click(None, cancels=running, api_visibility="private")
+    page.queue(max_size=MAX_WAITING)
+    return page
+
+
+def launch_page(page: Any, host: str = "127.0.0.1", port: int = 7860) -> str:
+    """Starts to serve a page of `build_page` and gives back its address; `page.block_thread()` then serves until Ctrl-C.
+
+    Raises ConfigError when it cannot listen there.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=MAX_UPLOAD,
+        )
+    except OSError:
+        raise ConfigError(f"cannot listen on {host}, port {port}; give another --port or --host") from None
+    return str(address)
+
+
+def answer(
+    speech_lm: SpeechLM, question: str | None, mode: str, seed: float | None, streams: bool
+) -> Generator[Update, None, None]:
+    """One answer as updates of the page; closing it stops generation.
+
+    question: path of a recording, None when there is none. streams: whether sound comes chunk by chunk, as the bytes of
+    a WAV file each, or whole at the end, as (sample rate, int16 samples). Raises what `SpeechLM.stream` raises.
+    """
+    if question is None:
+        raise ConfigError("no question came; record or upload one, then press Ask")
+    same, text, chunks = _gradio().skip(), "", list[WaveChunk]()
+    with closing(speech_lm.stream(question, mode=mode, seed=int(seed or 0))) as events:
+        yield "", None, ""
+        for event in events:
+            if isinstance(event, TextDelta):
+                text += event.text
+                yield text, same, same
+            elif isinstance(event, WaveChunk):
+                chunks.append(event)
+                if streams and len(event.samples):
+                    yield same, _wav_bytes(event), same
+            else:
+                whole = same if streams else _pcm(join_chunks(chunks))
+                yield event.text.strip(), whole, figures_table(event)
+
+
+def _example() -> tuple[int, IntArray] | None:
+    """The question in the nano model's folder."""
+    folder = find_model(NANO)
+    check = SpeechSettings.from_folder(folder).self_check
+    return None if check is None else _pcm(read_wave(folder / check.question))
+
+
+def _wav_bytes(chunk: WaveChunk) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, _int16(chunk.samples), chunk.sample_rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _pcm(wave: Wave) -> tuple[int, Any] | None:
+    """What gradio takes without scaling it to its peak; None for a wave without samples."""
+    return (wave.sample_rate, _int16(wave.samples)) if len(wave.samples) else None
+
+
+def _int16(samples: FloatArray) -> Any:
+    return np.round(samples.clip(-1, 1) * 32767).astype(np.int16)
+
+
+def _gradio() -> Any:
+    try:
+        import gradio
+    except ImportError:
+        raise MissingExtraError('the page needs gradio; get it with: pip install "vita-mctp[demo]"') from None
+    return gradio
