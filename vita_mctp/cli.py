@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = _add(commands, "demo", "open a page to talk to the model")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    demo.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    demo.add_argument("--port", type=_port, default=7860, help="port to listen on (default: %(default)s)")
     _add_model(demo)
 
     doctor = _add(commands, "doctor", "show versions and devices, and whether the model answers rightly")
@@ -94,6 +94,12 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each event")
     _add_model(parser)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, a number from 1 to 65535 is wanted")
+    return int(text)
 
 
 def _complain(message: str, code: int) -> int:

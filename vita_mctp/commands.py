@@ -44,9 +44,11 @@ def transcribe(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     """Serves the page until interrupted."""
-    from vita_mctp.serving.page import build_page
+    from vita_mctp.serving.page import build_page, launch_page
 
-    build_page(_load(options)).launch(server_name=options.host, server_port=options.port)
+    page = build_page(_load(options), options.model)
+    _write(sys.stdout, f"the page is at {launch_page(page, options.host, options.port)}; Ctrl-C ends it\n")
+    page.block_thread()
     return 0
 
 

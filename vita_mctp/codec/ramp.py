@@ -35,7 +35,10 @@ class RampSettings:
             raise CheckpointError(
                 f"{folder} lacks ramp.json, which a ramp codec folder holds; write {{}} for the defaults"
             )
-        values = json.loads(path.read_text())
+        try:
+            values = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}), a JSON object is wanted; write it again") from None
         if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
             raise CheckpointError(f"{path} has unknown keys {unknown}; known: {sorted(cls.__dataclass_fields__)}")
         return cls(**values)

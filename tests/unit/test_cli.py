@@ -1,0 +1,169 @@
+"""The command, called in this process on a model of random weights; a few times as a process of its own."""
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vita_mctp import commands
+from vita_mctp.cli import main
+
+COMMAND = [sys.executable, "-m", "vita_mctp.cli"]
+
+
+@pytest.fixture(scope="module")
+def question(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("question") / "question.wav"
+    soundfile.write(path, 0.4 * np.sin(np.arange(32000) / 9), 16000)
+    return str(path)
+
+
+@pytest.fixture
+def model(tiny_speech_folder: Path) -> list[str]:
+    return ["--model", str(tiny_speech_folder)]
+
+
+def test_ask_prints_text_and_figures_and_writes_the_wave(
+    tmp_path: Path, question: str, model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = tmp_path / "answer.wav"
+    assert main(["ask", question, "-o", str(answer), "--mode", "turbo", "--seed", "1", *model]) == 0
+    printed = capsys.readouterr()
+    text, _, figures = printed.out.rstrip("\n").rpartition("\n")
+    assert text and printed.err == ""
+    assert figures.startswith("mode turbo, ") and figures.count(", ") == 5
+    for name in ("tokens/s", "first audio tokens after", "first sound after", "real-time factor"):
+        assert name in figures
+    info = soundfile.info(answer)
+    assert (info.samplerate, info.channels) == (16000, 1) and info.frames > 0 and info.frames % 1280 == 0
+
+
+def test_json_prints_one_object_for_each_event_and_the_figures_last(
+    tmp_path: Path, question: str, model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = tmp_path / "answer.flac"
+    assert main(["ask", question, "-o", str(answer), "--seed", "1", "--json", *model]) == 0
+    *events, done = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {event["event"] for event in events} == {"text", "audio"}
+    assert done["event"] == "done" and done["mode"] == "boost" and done["output"] == str(answer)
+    assert done["text"] == "".join(event["text"] for event in events if event["event"] == "text")
+    audio = [event for event in events if event["event"] == "audio"]
+    assert [event["is_last"] for event in audio] == [False] * (len(audio) - 1) + [True]
+    assert soundfile.info(answer).frames == sum(event["samples"] for event in audio)
+    assert done["audio_seconds"] == pytest.approx(soundfile.info(answer).frames / 16000)
+    assert done["real_time_factor"] == pytest.approx(done["total_seconds"] / done["audio_seconds"])
+    assert 0 < done["first_audio_tokens_seconds"] < done["first_sound_seconds"] < done["total_seconds"]
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path: Path, question: str, model: list[str]) -> None:
+    for name in ("a.wav", "b.wav"):
+        assert main(["ask", question, "-o", str(tmp_path / name), "--seed", "7", *model]) == 0
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def test_say_speaks_and_transcribe_writes(
+    tmp_path: Path, question: str, model: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["say", "two plus three", "-o", str(tmp_path / "speech.ogg"), "--seed", "2", *model]) == 0
+    assert soundfile.info(tmp_path / "speech.ogg").format == "OGG"
+    capsys.readouterr()
+    assert main(["transcribe", question, *model]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() and "tokens/s" not in printed.out and printed.err == ""
+
+
+def test_pipes_carry_the_question_in_and_the_answer_out(question: str, model: list[str]) -> None:
+    data = Path(question).read_bytes()
+    done = subprocess.run([*COMMAND, "ask", "-", "-o", "-", "--seed", "1", *model], input=data, capture_output=True)
+    assert done.returncode == 0
+    samples, rate = soundfile.read(io.BytesIO(done.stdout))
+    assert rate == 16000 and len(samples) > 0
+    assert b"real-time factor" in done.stderr
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path, question: str, model: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [*COMMAND, "ask", question, "-o", str(tmp_path / "a.wav"), *model]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert done.returncode == 141 and done.stderr == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_under_the_text_is_one_line(question: str, model: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*COMMAND, "transcribe", question, *model], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert (
+        done.stderr.startswith(b"vita-mctp: error: cannot write the text: No space left")
+        and done.stderr.count(b"\n") == 1
+    )
+
+
+def test_an_interrupt_is_quiet(
+    tmp_path: Path, question: str, model: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(commands, "write_wave", interrupted)
+    assert main(["ask", question, "-o", str(tmp_path / "a.wav"), *model]) == 130
+    assert capsys.readouterr().err == "vita-mctp: error: interrupted\n" and list(tmp_path.iterdir()) == []
+
+
+def test_doctor_tells_what_is_wrong(model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", *model]) == 1
+    report = capsys.readouterr().out
+    for name in ("vita-mctp", "python", "torch", "transformers", "device", "threads", "attention", "extra"):
+        assert f"\n{name}" in f"\n{report}"
+    assert "FAILED: its speech.json has no self_check" in report.splitlines()[-1]
+
+
+def test_doctor_asks_the_built_in_question(
+    tmp_path: Path, tiny_speech_folder: Path, question: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vita_mctp import SpeechLM
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for item in tiny_speech_folder.iterdir():
+        (folder / item.name).symlink_to(item)
+    speech = json.loads((folder / "speech.json").read_text())
+    right = SpeechLM.from_pretrained(tiny_speech_folder).ask(question).text
+    for answer, code in ((f" {right.upper()}!", 0), ("something else", 1)):
+        (folder / "speech.json").unlink()
+        check = {"self_check": {"question": question, "answer": answer}}
+        (folder / "speech.json").write_text(json.dumps(speech | check))
+        assert main(["doctor", "--json", "--model", str(folder)]) == code
+        report = json.loads(capsys.readouterr().out)
+        assert report["healthy"] is (code == 0) and report["self_test"]["answered"] == right
+        assert report["attention_kernels"]["sdpa"] is True and report["threads"] >= 1
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    tmp_path: Path, question: str, model: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["ask", question, "-o", str(tmp_path / "a.wav"), *model]) == 2
+    assert "No space left on device" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["ask", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 0 and "vita-mctp" in capsys.readouterr().out
