@@ -37,6 +37,10 @@ def find_golden_files(name: str) -> list[Path]:
     return sorted(path for path in GOLDENS.rglob(name) if path.is_file())
 
 
+if not find_golden_folders("lm_") + find_golden_folders("stages") + find_golden_files("*.json"):
+    raise pytest.UsageError(f"VITA_MCTP_GOLDENS: no golden files in {GOLDENS}")
+
+
 def label(path: Path) -> str:
     """A path's readable name in a test id."""
     return str(path.relative_to(GOLDENS)) if path != GOLDENS else path.name

@@ -49,6 +49,16 @@ def test_packed_samples_are_as_if_each_were_alone(make_tiny_model: MakeModel, ke
 
 
 @torch.no_grad()
+def test_block_k_joins_a_token_with_the_hidden_state_before_it(make_tiny_model: MakeModel) -> None:
+    model, ids, positions = make_tiny_model(1, 3), random_ids(9), torch.arange(9)[None]
+    embeds = model.embed(ids)
+    hidden = model.backbone(embeds, positions)
+    for k, (_, chained) in enumerate(list(model.chain(ids))[1:]):
+        hidden = model.block(k, embeds[:, k + 1 :], hidden[:, :-1], positions[:, k + 1 :])
+        torch.testing.assert_close(chained, hidden, **NEAR)
+
+
+@torch.no_grad()
 def test_kernels_agree_on_packed_rows(make_tiny_model: MakeModel, kernel: str) -> None:
     ids, positions = random_ids(len(PACKED)), torch.tensor([PACKED])
     expected = list(make_tiny_model(1, 3, attn="eager").chain(ids, positions))

@@ -190,17 +190,27 @@ def test_a_tied_config_with_another_head_is_refused(make_tiny_model: MakeModel, 
 def test_a_file_cut_short_is_named(saved: Path, kept: int) -> None:
     file = saved / "model.safetensors"
     whole = file.read_bytes()
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"][1])
     file.write_bytes(whole[:kept])
-    with pytest.raises(CheckpointError, match="cut short") as error:
+    for load in (load_model, VitaMctpForCausalLM.from_pretrained):
+        with pytest.raises(CheckpointError, match="cut short") as error:
+            load(saved)
+        assert str(file) in str(error.value)
+        assert kept != -1 or f"within {last} " in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", '{"model_type": "qwen2_mtp", "hidden_size": "many"}'])
+def test_a_damaged_config_or_index_is_named(saved: Path, text: str) -> None:
+    whole = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
         load_model(saved)
-    assert str(file) in str(error.value)
-    if kept == -1:
-        last = max(json.loads(whole[8:][: int.from_bytes(whole[:8], "little")]).items(), key=end_of_data)[0]
-        assert last in str(error.value)
-
-
-def end_of_data(entry: tuple[str, dict[str, list[int]]]) -> int:
-    return entry[1].get("data_offsets", [0, 0])[1]
+    (saved / "config.json").write_text(whole)
+    (saved / "model.safetensors").unlink()
+    (saved / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"index\.json is damaged"):
+        load_model(saved)
 
 
 def test_a_lost_or_foreign_shard_is_named(saved: Path, tmp_path: Path) -> None:
@@ -245,3 +255,27 @@ def test_impossible_configurations_are_refused(values: dict[str, int]) -> None:
 def test_sliding_windows_are_refused() -> None:
     with pytest.raises(ConfigError, match="sliding"):
         VitaMctpConfig(use_sliding_window=True)
+
+
+def test_the_config_is_written_for_readers_of_the_released_form_too(tmp_path: Path) -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    VitaMctpConfig(num_nextn_predict_layers=10, rope_parameters=rope).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert (values["model_type"], values["num_nextn_predict_layers"], values["rope_theta"]) == ("qwen2_mtp", 10, 1e6)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.rope_parameters["rope_theta"] == 1e6 and config.num_backbone_layers == 22
+
+
+@pytest.mark.parametrize(
+    ("name", "is_mctp"),
+    [
+        ("model.layers.21.mlp.up_proj.weight", False),
+        ("model.layers.22.mlp.up_proj.weight", True),
+        ("module.model.layers.2.mlp.up_proj.weight", False),
+        ("module.mtp_projs.0.weight", True),
+        ("model.norm.weight", False),
+        ("lm_head.weight", False),
+    ],
+)
+def test_what_belongs_to_the_blocks(name: str, is_mctp: bool) -> None:
+    assert is_mctp_parameter(VitaMctpConfig(num_nextn_predict_layers=10), name) == is_mctp

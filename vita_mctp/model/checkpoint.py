@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 from transformers.utils import is_flash_attn_2_available
 
-from vita_mctp.errors import ConfigError, MissingExtraError
+from vita_mctp.errors import CheckpointError, ConfigError, MissingExtraError
 from vita_mctp.model.configuration import VitaMctpConfig
 from vita_mctp.model.modeling import VitaMctpForCausalLM
 from vita_mctp.model.weights import verify_folder
@@ -55,14 +57,24 @@ def load_model(
 
 
 def read_config(folder: Path) -> VitaMctpConfig:
-    """The folder's configuration; a plain Qwen2 one becomes one with no MCTP blocks."""
-    values, _ = VitaMctpConfig.get_config_dict(folder)
-    kind = values.get("model_type")
-    if kind == PLAIN_QWEN2:
-        values = values | {"model_type": VitaMctpConfig.model_type, "num_nextn_predict_layers": 0}
-    elif kind != VitaMctpConfig.model_type:
-        raise ConfigError(f"{folder} holds a {kind} model; {VitaMctpConfig.model_type} or {PLAIN_QWEN2} is wanted")
-    return cast(VitaMctpConfig, VitaMctpConfig.from_dict(values))
+    """The folder's configuration; a plain Qwen2 one becomes one with no MCTP blocks.
+
+    Raises:
+        CheckpointError: config.json is no JSON object, or one of its values has the wrong type.
+        ConfigError: it describes another kind of model.
+    """
+    file = folder / "config.json"
+    try:
+        values = dict(json.loads(file.read_bytes()))
+        kind = values.get("model_type")
+        if kind == PLAIN_QWEN2:
+            values |= {"model_type": VitaMctpConfig.model_type, "num_nextn_predict_layers": 0}
+        elif kind != VitaMctpConfig.model_type:
+            raise ConfigError(f"{folder} holds a {kind} model; {VitaMctpConfig.model_type} or {PLAIN_QWEN2} is wanted")
+        return cast(VitaMctpConfig, VitaMctpConfig.from_dict(values))
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file} is damaged ({reason}): download it again") from error
 
 
 def expand(model: VitaMctpForCausalLM, num_mctp_blocks: int, *, seed: int = 0) -> VitaMctpForCausalLM:

@@ -246,6 +246,7 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs: Any) -> None:
         """As transformers', and the generation settings (decoding mode, sampling) beside the weights."""
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        with quiet_transformers():
+            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self.generation_config.save_pretrained(save_directory)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
 from vita_mctp.errors import CheckpointError
@@ -19,11 +19,12 @@ _PROBLEMS = {
     "missing_keys": ("lacks", "the config wants it (new MCTP blocks are made by load_model(num_mctp_blocks=...))"),
     "unexpected_keys": ("holds", "the config describes no such tensor"),
 }
+_LONGEST_HEADER = 100_000_000
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def verify_folder(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in a checkpoint folder, after checking that all of its files are whole.
+def verify_folder(folder: Path) -> None:
+    """Checks that a folder holds a whole checkpoint in safetensors, in one file or in shards with an index.
 
     Raises:
         CheckpointError: no safetensors file, a shard missing, a tensor that the index places elsewhere, or a file cut
@@ -31,68 +32,63 @@ def verify_folder(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is no checkpoint folder: it has no config.json")
-    if (folder / INDEX_FILE).is_file():
-        return _verify_shards(folder)
-    if not (folder / SINGLE_FILE).is_file():
+    if (folder / SINGLE_FILE).is_file():
+        _tensor_names(folder / SINGLE_FILE)
+    elif (folder / INDEX_FILE).is_file():
+        _verify_shards(folder)
+    else:
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
         hint = f"; {pickled[0]} is pickled and is never loaded: convert it to safetensors" if pickled else ""
         raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}{hint}")
-    return read_shapes(folder / SINGLE_FILE)
 
 
-def _verify_shards(folder: Path) -> dict[str, tuple[int, ...]]:
-    index = _read_json((folder / INDEX_FILE).read_bytes(), folder / INDEX_FILE)
-    placed = index.get("weight_map")
-    if not isinstance(placed, dict):
-        raise CheckpointError(f"{folder / INDEX_FILE} has no weight_map: download it again")
-    stored: dict[str, tuple[int, ...]] = {}
-    for name in sorted(set(placed.values())):
-        if Path(name).name != name:
-            raise CheckpointError(f"{folder / INDEX_FILE} names {name}, which is not a file of the same folder")
-        shapes = read_shapes(folder / name)
-        wanted = {tensor for tensor, file in placed.items() if file == name}
-        for tensor in sorted(wanted ^ set(shapes)):
+def _verify_shards(folder: Path) -> None:
+    placed = _read_index(folder / INDEX_FILE)
+    for shard in sorted(set(placed.values())):
+        wanted = {tensor for tensor, file in placed.items() if file == shard}
+        for tensor in sorted(wanted ^ _tensor_names(folder / shard)):
             fault = "lacks" if tensor in wanted else "holds, against the index,"
-            raise CheckpointError(f"{folder / name} {fault} {tensor}: index and shards are not of one checkpoint")
-        stored |= shapes
-    return stored
+            raise CheckpointError(f"{folder / shard} {fault} {tensor}: index and shards are not of one checkpoint")
 
 
-def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in a safetensors file (8 bytes header length, JSON header, data).
-
-    Raises:
-        CheckpointError: the file is missing, is not safetensors, or ends before one of its tensors does.
-    """
+def _tensor_names(file: Path) -> set[str]:
+    """The tensors of a safetensors file, all of them whole."""
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: download the whole checkpoint")
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if 8 + length > size:
-            raise CheckpointError(f"{file} ({size} bytes) is cut short or not a safetensors file: download it again")
-        header = _read_json(stream.read(length), file)
-    header.pop("__metadata__", None)
-    for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        if 8 + length + entry["data_offsets"][1] > size:
-            raise CheckpointError(f"{file} ({size} bytes) is cut short within {tensor}: download it again")
-    return {tensor: tuple(entry["shape"]) for tensor, entry in header.items()}
-
-
-def _read_json(text: bytes, file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} is damaged (no JSON object): download it again")
-    return content
+        with safe_open(file, framework="pt") as tensors:
+            return set(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        fault = f"cut short{_where_cut(file)} or damaged ({error})"
+        raise CheckpointError(f"{file} is {fault}: download it again") from error
+
+
+def _where_cut(file: Path) -> str:
+    """Names the first tensor that ends beyond its safetensors file (8 bytes of header size, JSON header, data)."""
+    with file.open("rb") as stream, contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(min(start - 8, _LONGEST_HEADER)))
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+        cut = [name for name in sorted(ends, key=lambda name: ends[name]) if start + ends[name] > file.stat().st_size]
+        return f" within {cut[0]}" if cut else ""
+    return ""
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    """The shard that holds each tensor."""
+    try:
+        placed = json.loads(file.read_bytes())["weight_map"]
+        names = {Path(name).name for name in placed.values()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged ({error!r}): download it again") from error
+    for name in set(placed.values()) - names:
+        raise CheckpointError(f"{file} names {name}, which is not a file of the same folder")
+    return cast("dict[str, str]", placed)
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silences transformers' loading report and progress bar, since the report becomes one error here."""
+    """Silences transformers' progress bars, and its loading report: here that becomes one error."""
     verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
