@@ -166,6 +166,24 @@ def test_a_full_device_is_one_line() -> None:
         write_wave("/dev/full", Wave(tone(), 16000))
 
 
+def test_a_full_disk_behind_standard_output_is_one_error() -> None:
+    code = """
+import numpy, sys
+from vita_mctp.audio import write_wave
+from vita_mctp.errors import OutputError
+from vita_mctp.types import Wave
+try:
+    write_wave("-", Wave(numpy.ones(9000, numpy.float32), 16000))
+except OutputError as error:
+    sys.stderr.write(str(error))
+"""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert done.stderr.startswith("cannot write standard output: No space left on device")
+    assert done.stderr.count("No space") == 1 and "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize(("name", "complaint"), [("a.xyz", "format"), ("no/a.wav", "no directory"), ("", "directory")])
 def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, name: str, complaint: str) -> None:
     with pytest.raises(OutputError, match=complaint):
