@@ -66,6 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = _add(commands, "doctor", "show versions and devices, and whether the model answers rightly")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     _add_model(doctor)
+
+    train = _add(commands, "train", "train a model from its recipes")
+    train.add_argument("name", choices=["nano"], help="nano: from nothing; speech is made with flite and espeak-ng")
+    train.add_argument("--recipes", default="stages/nano", metavar="FOLDER", help="default: %(default)s")
+    train.add_argument("--out", default="runs/nano", metavar="FOLDER", help="resumes there (default: %(default)s)")
+    train.add_argument("--processes", type=int, default=1, help="for making speech (default: %(default)s)")
     return parser
 
 

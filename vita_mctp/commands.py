@@ -61,6 +61,19 @@ def doctor(options: argparse.Namespace) -> int:
     return 0 if report.healthy else 1
 
 
+def train(options: argparse.Namespace) -> int:
+    """Runs or resumes every part of the nano model's making; prints the folder that can be asked."""
+    import logging
+    from pathlib import Path
+
+    from vita_mctp.training.nano_run import make_nano
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = make_nano(Path(options.recipes), Path(options.out), options.processes)
+    _write(sys.stdout, f"{folder}\n")
+    return 0
+
+
 def _speak(options: argparse.Namespace, question: Wave | str, task: Task) -> int:
     """Text goes to standard output as it forms, or to standard error when the wave goes there."""
     from vita_mctp.streaming.speech_lm import join_chunks

@@ -194,26 +194,39 @@ class BatchMaker:
 def augment(frames: Tensor, spare: Tensor, rng: np.random.Generator) -> Tensor:
     """Other speakers, rooms and levels from log-mel frames (B, F, M); rows where `spare` get only a gain.
 
-    Frequency warp of up to 12 %, gain of up to 12 dB, spectral tilt and coloured noise, each drawn once per row.
+    Vocal tract (frequency warp of up to 18 %), pitch (blurred harmonics), room and microphone (smooth equaliser), level
+    (12 dB) and coloured noise, each drawn once per row.
     """
     batch, _, mels = frames.shape
+    axis = torch.arange(mels, dtype=torch.float32)[None] / mels
 
-    def draw(low: float, high: float) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, batch).astype(np.float32))[:, None]
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return torch.from_numpy(rng.uniform(low, high, (batch, *(shape or (1,)))).astype(np.float32))
 
-    axis = torch.arange(mels, dtype=torch.float32)[None]
-    warp = torch.where(spare[:, None], torch.ones(batch, 1), draw(0.88, 1.12))
-    position = (axis * warp).clamp(0, mels - 1)
+    changed = (~spare)[:, None].float()
+    warped = _warp_mels(frames, 1.0 + changed * draw(-0.18, 0.18))
+    blur = changed * draw(-1.0, 1.0).clamp_min(0.0)
+    warped = torch.lerp(warped, _smooth_mels(warped, 5), blur[:, None])
+    waves = torch.cos(torch.pi * axis[:, None] * torch.arange(1, 6)[:, None] + draw(0.0, 6.3, 5, 1))
+    equaliser = changed * (draw(-0.6, 0.6, 5, 1) * waves).sum(1)
+    log_energy = warped * LOG_SCALE + LOG_MEAN + (equaliser + draw(-1.4, 1.4))[:, None]
+    level = torch.where(spare[:, None], torch.full((batch, 1), -12.0), draw(-12.0, -5.0))
+    noise = (level + draw(-1.5, 1.5) * (axis - 0.5))[:, None]
+    noise = noise + 0.5 * torch.from_numpy(rng.standard_normal(frames.shape, dtype=np.float32))
+    return ((torch.logaddexp(log_energy, noise) - LOG_MEAN) / LOG_SCALE).clamp_min(SILENCE)
+
+
+def _warp_mels(frames: Tensor, factor: Tensor) -> Tensor:
+    """Row b's mel m takes the value at mel m * factor[b], linearly interpolated."""
+    mels = frames.shape[2]
+    position = (torch.arange(mels, dtype=torch.float32)[None] * factor).clamp(0, mels - 1)
     low = position.floor().long().clamp(max=mels - 2)
     weight = (position - low)[:, None]
-    rows = torch.arange(batch)[:, None]
-    by_mel = frames.transpose(1, 2)
-    warped = by_mel[rows, low].transpose(1, 2) * (1 - weight) + by_mel[rows, low + 1].transpose(1, 2) * weight
-    tilt = torch.where(spare[:, None], torch.zeros(batch, 1), draw(-1.2, 1.2))
-    gain = draw(-1.4, 1.4)
-    log_energy = warped * LOG_SCALE + LOG_MEAN + (gain + tilt * (axis / mels - 0.5))[:, None]
-    level = torch.where(spare[:, None], torch.full((batch, 1), -12.0), draw(-12.0, -5.0))
-    noise = level[:, None] + draw(-1.5, 1.5)[:, None] * (axis / mels - 0.5)[:, None]
-    noise = noise + 0.5 * torch.from_numpy(rng.standard_normal(frames.shape, dtype=np.float32))
-    floor = float(SILENCE)
-    return ((torch.logaddexp(log_energy, noise) - LOG_MEAN) / LOG_SCALE).clamp_min(floor)
+    rows, by_mel = torch.arange(len(frames))[:, None], frames.transpose(1, 2)
+    return by_mel[rows, low].transpose(1, 2) * (1 - weight) + by_mel[rows, low + 1].transpose(1, 2) * weight
+
+
+def _smooth_mels(frames: Tensor, width: int) -> Tensor:
+    """Mean over `width` neighbouring mels."""
+    padded = torch.nn.functional.pad(frames, (width // 2, width // 2), mode="replicate")
+    return torch.nn.functional.avg_pool1d(padded, width, stride=1)
