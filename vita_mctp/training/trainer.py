@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vita_mctp.errors import CheckpointError
+from vita_mctp.model import VitaMctpForCausalLM
 from vita_mctp.training.freezing import set_trainable
 from vita_mctp.training.optimizer import OptimizerSet
 from vita_mctp.training.recipe import Recipe
@@ -27,7 +28,7 @@ IGNORED = -100
 _RNG = "random|torch"
 _MAY_CHANGE = frozenset({"max_tokens", "log_interval", "checkpoint_interval", "eval_interval"})
 
-Evaluate = Callable[[torch.nn.Module, int], str]
+Evaluate = Callable[[VitaMctpForCausalLM, int], str]
 """(model, step) -> one line for the log."""
 
 
@@ -57,6 +58,16 @@ class BatchSource(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """Figures of one update; `losses` (1 + K,) per target of the step, of the LM and of each block."""
+
+    losses: Tensor
+    tokens: int
+    accuracies: Tensor | None = None
+    """(1 + K,) shares of targets that had the largest logit; None when they were not asked for."""
+
+
 @dataclass
 class _Progress:
     """Sums since the last line of the log."""
@@ -64,19 +75,25 @@ class _Progress:
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
     tokens: int = 0
-    losses: Tensor | None = None
+    losses: Tensor | float = 0.0
 
-    def add(self, losses: Tensor, tokens: int) -> None:
+    def add(self, result: StepResult) -> None:
         self.steps += 1
-        self.tokens += tokens
-        self.losses = losses if self.losses is None else self.losses + losses
+        self.tokens += result.tokens
+        self.losses = self.losses + result.losses
 
-    def line(self, step: int, tokens: int, lr: float) -> str:
-        assert self.losses is not None
-        lm, *blocks = (self.losses / self.steps).tolist()
+    def line(self, step: int, tokens: int, lr: float, last: StepResult) -> str:
+        """Mean losses and speed since the last line, accuracies of the `last` step."""
+        losses = torch.as_tensor(self.losses / self.steps).tolist()
+        correct = [] if last.accuracies is None else last.accuracies.tolist()
         rate = self.tokens / (time.monotonic() - self.started)
-        mctp = f" mctp {' '.join(f'{loss:.3f}' for loss in blocks)}" if blocks else ""
-        return f"step {step} tokens {tokens} lm {lm:.4f}{mctp} lr {lr:.2e} tok/s {rate:.0f}"
+        figures = [f"step {step} tokens {tokens} lm {losses[0]:.4f}"]
+        if correct:
+            figures.append(f"acc {correct[0]:.3f}")
+        if len(losses) > 1:
+            figures.append("mctp " + " ".join(f"{loss:.3f}" for loss in losses[1:]))
+            figures.append("acc " + " ".join(f"{share:.2f}" for share in correct[1:]))
+        return " ".join([*figures, f"lr {lr:.2e} tok/s {rate:.0f}"])
 
 
 class Trainer:
@@ -84,7 +101,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        model: VitaMctpForCausalLM,
         recipe: Recipe,
         source: BatchSource,
         folder: RunFolder,
@@ -119,11 +136,13 @@ class Trainer:
             while self._step < recipe.max_steps and not self._stop:
                 factor = lr_factor(self._step, recipe.max_steps, recipe.schedule)
                 self._optimizer.set_lr_factor(factor)
-                losses, tokens = self._train_step(self._source.next_batch())
-                self._step, self._tokens = self._step + 1, self._tokens + tokens
-                progress.add(losses, tokens)
-                if self._due(recipe.log_interval):
-                    self._folder.log(progress.line(self._step, self._tokens, recipe.optimizer.lr * factor))
+                logged = recipe.log_interval > 0 and (self._step + 1) % recipe.log_interval == 0
+                result = self._train_step(self._source.next_batch(), count_correct=logged)
+                self._step, self._tokens = self._step + 1, self._tokens + result.tokens
+                progress.add(result)
+                if logged:
+                    lr = recipe.optimizer.lr * factor
+                    self._folder.log(progress.line(self._step, self._tokens, lr, result))
                     progress = _Progress()
                 if self._due(recipe.eval_interval):
                     self._log_evaluation()
@@ -140,25 +159,34 @@ class Trainer:
         self._folder.save_final(self._save_model, self._training_record())
         return True
 
-    def _train_step(self, batch: Batch) -> tuple[Tensor, int]:
-        """(per-target losses of the LM and each block, (1 + K,); tokens that are no padding), after one update."""
+    def _train_step(self, batch: Batch, *, count_correct: bool) -> StepResult:
+        """One update on a batch, computed piece by piece."""
         num_items = max(1, int((batch.labels != IGNORED).sum()))
-        parts: list[Tensor] = []
+        losses: Tensor | float = 0.0
+        correct: Tensor | float = 0.0
+        targets: Tensor | float = 0.0
         for piece in batch.split(self._recipe.data.rows_per_forward):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.precision == "bf16"):
-                output = self._model(
-                    input_ids=piece.input_ids,
-                    labels=piece.labels,
-                    position_ids=piece.position_ids,
-                    num_items_in_batch=num_items,
-                )
+            output = self._forward(piece, num_items, count_correct)
             output.loss.backward()
-            parts.append(torch.stack([output.lm_loss.detach(), *(loss.detach() for loss in output.mtp_losses)]).float())
+            losses = losses + torch.stack([output.lm_loss, *output.mtp_losses]).detach()
+            if count_correct:
+                correct, targets = correct + output.num_correct, targets + output.num_targets
         trained = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
         torch.nn.utils.clip_grad_norm_(trained, self._recipe.optimizer.grad_clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return torch.stack(parts).sum(0), batch.input_ids.numel()
+        accuracies = torch.as_tensor(correct) / torch.as_tensor(targets).clamp(min=1) if count_correct else None
+        return StepResult(torch.as_tensor(losses), batch.input_ids.numel(), accuracies)
+
+    def _forward(self, piece: Batch, num_items: int, count_correct: bool) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.precision == "bf16"):
+            return self._model(
+                input_ids=piece.input_ids,
+                labels=piece.labels,
+                position_ids=piece.position_ids,
+                num_items_in_batch=num_items,
+                count_correct=count_correct,
+            )
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self._step % interval == 0
