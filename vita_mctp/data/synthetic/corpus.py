@@ -31,7 +31,7 @@ import functools
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,9 +166,20 @@ def build_corpus(
 
     Raises MissingExtraError where flite or espeak-ng is not installed.
     """
+    return build_planned(folder, make_plan(sizes or Sizes(), seed), seed, processes, progress)
+
+
+def build_planned(
+    folder: Path | str,
+    plan: Mapping[str, Sequence[Item]],
+    seed: int = 0,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Corpus:
+    """`build_corpus` for a plan of one's own, part by part; `seed` is only noted."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = list(_shards(make_plan(sizes or Sizes(), seed)))
+    shards = list(_shards(plan))
     missing = [(folder / stem, items) for _, stem, items in shards if not (folder / f"{stem}.jsonl").exists()]
     for done, _ in enumerate(_run(missing, processes), start=len(shards) - len(missing) + 1):
         if progress is not None:
@@ -185,7 +196,7 @@ def build_corpus(
     return Corpus(folder)
 
 
-def _shards(plan: dict[str, list[Item]]) -> Iterator[tuple[str, str, list[Item]]]:
+def _shards(plan: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, Sequence[Item]]]:
     """(part, stem, items) of every shard."""
     for part, items in plan.items():
         for start in range(0, len(items), SHARD_UTTERANCES):
@@ -195,7 +206,7 @@ def _shards(plan: dict[str, list[Item]]) -> Iterator[tuple[str, str, list[Item]]
             yield part, f"{part}-{start // SHARD_UTTERANCES:03d}-{digest}", chunk
 
 
-def _run(jobs: Sequence[tuple[Path, list[Item]]], processes: int) -> Iterator[None]:
+def _run(jobs: Sequence[tuple[Path, Sequence[Item]]], processes: int) -> Iterator[None]:
     if processes <= 1:
         yield from map(_write_shard, jobs)
         return
@@ -203,7 +214,7 @@ def _run(jobs: Sequence[tuple[Path, list[Item]]], processes: int) -> Iterator[No
         yield from pool.imap_unordered(_write_shard, jobs)
 
 
-def _write_shard(job: tuple[Path, list[Item]]) -> None:
+def _write_shard(job: tuple[Path, Sequence[Item]]) -> None:
     stem, items = job
     waves, lines, start = [], [], 0
     for item in items:

@@ -1,0 +1,103 @@
+"""What a figure was measured on, and what a command costs when it is started cold."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("vita-mctp", "torch", "transformers", "numpy", "pocketsphinx", "jiwer")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """load: the machine's mean number of running processes in the last minute, ours included, at the start."""
+
+    date: str
+    commit: str
+    processor: str
+    cores: int
+    threads: int
+    load: float
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class CommandCost:
+    """From the start of a process to its end, and the most memory it held."""
+
+    seconds: float
+    peak_bytes: int
+    exit_code: int
+
+
+def look_around() -> Environment:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return Environment(now, _commit(), _processor(), cores, torch.get_num_threads(), load, versions)
+
+
+def weights_hash(folder: Path) -> str:
+    """The first 12 digits of SHA-256 over the folder's safetensors files, by name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+_METER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]))
+"""
+"""A process of its own, because Linux counts a parent's memory as its child's until the child has become a program."""
+
+
+def measure_command(arguments: Sequence[str]) -> CommandCost:
+    """Runs a command to its end; what it prints is dropped."""
+    meter = subprocess.run((sys.executable, "-ISc", _METER, *arguments), capture_output=True, text=True, check=True)
+    seconds, peak, exit_code = json.loads(meter.stdout)
+    return CommandCost(seconds, peak * (1 if platform.system() == "Darwin" else 1024), exit_code)
+
+
+def _commit() -> str:
+    """The checkout's commit, with "+" when files differ from it."""
+    here = Path(__file__).parent
+    git = ("git", "-C", str(here))
+    try:
+        head = subprocess.run((*git, "rev-parse", "--short=12", "HEAD"), capture_output=True, text=True, check=True)
+        changed = subprocess.run((*git, "status", "--porcelain", "-uno", "."), capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
+    return head.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def _processor() -> str:
+    """The CPU's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

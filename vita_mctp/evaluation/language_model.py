@@ -1,0 +1,72 @@
+"""Small backoff language models in ARPA text form, for recognisers that know one closed domain.
+
+w a word, h the word before it, c(.) a count in the training sentences, N all tokens, V different ones (words and
+`</s>`), T(h) how many different tokens follow h:
+
+    p(w)     = (c(w) + 1) / (N + V)                               add one
+    p(w | h) = (c(h w) + T(h) p(w)) / (c(h) + T(h))               Witten and Bell 1991, method C, interpolated
+
+For a pair that was never seen the second line is its backoff weight T(h) / (c(h) + T(h)) times p(w), which is how ARPA
+files state it, so that every row sums to one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+BEGIN, END = "<s>", "</s>"
+_NEVER = -99.0
+"""ARPA's log10 probability of what is only ever a history."""
+
+Probabilities = Mapping[str, float]
+
+
+def word_loop_arpa(vocabulary: Sequence[str]) -> str:
+    """Any word after any other, each as likely as the end of the sentence: only the sound decides."""
+    tokens = [*sorted(set(vocabulary)), END]
+    return _arpa({token: 1 / len(tokens) for token in tokens}, {}, {})
+
+
+def bigram_arpa(sentences: Iterable[str], vocabulary: Sequence[str]) -> str:
+    """A Witten-Bell bigram of `sentences` (words apart by blanks) over `vocabulary`, which must hold all their words.
+
+    Raises ValueError for a word that the vocabulary lacks.
+    """
+    follow: dict[str, Counter[str]] = defaultdict(Counter)
+    for sentence in sentences:
+        words = [BEGIN, *sentence.split(), END]
+        for history, word in itertools.pairwise(words):
+            follow[history][word] += 1
+    counts = sum(follow.values(), Counter[str]())
+    tokens = [*sorted(set(vocabulary)), END]
+    if unknown := set(counts) - set(tokens):
+        raise ValueError(f"the vocabulary lacks {', '.join(sorted(unknown))}")
+    unigram = {token: (counts[token] + 1) / (counts.total() + len(tokens)) for token in tokens}
+    backoff = {history: len(after) / (after.total() + len(after)) for history, after in follow.items()}
+    pairs = {
+        history: {
+            word: (count + len(after) * unigram[word]) / (after.total() + len(after)) for word, count in after.items()
+        }
+        for history, after in follow.items()
+    }
+    return _arpa(unigram, pairs, backoff)
+
+
+def _arpa(unigram: Probabilities, pairs: Mapping[str, Probabilities], backoff: Probabilities) -> str:
+    rows = {1: [_row(_NEVER, BEGIN, backoff.get(BEGIN))]}
+    rows[1] += [_row(math.log10(p), word, backoff.get(word)) for word, p in unigram.items()]
+    if pairs:
+        rows[2] = [
+            _row(math.log10(p), f"{history} {word}") for history in pairs for word, p in sorted(pairs[history].items())
+        ]
+    header = [f"ngram {order}={len(lines)}" for order, lines in rows.items()]
+    body = [line for order, lines in rows.items() for line in ("", f"\\{order}-grams:", *lines)]
+    return "\n".join(["\\data\\", *header, *body, "", "\\end\\", ""])
+
+
+def _row(log_probability: float, ngram: str, backoff: float | None = None) -> str:
+    weight = "" if backoff is None else f" {math.log10(backoff):.6f}"
+    return f"{log_probability:.6f} {ngram}{weight}"
