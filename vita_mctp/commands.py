@@ -61,6 +61,23 @@ def doctor(options: argparse.Namespace) -> int:
     return 0 if report.healthy else 1
 
 
+def evaluate(options: argparse.Namespace) -> int:
+    """Asks every sample in every mode; writes the rows, their summary and the page, and prints the page's place."""
+    from pathlib import Path
+
+    from vita_mctp.evaluation.nano import NanoOptions, evaluate_nano
+
+    def show(done: int, total: int) -> None:
+        if done == total or done % 100 == 0:
+            _write(sys.stderr, f"{done} of {total} samples\n")
+
+    places = (Path(options.work), Path(options.out))
+    wanted = NanoOptions(options.model, options.n, tuple(options.modes), *places, options.seed)
+    evaluate_nano(_load(options), wanted, progress=show)
+    _write(sys.stdout, f"{options.out}\n")
+    return 0
+
+
 def train(options: argparse.Namespace) -> int:
     """Runs or resumes every part of the nano model's making; prints the folder that can be asked."""
     import logging

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from vita_mctp import SpeechLM
-from vita_mctp.errors import AudioError, ConfigError, DataError, OutputError
+from vita_mctp.cli import main
+from vita_mctp.errors import AudioError, CheckpointError, ConfigError, DataError, OutputError
 from vita_mctp.evaluation.environment import measure_command
 from vita_mctp.evaluation.judge import Judge
 from vita_mctp.evaluation.nano import NanoOptions, evaluate_nano
@@ -46,9 +47,7 @@ def listeners() -> tuple[Always, Always]:
 @pytest.fixture(scope="module")
 def work(tiny_speech_folder: Path, tmp_path_factory: pytest.TempPathFactory, listeners: tuple[Always, Always]) -> Path:
     folder = tmp_path_factory.mktemp("evaluation")
-    options = NanoOptions(
-        str(tiny_speech_folder), N, MODES, folder, folder / "page" / "nano.md", "the command", measure_cold=False
-    )
+    options = NanoOptions(str(tiny_speech_folder), N, MODES, folder, folder / "page" / "nano.md", 3, False)
     evaluate_nano(SpeechLM.from_pretrained(tiny_speech_folder), options, Judge(*listeners))
     return folder
 
@@ -104,7 +103,10 @@ def test_the_page_says_what_the_rows_say(work: Path) -> None:
 
 def test_the_page_states_how_it_was_made(work: Path) -> None:
     page = (work / "page" / "nano.md").read_text()
-    assert "    the command\n" in page and re.search(r"weights [0-9a-f]{12} \(SHA-256\)", page)
+    assert re.search(
+        r"    vita-mctp evaluate nano --model \S+ --n 2 --modes vanilla 1,2 --seed 3 --out \S+nano.md\n", page
+    )
+    assert re.search(r"weights [0-9a-f]{12} \(SHA-256\), float32 on cpu", page)
     for name in ("date", "commit", "seed", "processor", "versions"):
         assert f"\n- {name}: " in page
 
@@ -221,3 +223,33 @@ def test_the_cost_of_a_command_is_its_time_memory_and_end() -> None:
     held = measure_command([sys.executable, "-c", "import time; x = b'1' * 60_000_000; time.sleep(0.2); exit(3)"])
     assert held.exit_code == 3 and 0.2 <= held.seconds < 60
     assert 60_000_000 < held.peak_bytes < 150_000_000, "this process holds torch; that one does not"
+
+
+def test_a_model_that_cannot_be_asked_ends_the_evaluation_at_once(tiny_speech_folder: Path, tmp_path: Path) -> None:
+    options = NanoOptions(str(tmp_path / "nowhere"), 1, ("boost",), tmp_path, tmp_path / "nano.md")
+    with pytest.raises(CheckpointError, match="exit code 2; run it to see why"):
+        evaluate_nano(SpeechLM.from_pretrained(tiny_speech_folder), options, Judge(Always(""), Always("")))
+    assert not (tmp_path / "nano.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--modes", "boost", "warp"], "unknown mode 'warp'"),
+        (["--n", "301"], "301 samples of each group were wanted"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    tiny_speech_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    complaint: str,
+) -> None:
+    monkeypatch.setattr(Judge, "of_domain", lambda: Judge(Always(""), Always("")))
+    places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "nano.md")]
+    assert main(["evaluate", "nano", "--model", str(tiny_speech_folder), *places, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert complaint in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+    assert not (tmp_path / "nano.md").exists()

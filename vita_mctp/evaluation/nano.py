@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ class NanoOptions:
     """What to measure and where to put it.
 
     n: samples of each group. work: the folder of speech, rows.jsonl and summary.json. out: the Markdown page.
-    command: as the page states it. measure_cold: also start `vita-mctp ask` in a process of its own.
+    measure_cold: also start `vita-mctp ask` in a process of its own.
     """
 
     model: str
@@ -38,9 +39,14 @@ class NanoOptions:
     modes: tuple[str, ...]
     work: Path
     out: Path
-    command: str
     seed: int = 0
     measure_cold: bool = True
+
+    @property
+    def command(self) -> str:
+        """The command line that measures the same again."""
+        what = ("--model", self.model, "--n", str(self.n), "--modes", *self.modes, "--seed", str(self.seed))
+        return shlex.join(("vita-mctp", "evaluate", "nano", *what, "--out", str(self.out)))
 
 
 def evaluate_nano(
@@ -61,8 +67,10 @@ def evaluate_nano(
     cold = _measure_cold(options, samples.questions[0]) if options.measure_cold else None
     rows = write_rows(options.work / "rows.jsonl", run_trials(speech_lm, judge, trials, options.seed))
     summary = summarise(list(_counted(rows, len(trials), progress)), options.seed)
-    weights = weights_hash(find_model(options.model))
-    run = Run(options.command, options.model, weights, options.seed, around, cold)
+    weights = speech_lm.model
+    place = f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}"
+    named = (options.model, weights_hash(find_model(options.model)), place)
+    run = Run(options.command, *named, options.seed, around, cold)
     _write(options.work / "summary.json", json.dumps({"run": asdict(run), **summary.as_dict()}, indent=1) + "\n")
     _write(options.out, markdown(summary, run))
     return summary

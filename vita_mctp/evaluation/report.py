@@ -37,11 +37,15 @@ model but the domain's words; its own errors on the original voice are the floor
 
 @dataclass(frozen=True)
 class Run:
-    """How the rows came to be. cold: `vita-mctp ask` on one question in a new process, or None where not measured."""
+    """How the rows came to be.
+
+    place: the weights' type and device. cold: `vita-mctp ask` on one question in a new process; None: not measured.
+    """
 
     command: str
     model: str
     weights: str
+    place: str
     seed: int
     environment: Environment
     cold: CommandCost | None
@@ -141,7 +145,7 @@ def _measured(run: Run) -> str:
     facts = {
         "date": around.date,
         "commit": around.commit,
-        "model": f"{run.model}, weights {run.weights} (SHA-256)",
+        "model": f"{run.model}, weights {run.weights} (SHA-256), {run.place}",
         "seed": str(run.seed),
         "processor": f"{around.processor}, {around.cores} cores, {around.threads} threads used, load {around.load:.1f}",
         "versions": ", ".join(f"{name} {number}" for name, number in around.versions.items()),
