@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vita_mctp.audio import write_wave
 from vita_mctp.codec.nano.codec import DECODER_FILE, ENCODER_FILE, NAME
@@ -31,7 +31,7 @@ from vita_mctp.training.nano import train
 from vita_mctp.training.nano_codec import CodecSchedule, CodecTrainer, train_codec
 from vita_mctp.training.nano_codec_data import BatchMaker, CodecBatch, FeatureStore, Item, build_features
 from vita_mctp.training.nano_tokens import CODES_FILE, tokenize_corpus
-from vita_mctp.training.nano_vocoder import VocoderSchedule, VoiceCrops, train_vocoder
+from vita_mctp.training.nano_vocoder import Speaker, VocoderSchedule, VoiceCrops, newest_speaker, train_speaker
 from vita_mctp.training.recipe import build_strict, read_yaml
 from vita_mctp.types import Wave
 
@@ -41,6 +41,7 @@ CHECK_FILE, CHECK_QUESTION = "question.wav", "what is eight plus twelve"
 CHECK_VOICE = Voice("flite", "awb")
 """What `vita-mctp doctor` asks: never trained on in these words."""
 
+ANSWER_PARTS = ("answers", "sentences")
 TEST_PARTS = ("eval_questions", "eval_questions_unseen_flite", "eval_questions_unseen_espeak", "eval_sentences")
 
 
@@ -113,14 +114,15 @@ class CodecRun:
         trainer.eval().requires_grad_(False)
         return trainer
 
-    def train_vocoder(self, with_codec: bool) -> None:
-        """On the voice's own frames, then with `with_codec` on frames from the trained codec."""
+    def train_speaker(self) -> None:
+        """Vocoder, then vocoder and mel decoder together."""
+        trainer = self.trained_codec()
         torch.manual_seed(self.recipe.seed)
-        trainer = self.trained_codec() if with_codec else None
-        indices = self.corpus.indices("answers", "sentences")
-        crops = VoiceCrops(self.corpus, indices, self.recipe.sizes, self.recipe.vocoder)
-        codec = (trainer.encoder, trainer.mel_decoder) if trainer else None
-        train_vocoder(NanoVocoder(self.recipe.sizes), codec, crops, self.recipe.vocoder, self.folder / "vocoder")
+        speaker = Speaker(
+            trainer.encoder, trainer.mel_decoder.train().requires_grad_(True), NanoVocoder(self.recipe.sizes)
+        )
+        crops = VoiceCrops(self.corpus, self.store, ANSWER_PARTS, self.recipe.sizes, self.recipe.vocoder)
+        train_speaker(speaker, crops, self.recipe.vocoder, self.folder / "vocoder", self.recipe.seed)
 
     def tokenize(self) -> None:
         """Codes of every utterance."""
@@ -132,13 +134,12 @@ class CodecRun:
     def export(self, folder: Path) -> None:
         """Write config.json and half-precision weights as the package ships them."""
         folder.mkdir(parents=True, exist_ok=True)
-        trainer, vocoder = self.trained_codec(), NanoVocoder(self.recipe.sizes)
-        newest = max((self.folder / "vocoder").glob("vocoder-*.safetensors"), key=lambda p: int(p.stem.split("-")[1]))
-        vocoder.load_state_dict(load_file(newest))
-        speaker = nn.ModuleDict({"mel_decoder": trainer.mel_decoder, "vocoder": vocoder})
+        newest = newest_speaker(self.folder / "vocoder")
+        if newest is None:
+            raise ConfigError(f"no vocoder in {self.folder}: train it first")
         self.recipe.sizes.save(folder)
-        save_half(trainer.encoder.state_dict(), folder / ENCODER_FILE)
-        save_half(speaker.state_dict(), folder / DECODER_FILE)
+        save_half(self.trained_codec().encoder.state_dict(), folder / ENCODER_FILE)
+        save_half(load_file(newest[1]), folder / DECODER_FILE)
 
 
 def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
@@ -152,8 +153,7 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
     build_corpus(folder / "corpus", recipe.seed, processes, recipe.corpus, _report_shards)
     run = CodecRun(folder, recipe)
     run.train_codec()
-    run.train_vocoder(with_codec=False)
-    run.train_vocoder(with_codec=True)
+    run.train_speaker()
     run.tokenize()
     stages = sorted(recipes.glob("stage*.yaml"))
     for path in stages:
