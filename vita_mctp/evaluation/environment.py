@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = ("vita-mctp", "torch", "transformers", "numpy", "pocketsphinx", "jiwer")
+from vita_mctp import __version__
+
+_PACKAGES = ("torch", "transformers", "numpy", "pocketsphinx", "jiwer")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class CommandCost:
 
 def look_around() -> Environment:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    versions = {"vita-mctp": __version__, "python": platform.python_version()} | {
+        name: _version(name) for name in _PACKAGES
+    }
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     return Environment(now, _commit(), _processor(), cores, torch.get_num_threads(), load, versions)
 

@@ -87,7 +87,7 @@ def _measure_cold(options: NanoOptions, sample: Sample) -> CommandCost:
     """One `vita-mctp ask`, as a user starts it."""
     question, answer = options.work / "question.wav", options.work / "answer.wav"
     write_wave(question, sample.wave)
-    ask: Sequence[str] = ("ask", str(question), "-o", str(answer), "--model", options.model, "--mode", options.modes[0])
+    ask: Sequence[str] = ("ask", str(question), "-o", str(answer), "--model", options.model)
     cost = measure_command((sys.executable, "-m", "vita_mctp.cli", *ask))
     if cost.exit_code:
         raise CheckpointError(f"vita-mctp {' '.join(ask)} ended with exit code {cost.exit_code}; run it to see why")
