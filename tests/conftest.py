@@ -1,9 +1,12 @@
 """A whole speech model small enough to be made anew: random weights, a handful of words, the ramp codec."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a shared core are ten times slower than one
 
 RAMP_CODES = 64
 WORDS = "what is two plus three five the day after monday is tuesday convert speech to text user assistant system"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from fractions import Fraction
 
 import numpy as np
@@ -16,7 +16,7 @@ MAIN = -1
 """`TokenEvent.source` of a token made by the backbone; MCTP block k is `k` (0-based)."""
 
 
-class Task(str, Enum):
+class Task(StrEnum):
     """What an answer is asked to be."""
 
     SPEECH_TO_SPEECH = "speech_to_speech"
@@ -25,7 +25,7 @@ class Task(str, Enum):
     TEXT = "text"
 
 
-class TokenKind(str, Enum):
+class TokenKind(StrEnum):
     """What a generated token is: text, an audio code, a segment marker, or the end of the answer."""
 
     TEXT = "text"
@@ -65,8 +65,10 @@ class AudioCodes:
     def __post_init__(self) -> None:
         if self.ids.ndim != 1 or self.ids.dtype != np.int64:
             raise ValueError(f"AudioCodes wants int64 of shape (N,), got {self.ids.dtype} of {self.ids.shape}")
-        if len(self.ids) and not (0 <= int(self.ids.min()) and int(self.ids.max()) < self.codebook_size):
-            raise ValueError(f"AudioCodes wants ids in [0, {self.codebook_size}), got {self.ids.min()}..{self.ids.max()}")
+        if len(self.ids) and not (int(self.ids.min()) >= 0 and int(self.ids.max()) < self.codebook_size):
+            raise ValueError(
+                f"AudioCodes wants ids in [0, {self.codebook_size}), got {self.ids.min()}..{self.ids.max()}"
+            )
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class WaveChunk:
     is_last: bool
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why an answer ended."""
 
     EOS = "eos"

@@ -1,6 +1,7 @@
 """The page: its event function alone, and the served page as a browser's client uses it."""
 
 import io
+import itertools
 import shutil
 import socket
 import sys
@@ -94,7 +95,7 @@ def test_text_grows_sound_streams_and_figures_end_it(speech_lm: SpeechLM, questi
     expected = speech_lm.ask(question, "boost", seed=1)
     texts, sounds, figures = (values(updates, column) for column in range(3))
     assert texts[-1] == expected.text and len(texts) > 3
-    assert all(later.startswith(sooner) for sooner, later in zip(texts[1:-1], texts[2:-1], strict=False))
+    assert all(later.startswith(sooner) for sooner, later in itertools.pairwise(texts[1:-1]))
     streamed = np.concatenate([soundfile.read(io.BytesIO(sound), dtype="float32")[0] for sound in sounds[1:]])
     assert len(sounds) > 3 and sounds[0] is None
     np.testing.assert_allclose(streamed, expected.wave.samples.clip(-1, 1), atol=1e-4)

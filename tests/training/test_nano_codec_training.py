@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vita_mctp.codec.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
 from vita_mctp.data.synthetic import flite
 from vita_mctp.data.synthetic.corpus import build_corpus
@@ -19,13 +20,21 @@ from vita_mctp.training.nano_vocoder import VocoderSchedule, spectral_distance
 from vita_mctp.types import Wave
 
 SMALL = NanoCodecConfig(
-    fine_width=24, coarse_width=32, vocoder_width=24, encoder_fine_layers=1, encoder_coarse_layers=1, decoder_fine_layers=1,
-    decoder_coarse_layers=1, vocoder_layers=1,
-)  # fmt: skip
+    fine_width=24,
+    coarse_width=32,
+    vocoder_width=24,
+    encoder_fine_layers=1,
+    encoder_coarse_layers=1,
+    decoder_fine_layers=1,
+    decoder_coarse_layers=1,
+    vocoder_layers=1,
+)
 RECIPE = CodecRecipe(
     sizes=SMALL,
     codec=CodecSchedule(steps=6, warmup=2, bf16=False, log_every=2, save_every=3),
-    vocoder=VocoderSchedule(steps=4, own_frames_steps=2, batch=2, crop_codes=10, warmup=1, bf16=False, log_every=1, save_every=2),
+    vocoder=VocoderSchedule(
+        steps=4, own_frames_steps=2, batch=2, crop_codes=10, warmup=1, bf16=False, log_every=1, save_every=2
+    ),
     max_frames=800,
     augmented_variants=1,
     corpus=Sizes(questions=3, answers=3, sentences=4, babble=2),
@@ -100,10 +109,10 @@ def test_an_epoch_has_every_item_once_and_is_repeatable(run: CodecRun) -> None:
 
 
 def test_trained_codec_tokenises_and_ships(run: CodecRun, tmp_path: Path) -> None:
-    before = [float(p.sum()) for p in run.trainer().parameters()]
+    before = [p.sum().item() for p in run.trainer().parameters()]
     run.train_codec()
     run.train_speaker()
-    assert [float(p.sum()) for p in run.trained_codec().parameters()] != before
+    assert [p.sum().item() for p in run.trained_codec().parameters()] != before
     run.tokenize()
     store = CodeStore.load(run.folder / "tokens")
     run.export(tmp_path)

@@ -78,7 +78,7 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
 
 
 def launch_page(page: Any, host: str = "127.0.0.1", port: int = 7860) -> str:
-    """Starts to serve a page of `build_page` and gives back its address; `page.block_thread()` then serves until Ctrl-C.
+    """Starts to serve a page of `build_page`, gives back its address; `page.block_thread()` then serves until Ctrl-C.
 
     Raises ConfigError when it cannot listen there.
     """

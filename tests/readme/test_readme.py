@@ -1,0 +1,47 @@
+"""The README says what works."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vita_mctp.cli import build_parser
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_opens_with_two_commands_of_one_line() -> None:
+    first, second = blocks("sh")[:2]
+    assert first.count("\n") == second.count("\n") == 1
+    assert "vita-mctp ask demo/examples/question.wav" in first
+    assert second.rstrip().endswith("pytest")
+
+
+@pytest.mark.parametrize("line", [line for block in blocks("sh")[2:] for line in block.splitlines()])
+def test_every_command_is_one_that_the_program_knows(line: str) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    assert program == "vita-mctp"
+    assert build_parser().parse_args(arguments).command == arguments[0]
+
+
+def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert {"TextDelta", "WaveChunk", "Done"} <= set(printed[1:])
+    assert printed[-1] == "Done"
+    text, seconds, first_sound = printed[0].rsplit(" ", 2)
+    assert text and float(seconds) > 0.5 and float(first_sound) > 0
+
+
+def test_links_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert len(links) > 3
+    assert [link for link in links if not (ROOT / link).exists()] == []

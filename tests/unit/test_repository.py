@@ -1,0 +1,49 @@
+"""Rules of the repository that no single module can hold."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "vita_mctp").rglob("*.py"))
+PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "demo").rglob("*.py"))]
+SHIPPED_LIMIT = 30_000_000
+
+
+def test_there_are_sources_to_check() -> None:
+    assert len(SOURCES) > 50
+
+
+def test_no_file_is_over_500_lines() -> None:
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in PYTHON}
+    assert {name: lines for name, lines in lengths.items() if lines > 500} == {}
+
+
+@pytest.mark.parametrize("word", [r"^(import|from) pickle", r"torch\.load\(", r"\beval\(", r"except:"])
+def test_sources_never_unpickle_or_swallow(word: str) -> None:
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in SOURCES
+        if re.search(word, path.read_text().replace(".eval()", ""), re.MULTILINE)
+    ]
+    assert found == []
+
+
+def test_what_ships_stays_small() -> None:
+    assets = ROOT / "vita_mctp" / "assets"
+    assert sum(path.stat().st_size for path in assets.rglob("*") if path.is_file()) <= SHIPPED_LIMIT
+
+
+def test_levels_import_only_lower_ones() -> None:
+    result = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_importing_the_package_is_light() -> None:
+    heavy = ["torch", "transformers", "gradio", "soundfile", "soxr", "pocketsphinx", "jiwer", "numpy"]
+    code = f"import sys, vita_mctp; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
