@@ -26,8 +26,8 @@ EXAMPLES = {
 ABOUT_NANO = (
     """
 This is **nano**, a model of a few megabytes that knows one small world and nothing else. It learned from synthetic
-voices alone: a real voice, a noisy room or a question of another kind will often be misheard, and it then answers something
-wrong without noticing. It can be asked:
+voices alone: a real voice, a noisy room or a question of another kind will often be misheard, and it then answers
+something wrong without noticing. It can be asked:
 
 """
     + "\n".join(f"- {kind}: *{question}*" for kind, question in EXAMPLES.items())
