@@ -2,6 +2,8 @@
 
 import sys
 
+import sys
+
 from vita_mctp import SpeechLM
 from vita_mctp.serving.page import build_page, launch_page
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import itertools
 import shutil
 import socket
 import sys

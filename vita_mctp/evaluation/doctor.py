@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from vita_mctp import __version__
 from vita_mctp.errors import VitaError
+from vita_mctp.evaluation.scoring import same_text
 from vita_mctp.streaming.settings import SpeechSettings, find_model
 from vita_mctp.streaming.speech_lm import SpeechLM
 
@@ -80,11 +80,6 @@ def examine(model: str, *, device: str, dtype: str, attn: str) -> Report:
     return Report(versions, _devices(), threads, cores, kernels, missing, _self_test(model, device, dtype, attn))
 
 
-def same_words(left: str, right: str) -> bool:
-    """Whether two texts are the same apart from case, punctuation and spacing."""
-    return re.findall(r"\w+", left.lower()) == re.findall(r"\w+", right.lower())
-
-
 def _self_test(model: str, device: str, dtype: str, attn: str) -> SelfTest:
     try:
         folder = find_model(model)
@@ -96,7 +91,7 @@ def _self_test(model: str, device: str, dtype: str, attn: str) -> SelfTest:
     except VitaError as error:
         return SelfTest(model, failure=str(error))
     failure = None
-    if not same_words(answer.text, check.answer):
+    if not same_text(check.answer, answer.text):
         failure = "it gave a wrong answer; install the package afresh"
     elif answer.wave.seconds == 0:
         failure = "its answer has no sound; install the package afresh"

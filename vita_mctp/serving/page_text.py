@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vita_mctp.types import Done
 
-INTRODUCTION = """# Talk to it
+INTRODUCTION = """# Ask aloud, hear the answer
 Record a question or upload one (wav, flac, ogg or mp3), press **Ask**, and hear the answer while it is being made.
 """
 
