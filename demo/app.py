@@ -2,8 +2,6 @@
 
 import sys
 
-import sys
-
 from vita_mctp import SpeechLM
 from vita_mctp.serving.page import build_page, launch_page
 

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import itertools
 import shutil
 import socket
 import sys
