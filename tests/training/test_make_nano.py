@@ -1,4 +1,4 @@
-"""The one command that makes nano, on the shipped recipes with everything shrunk: the parts fit, and the result answers."""
+"""The one command that makes nano, on the shipped recipes, all shrunk: parts fit together and the result answers."""
 
 import json
 import os
