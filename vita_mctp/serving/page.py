@@ -14,6 +14,7 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
 from vita_mctp.audio import read_wave
@@ -22,8 +23,9 @@ from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
 from vita_mctp.serving.page_text import ABOUT_NANO, INTRODUCTION, LATE_SOUND, MODE_HINT, figures_table
 from vita_mctp.streaming.settings import NANO, SpeechSettings, find_model
 from vita_mctp.streaming.speech_lm import SpeechLM, join_chunks
-from vita_mctp.types import FloatArray, IntArray, TextDelta, Wave, WaveChunk
+from vita_mctp.types import FloatArray, TextDelta, Wave, WaveChunk
 
+PcmArray = npt.NDArray[np.int16]
 Update = tuple[Any, Any, Any]
 """New values of the page's text, sound and figures; `gradio.skip()` leaves one as it is."""
 
@@ -53,20 +55,23 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column():
-                question = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Question")
+                question = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Question", buttons=[])
                 modes = [(name.capitalize(), name) for name in MODES]
                 mode = gr.Radio(modes, value="boost", label="Mode", info=MODE_HINT)
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="the same seed gives the same answer")
+                with gr.Row():
+                    pressed = gr.Button("Ask", variant="primary").click
+                    stop = gr.Button("Stop")
+                shown = gr.Button("Ask the example question", visible=model == NANO).click(
+                    _example, None, question, api_visibility="private"
+                )
             with gr.Column():
-                sound = gr.Audio(label="Answer", streaming=streams, autoplay=True, interactive=False)
+                sound = gr.Audio(
+                    label="Answer", streaming=streams, autoplay=True, interactive=False, buttons=["download"]
+                )
                 text = gr.Textbox(label="Text", lines=2, interactive=False)
-                figures = gr.Markdown("" if streams else LATE_SOUND)
-        with gr.Row():
-            pressed = gr.Button("Ask", variant="primary").click
-            shown = gr.Button("Ask the example question", visible=model == NANO).click(
-                _example, None, question, api_visibility="private"
-            )
-            stop = gr.Button("Stop")
+                figures = gr.Markdown()
+                gr.Markdown(LATE_SOUND, visible=not streams)
         if model == NANO:
             gr.Markdown(ABOUT_NANO)
         wiring = (ask, [question, mode, seed], [text, sound, figures])
@@ -126,7 +131,7 @@ def answer(
                 yield event.text.strip(), whole, figures_table(event)
 
 
-def _example() -> tuple[int, IntArray] | None:
+def _example() -> tuple[int, PcmArray] | None:
     """The question in the nano model's folder."""
     folder = find_model(NANO)
     check = SpeechSettings.from_folder(folder).self_check
@@ -139,13 +144,13 @@ def _wav_bytes(chunk: WaveChunk) -> bytes:
     return file.getvalue()
 
 
-def _pcm(wave: Wave) -> tuple[int, Any] | None:
+def _pcm(wave: Wave) -> tuple[int, PcmArray] | None:
     """What gradio takes without scaling it to its peak; None for a wave without samples."""
     return (wave.sample_rate, _int16(wave.samples)) if len(wave.samples) else None
 
 
-def _int16(samples: FloatArray) -> Any:
-    return np.round(samples.clip(-1, 1) * 32767).astype(np.int16)
+def _int16(samples: FloatArray) -> PcmArray:
+    return np.round(samples.clip(-1, 1) * np.iinfo(np.int16).max).astype(np.int16)
 
 
 def _gradio() -> Any:

@@ -43,9 +43,9 @@ LATE_SOUND = "*ffmpeg is not installed here, so the sound comes whole, at the en
 
 
 def figures_table(done: Done) -> str:
-    """The figures of an answer as a Markdown table of two rows."""
+    """The figures of an answer as a Markdown table, one in a row."""
     times = done.timings
-    cells = {
+    figures = {
         "mode": done.mode,
         "tokens": str(times.tokens),
         "tokens/s": f"{times.tokens_per_second:.1f}",
@@ -54,8 +54,7 @@ def figures_table(done: Done) -> str:
         "sound": _number(times.audio_seconds, 2, " s"),
         "real-time factor": _number(times.real_time_factor, 2),
     }
-    rows = ([*cells], ["---"] * len(cells), [*cells.values()])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures.items())])
 
 
 def _number(value: float | None, digits: int, unit: str = "") -> str:
