@@ -1,7 +1,9 @@
 """The README says what works."""
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,17 @@ def test_opens_with_two_commands_of_one_line() -> None:
     assert second.rstrip().endswith("pytest")
 
 
+def test_ci_runs_those_two_commands() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    (line,) = (line for line in script.splitlines() if line.startswith("mapfile"))
+    listed = subprocess.run(
+        ["bash", "-c", f"{line}; printf '%s\n' \"${{commands[@]}}\""], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert listed.stdout.decode().splitlines() == [block.rstrip("\n") for block in blocks("sh")[:2]]
+    assert all(f'bash -euc "${{commands[{number}]}}"' in script for number in (0, 1))
+
+
 @pytest.mark.parametrize("line", [line for block in blocks("sh")[2:] for line in block.splitlines()])
 def test_every_command_is_one_that_the_program_knows(line: str) -> None:
     program, *arguments = shlex.split(line, comments=True)
@@ -34,7 +47,7 @@ def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.chdir(ROOT)
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
-    printed = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.rstrip("\n").split("\n")
     assert {"TextDelta", "WaveChunk", "Done"} <= set(printed[1:])
     assert printed[-1] == "Done"
     text, seconds, first_sound = printed[0].rsplit(" ", 2)

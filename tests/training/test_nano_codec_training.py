@@ -1,6 +1,5 @@
 """The codec's data and training on a corpus of a few sentences."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,8 @@ import pytest
 import torch
 
 from vita_mctp.codec.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
-from vita_mctp.data.synthetic import flite
 from vita_mctp.data.synthetic.corpus import build_corpus
 from vita_mctp.data.synthetic.plan import Sizes
-from vita_mctp.errors import MissingExtraError
 from vita_mctp.training.nano_codec import CodecSchedule, edit_distance, greedy_ctc
 from vita_mctp.training.nano_codec_data import augment, grid_positions, warp_frames
 from vita_mctp.training.nano_data import CodeStore
@@ -43,12 +40,6 @@ RECIPE = CodecRecipe(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> CodecRun:
-    try:
-        flite.synthesise("hello", "slt", 1.0, 1.0)
-    except MissingExtraError:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip("flite is not installed")
     folder = tmp_path_factory.mktemp("nano")
     build_corpus(folder / "corpus", sizes=RECIPE.corpus)
     return CodecRun(folder, RECIPE)

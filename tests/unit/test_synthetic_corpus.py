@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +17,6 @@ from vita_mctp.errors import ConfigError, MissingExtraError
 
 TINY = Sizes(questions=4, answers=4, sentences=4, babble=6)
 SENTENCE = "what is the opposite of seventeen"
-
-
-def _installed(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
-
-
-needs_synthesisers = pytest.mark.skipif(
-    "CI" not in os.environ and not (_installed("libflite.so.1") and _installed("libespeak-ng.so.1")),
-    reason="flite or espeak-ng is not installed",
-)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +53,6 @@ def test_a_missing_library_names_the_package_to_install() -> None:
         flite.load_library("libnothing.so.1", "libnothing1")
 
 
-@needs_synthesisers
 @pytest.mark.parametrize("base", flite.VOICES)
 def test_flite_times_cover_the_wave_in_order(base: str) -> None:
     spoken = flite.synthesise(SENTENCE, base)
@@ -82,7 +65,6 @@ def test_flite_times_cover_the_wave_in_order(base: str) -> None:
     assert {phone.name for phone in spoken.phones} <= set(PHONES)
 
 
-@needs_synthesisers
 def test_flite_words_are_louder_than_its_pauses() -> None:
     spoken = flite.synthesise(SENTENCE, "slt")
     first, last = (int(time * flite.SAMPLE_RATE) for time in (spoken.words[0].start, spoken.words[-1].end))
@@ -90,14 +72,12 @@ def test_flite_words_are_louder_than_its_pauses() -> None:
     assert said.std() > 10 * before.std() and said.std() > 3 * after.std()
 
 
-@needs_synthesisers
 def test_the_answer_voice_repeats_itself_exactly() -> None:
     once = speak(SENTENCE, ANSWER_VOICE).samples
     speak("something else entirely", Voice("flite", "slt", 1.2, 1.1))
     assert np.array_equal(once, speak(SENTENCE, ANSWER_VOICE).samples)
 
 
-@needs_synthesisers
 @pytest.mark.parametrize("engine, base", [("flite", "awb"), ("flite", "kal16"), ("espeak", "en-us+m3")])
 def test_speed_shortens_speech(engine: str, base: str) -> None:
     slow, fast = (len(speak(SENTENCE, Voice(engine, base, speed)).samples) for speed in (0.8, 1.25))  # type: ignore[arg-type]
@@ -117,14 +97,12 @@ def _fundamental(samples: np.ndarray) -> float:
     return float(np.median(found))
 
 
-@needs_synthesisers
 @pytest.mark.parametrize("engine, base", [("flite", "slt"), ("flite", "kal16"), ("espeak", "en-us")])
 def test_pitch_raises_the_fundamental(engine: str, base: str) -> None:
     low, high = (_fundamental(speak(SENTENCE, Voice(engine, base, 1.0, pitch)).samples) for pitch in (0.85, 1.3))  # type: ignore[arg-type]
     assert high > 1.1 * low
 
 
-@needs_synthesisers
 def test_an_unknown_voice_is_refused() -> None:
     with pytest.raises(ValueError, match="nobody"):
         flite.synthesise(SENTENCE, "nobody")
@@ -132,7 +110,6 @@ def test_an_unknown_voice_is_refused() -> None:
         espeak.synthesise(SENTENCE, "xx-nobody")
 
 
-@needs_synthesisers
 def test_every_voice_of_the_corpus_speaks() -> None:
     for voice in (*USER_VOICES, *HELD_OUT_VOICES):
         spoken = speak("hello nano", voice)
@@ -140,7 +117,6 @@ def test_every_voice_of_the_corpus_speaks() -> None:
         assert next(phone.name for phone in spoken.phones if phone.name != flite.PAUSE) == "hh"
 
 
-@needs_synthesisers
 def test_the_corpus_reads_back_what_was_planned(tiny: Corpus) -> None:
     planned = [(part, item) for part, items in make_plan(TINY, seed=0).items() for item in items]
     assert len(tiny) == len(planned)
@@ -153,7 +129,6 @@ def test_the_corpus_reads_back_what_was_planned(tiny: Corpus) -> None:
         assert [tiny.vocabulary[word] for word in tiny.word_ids(index)] == utterance.words
 
 
-@needs_synthesisers
 def test_times_are_samples_of_the_wave(tiny: Corpus) -> None:
     for index in range(len(tiny)):
         utterance = tiny.utterance(index)
@@ -170,13 +145,11 @@ def test_times_are_samples_of_the_wave(tiny: Corpus) -> None:
         assert set(utterance.word_starts) <= {0, *utterance.phone_ends}
 
 
-@needs_synthesisers
 def test_stored_waves_are_the_synthesised_ones(tiny: Corpus) -> None:
     utterance = tiny.utterance(tiny.indices("answers")[-1])
     assert np.abs(utterance.samples - speak(utterance.text, ANSWER_VOICE).samples).max() <= 1 / 32768
 
 
-@needs_synthesisers
 def test_an_interrupted_build_resumes_where_it_stopped(tiny: Corpus, tmp_path: Path) -> None:
     sizes = Sizes(questions=1, answers=2, sentences=2, babble=2)
     built = build_corpus(tmp_path, sizes=sizes)
@@ -192,7 +165,6 @@ def test_an_interrupted_build_resumes_where_it_stopped(tiny: Corpus, tmp_path: P
     assert not list(tmp_path.glob("*.partial*"))
 
 
-@needs_synthesisers
 def test_two_processes_make_the_same_index(tiny: Corpus, tmp_path: Path) -> None:
     build_corpus(tmp_path, sizes=TINY, processes=2)
     for path in tiny.folder.glob("*.json*"):
