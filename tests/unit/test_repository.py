@@ -32,6 +32,15 @@ def test_sources_never_unpickle_or_swallow(word: str) -> None:
     assert found == []
 
 
+def test_no_path_of_one_machine_is_written_down() -> None:
+    written = [*PYTHON, ROOT / "README.md", ROOT / "pyproject.toml", ROOT / ".ci" / "run"]
+    for folder in ("docs", "stages", "data_mixtures"):
+        written += [path for path in (ROOT / folder).rglob("*") if path.suffix in {".md", ".yaml", ".json", ".txt"}]
+    outside = re.compile(r"(?<![\w.<])/(?:home|root|tmp|opt|work|Users|mnt)/\w")
+    assert [path.relative_to(ROOT).as_posix() for path in written if outside.search(path.read_text())] == []
+    assert outside.search("see " + "/".join(["", "home", "me"]))
+
+
 def test_what_ships_stays_small() -> None:
     assets = ROOT / "vita_mctp" / "assets"
     assert sum(path.stat().st_size for path in assets.rglob("*") if path.is_file()) <= SHIPPED_LIMIT
