@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     transcribe = _add(commands, "transcribe", "write down what a recording says")
     transcribe.add_argument("speech", help='a wav, flac, ogg or mp3 file; "-" is standard input')
-    _add_decoding(transcribe)
+    _add_decoding(transcribe, mode="vanilla")
 
     demo = _add(commands, "demo", "open a page to talk to the model")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -108,9 +108,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attn", default="sdpa", metavar="KERNEL", help="attention kernel (default: %(default)s)")
 
 
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
+def _add_decoding(parser: argparse.ArgumentParser, mode: str = "boost") -> None:
     modes = "vanilla, balance, boost, turbo, or main and block counts such as 1,10,4,10 (default: %(default)s)"
-    parser.add_argument("--mode", default="boost", help=modes)
+    parser.add_argument("--mode", default=mode, help=modes)
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each event")

@@ -87,11 +87,11 @@ class SpeechLM:
         """Speaks a text."""
         return collect(self.stream(text, Task.TTS, mode=mode, seed=seed, temperature=temperature))
 
-    def transcribe(self, speech: Recording, mode: ModeSpec = "boost") -> str:
-        """Writes down what a recording says."""
+    def transcribe(self, speech: Recording, mode: ModeSpec = "vanilla") -> str:
+        """Writes down what a recording says; by default without the blocks, which are there for speech."""
         return collect(self.stream(speech, Task.ASR, mode=mode)).text
 
-    def chat(self, text: str, mode: ModeSpec = "boost", *, seed: int = 0, temperature: float | None = None) -> str:
+    def chat(self, text: str, mode: ModeSpec = "vanilla", *, seed: int = 0, temperature: float | None = None) -> str:
         """Answers a written question in writing."""
         return collect(self.stream(text, Task.TEXT, mode=mode, seed=seed, temperature=temperature)).text
 
