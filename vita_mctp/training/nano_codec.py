@@ -174,6 +174,7 @@ def train_codec(
         trainer.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
     )
     step = _resume(trainer, optimizer, folder)
+    # A resumed run goes on with an epoch that it has not seen, not in the middle of the one it was in.
     started, epoch = time.perf_counter(), step
     batches = maker.epoch(epoch)
     while step < schedule.steps:

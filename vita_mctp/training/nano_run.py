@@ -155,12 +155,13 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
     run.train_codec()
     run.train_speaker()
     run.tokenize()
-    stages = sorted(recipes.glob("stage*.yaml"))
-    for path in stages:
+    final = None
+    for path in sorted(recipes.glob("stage*.yaml")):
         final = train(path, corpus=folder / "corpus", tokens=folder / "tokens", out=folder)
-        if final is None:
+        if final is None:  # a SIGTERM ended the stage, everything saved
             raise KeyboardInterrupt
-    assert final is not None
+    if final is None:
+        raise ConfigError(f"no stage*.yaml in {recipes}; give the folder of the nano recipes")
     return ship(run, final, folder / "nano")
 
 
