@@ -47,7 +47,6 @@ class SpeechSettings:
     tokenizer_kind: str
     audio_tokenizer: CodecRef
     audio_decoder: CodecRef
-    interleave_ratio: tuple[int, ...] = (1, 10, 4, 10)
     max_question_seconds: float = 60.0
     max_new_tokens: int = 2048
     first_block_size: int | None = None
@@ -68,7 +67,6 @@ class SpeechSettings:
         for key, kind in (("audio_tokenizer", CodecRef), ("audio_decoder", CodecRef), ("self_check", SelfCheck)):
             if values.get(key) is not None:
                 values[key] = kind(**_known(kind, values[key], path))
-        values["interleave_ratio"] = tuple(values.get("interleave_ratio", cls.interleave_ratio))
         values["sampling"] = {_task(name, path): kept for name, kept in values.get("sampling", {}).items()}
         return cls(**values)
 
