@@ -44,7 +44,7 @@ def tiny_speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that `SpeechLM.from_pretrained` opens; nobody may write to it."""
     import torch
 
-    from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM
+    from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
     from vita_mctp.text.tokenizer_training import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")

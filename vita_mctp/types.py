@@ -12,8 +12,8 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-MAIN = -1
-"""`TokenEvent.source` of a token made by the backbone; MCTP block k is `k` (0-based)."""
+BACKBONE = 0
+"""Level of what the backbone makes; MCTP block k - 1 is level k."""
 
 ENCODER_QUERIES = 4
 """Rows that VITA-Audio-Plus' encoder puts before a recording's frames: language, event, emotion, text normalisation."""
@@ -143,12 +143,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One generated token. `index` counts from 0 at the first new token; `source` is MAIN or an MCTP block's k."""
+    """One generated token, number `index` of the answer; `level` is 0 for the backbone and k for block k - 1."""
 
     index: int
     id: int
     kind: TokenKind
-    source: int
+    level: int
 
 
 @dataclass(frozen=True)

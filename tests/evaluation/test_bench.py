@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from vita_mctp.bench import shapes, subjects
+from vita_mctp.bench.machine import Machine, measure_machine
+from vita_mctp.bench.modes import ModesOptions, bench_modes
+from vita_mctp.bench.result import Column, Study
+from vita_mctp.bench.scaling import ScalingOptions, bench_scaling
+from vita_mctp.bench.subjects import Subject, Wanted, open_subject, random_language_model
+from vita_mctp.bench.timeline import TimelineOptions, bench_timeline
+from vita_mctp.bench.timing import Times, gaps
+from vita_mctp.bench.traffic import Traffic
 from vita_mctp.cli import main
 from vita_mctp.decoding.plan import MODES, Mode
 from vita_mctp.errors import ConfigError, OutOfMemoryError
-from vita_mctp.evaluation.bench import shapes, subjects
-from vita_mctp.evaluation.bench.machine import Machine, measure_machine
-from vita_mctp.evaluation.bench.modes import ModesOptions, bench_modes
-from vita_mctp.evaluation.bench.result import Column, Study
-from vita_mctp.evaluation.bench.scaling import ScalingOptions, bench_scaling
-from vita_mctp.evaluation.bench.subjects import Subject, Wanted, open_subject, random_language_model
-from vita_mctp.evaluation.bench.timeline import TimelineOptions, bench_timeline
-from vita_mctp.evaluation.bench.timing import Times, gaps
-from vita_mctp.evaluation.bench.traffic import Traffic
-from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
 
 MACHINE = Machine("cpu", "float32", bytes_per_second=1e9, flops_per_second=1e9)
 SIZES: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_the_same_seed_draws_the_same_model(subject: Subject) -> None:
 
 
 def test_a_shape_without_room_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vita_mctp.model.placement.memory_available", lambda device: 10**9)
+    monkeypatch.setattr("vita_mctp.checkpoints.placement.memory_available", lambda device: 10**9)
     with pytest.raises(OutOfMemoryError, match=r"random 72b .* 1[67]\d\.\d GB .* 1\.00 GB are free"):
         open_subject(Wanted(random="72b", dtype=torch.bfloat16))
 
@@ -166,7 +166,7 @@ def test_a_row_has_a_cell_for_each_column() -> None:
 
 @pytest.fixture
 def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vita_mctp.evaluation.bench.run.measure_machine", lambda device, dtype: MACHINE)
+    monkeypatch.setattr("vita_mctp.bench.run.measure_machine", lambda device, dtype: MACHINE)
 
 
 @pytest.mark.usefixtures("small_copies")
@@ -226,9 +226,7 @@ def test_wrong_options_end_in_one_line(arguments: list[str], word: str, capsys: 
 
 def test_the_slow_twin_is_told_apart(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = np.arange(12)
-    monkeypatch.setattr(
-        "vita_mctp.evaluation.bench.modes.generate_slowly", lambda subject, request: (1.0, tuple(wrong.tolist()))
-    )
+    monkeypatch.setattr("vita_mctp.bench.modes.generate_slowly", lambda subject, request: (1.0, tuple(wrong.tolist())))
     study = bench_modes(subject, ModesOptions((MODES["turbo"],), tokens=12, prefill=4, naive=True), MACHINE)
     assert study.column("same tokens")[0] < 12  # type: ignore[operator]
 

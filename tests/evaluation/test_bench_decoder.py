@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from vita_mctp.codec.glm4_voice.decoder_config import parse_decoder_config
-from vita_mctp.codec.glm4_voice.decoder_weights import load_decoder
-from vita_mctp.codec.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
-from vita_mctp.codec.glm4_voice.smooth_decoder import Glm4VoiceDecoder, Windows
-from vita_mctp.codec.glm4_voice.tagged_yaml import read_tagged_yaml
-from vita_mctp.codec.ramp import RampDecoder
-from vita_mctp.evaluation.bench import shapes
-from vita_mctp.evaluation.bench.decoder import Answer, ChunkCost, DecoderOptions, bench_decoder, decode_answer, growth
-from vita_mctp.evaluation.bench.machine import Machine
-from vita_mctp.evaluation.bench.seams import energy_jumps, measure_seams
-from vita_mctp.evaluation.bench.subjects import Voice
+from vita_mctp.bench import shapes
+from vita_mctp.bench.decoder import Answer, ChunkCost, DecoderOptions, bench_decoder, decode_answer, growth
+from vita_mctp.bench.machine import Machine
+from vita_mctp.bench.seams import energy_jumps, measure_seams
+from vita_mctp.bench.subjects import Voice
+from vita_mctp.codecs.glm4_voice.decoder_config import parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder_weights import load_decoder
+from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
+from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder, Windows
+from vita_mctp.codecs.glm4_voice.tagged_yaml import read_tagged_yaml
+from vita_mctp.codecs.ramp import RampDecoder
 from vita_mctp.types import FloatArray
 
 GOLDENS = Path(__file__).parents[1] / "parity" / "goldens" / "glm4_voice"

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vita_mctp.data.synthetic.flite import SAMPLE_RATE
-from vita_mctp.data.synthetic.voices import ANSWER_VOICE, speak
 from vita_mctp.errors import ConfigError, MissingExtraError
 from vita_mctp.evaluation import judge as judging
 from vita_mctp.evaluation.judge import Heard, Judge, PocketSphinx, domain_bigram
 from vita_mctp.evaluation.language_model import word_loop_arpa
+from vita_mctp.nano.corpus.flite import SAMPLE_RATE
+from vita_mctp.nano.corpus.voices import ANSWER_VOICE, speak
 from vita_mctp.types import Wave
 
 RIGHT, WRONG = "seven plus three is ten", "seven plus three is nineteen"

@@ -13,13 +13,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from vita_mctp.data.synthetic.flite import SAMPLE_RATE
-from vita_mctp.data.synthetic.voices import ANSWER_VOICE, speak
 from vita_mctp.errors import ConfigError, DataError, EndpointError, MissingExtraError
 from vita_mctp.evaluation import extras, judges
 from vita_mctp.evaluation.cases import Question
 from vita_mctp.evaluation.judges import judge_version, open_judge, wav_bytes
 from vita_mctp.evaluation.systems import Asking
+from vita_mctp.nano.corpus.flite import SAMPLE_RATE
+from vita_mctp.nano.corpus.voices import ANSWER_VOICE, speak
 from vita_mctp.types import Task, Wave
 
 pytest.importorskip("openai")

@@ -13,15 +13,15 @@ import pytest
 
 from vita_mctp import SpeechLM
 from vita_mctp.cli import main
+from vita_mctp.environment import measure_command
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError, DataError, OutputError
-from vita_mctp.evaluation.environment import measure_command
 from vita_mctp.evaluation.judge import Judge
-from vita_mctp.evaluation.nano import NanoOptions, evaluate_nano
-from vita_mctp.evaluation.rows import Row, read_rows, write_rows
-from vita_mctp.evaluation.runner import plan_trials, run_trial
-from vita_mctp.evaluation.samples import QUESTION_GROUPS, RIGHT_ANSWERS, SENTENCES, make_samples
-from vita_mctp.evaluation.summary import summarise
-from vita_mctp.streaming.speech_lm import Answer
+from vita_mctp.nano.benchmark import NanoOptions, evaluate_nano
+from vita_mctp.nano.rows import Row, read_rows, write_rows
+from vita_mctp.nano.runner import plan_trials, run_trial
+from vita_mctp.nano.samples import QUESTION_GROUPS, RIGHT_ANSWERS, SENTENCES, make_samples
+from vita_mctp.nano.summary import summarise
+from vita_mctp.speech_lm import Answer
 from vita_mctp.types import Done, StopReason, TextDelta, Timings, Wave, WaveChunk
 
 N = 2
@@ -179,7 +179,7 @@ def test_a_trial_that_brings_nothing_is_a_failed_row(
 
 
 def test_samples_are_held_out_questions_and_each_group_asks_the_same(work: Path) -> None:
-    from vita_mctp.data.synthetic.domain import build_domain
+    from vita_mctp.nano.corpus.domain import build_domain
 
     samples = make_samples(work / "speech", N)
     domain = build_domain()

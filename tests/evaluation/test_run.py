@@ -15,12 +15,12 @@ import pytest
 
 from vita_mctp.audio import write_wave
 from vita_mctp.cli import main
+from vita_mctp.environment import Environment
 from vita_mctp.errors import ConfigError, DataError, EndpointError
 from vita_mctp.evaluation import answer_scores
 from vita_mctp.evaluation.answer_scores import LlmJudge
 from vita_mctp.evaluation.cases import Question
 from vita_mctp.evaluation.datasets import BENCHMARKS
-from vita_mctp.evaluation.environment import Environment
 from vita_mctp.evaluation.judge import Listener
 from vita_mctp.evaluation.results import ResultRow, read_results
 from vita_mctp.evaluation.run import Order, Outcome, Tools, evaluate

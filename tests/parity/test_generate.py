@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.plan import parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
-from vita_mctp.model.checkpoint import load_model
-from vita_mctp.types import MAIN
+from vita_mctp.types import BACKBONE
 
 EXCUSING_MARGIN = 1e-3
 LOGITS_TOLERANCE = {"atol": 3e-4, "rtol": 1e-4}
@@ -94,7 +94,7 @@ def test_case(generate_case, attn):
             events += engine.advance([state])
     excused = first_difference(case, tuple(event.id for event in events))
     same = len(events) if excused is None else excused + 1
-    sources = ["main" if event.source == MAIN else event.source for event in events]
+    sources = ["main" if event.level == BACKBONE else event.level - 1 for event in events]
     assert sources[:same] == case["block"][:same]
     for key in ("block", "query_len", "first_position"):
         assert [call[key] for call in calls][:same] == case[key][:same], key

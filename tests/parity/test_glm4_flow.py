@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vita_mctp.codec.glm4_voice.decoder_config import load_decoder_config, parse_decoder_config
-from vita_mctp.codec.glm4_voice.flow import Flow, reference_noise, time_steps
-from vita_mctp.codec.glm4_voice.flow_encoder import relative_positions
+from vita_mctp.codecs.glm4_voice.decoder_config import load_decoder_config, parse_decoder_config
+from vita_mctp.codecs.glm4_voice.flow import Flow, reference_noise, time_steps
+from vita_mctp.codecs.glm4_voice.flow_encoder import relative_positions
 
 
 @cache

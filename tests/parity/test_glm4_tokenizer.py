@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vita_mctp.audio.sinc import sinc_resampler
-from vita_mctp.codec.base import AudioTokenizer
-from vita_mctp.codec.glm4_voice.features import LogMel
-from vita_mctp.codec.glm4_voice.streaming_tokenizer import StreamingTokenizer
-from vita_mctp.codec.glm4_voice.tokenizer import Glm4VoiceTokenizer
-from vita_mctp.codec.glm4_voice.tokenizer_config import TokenizerConfig, load_tokenizer_config, parse_tokenizer_config
-from vita_mctp.codec.glm4_voice.tokenizer_weights import empty_encoder, training_buffers
-from vita_mctp.codec.glm4_voice.whisper_encoder import BlockAttention, squared_distances
-from vita_mctp.codec.registry import audio_tokenizer
+from vita_mctp.codecs.base import AudioTokenizer
+from vita_mctp.codecs.glm4_voice.features import LogMel
+from vita_mctp.codecs.glm4_voice.streaming_tokenizer import StreamingTokenizer
+from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
+from vita_mctp.codecs.glm4_voice.tokenizer_config import TokenizerConfig, load_tokenizer_config, parse_tokenizer_config
+from vita_mctp.codecs.glm4_voice.tokenizer_weights import empty_encoder, training_buffers
+from vita_mctp.codecs.glm4_voice.whisper_encoder import BlockAttention, squared_distances
+from vita_mctp.codecs.registry import audio_tokenizer
 from vita_mctp.types import FloatArray, Wave
 
 Tolerances = Callable[[Path], dict[str, Any]]

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter, load_model
-from vita_mctp.model.attention import attention_inputs
+from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter
+from vita_mctp.models.vita.attention import attention_inputs
 
 NEAR = {"atol": 3e-4, "rtol": 1e-4}
 LOSS_RTOL = 2e-5

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vita_mctp.checkpoints.loading import read_config
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.plan import parse_mode
 from vita_mctp.decoding.state import Request
-from vita_mctp.model import VitaMctpPlusForCausalLM, is_mctp_parameter
-from vita_mctp.model.checkpoint import read_config
-from vita_mctp.model.plus import ENCODER_PREFIX
-from vita_mctp.types import MAIN, AudioFeatures, HeardAudio
+from vita_mctp.models.vita import VitaMctpPlusForCausalLM, is_mctp_parameter
+from vita_mctp.models.vita.plus import ENCODER_PREFIX
+from vita_mctp.types import BACKBONE, AudioFeatures, HeardAudio
 
 NEAR = {"atol": 3e-4, "rtol": 1e-4}
 EXCUSING_MARGIN = 1e-3
@@ -140,7 +140,7 @@ def test_generation(model: VitaMctpPlusForCausalLM, recorded: dict[str, Any], he
     for case, request, result in zip(recorded["generate"], requests, together, strict=True):
         for found in (result, generate_naive(model, request)):
             same = equal_tokens(case, found.ids)
-            sources = ["main" if event.source == MAIN else event.source for event in found.events]
+            sources = ["main" if event.level == BACKBONE else event.level - 1 for event in found.events]
             assert sources[:same] == case["block"][:same], case["name"]
 
 
@@ -154,7 +154,7 @@ def test_work_of_each_step(
         while state.reason is None:
             before = [cache.length for cache in state.caches]
             event = engine.advance([state])[0]
-            read.append(state.caches[event.source - MAIN].length - before[event.source - MAIN])
+            read.append(state.caches[event.level].length - before[event.level])
         same = equal_tokens(case, tuple(state.ids[len(request.prompt_ids) :]))
         assert read[:same] == case["query_len"][:same], case["name"]
 

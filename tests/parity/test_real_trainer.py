@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.data.packing import PackedRow
-from vita_mctp.model import load_model
 from vita_mctp.training.arguments import training_arguments
 from vita_mctp.training.freezing import set_trainable
 from vita_mctp.training.recipe_file import load_recipe

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from vita_mctp.model import VitaMctpForCausalLM, load_model
+from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.models.vita import VitaMctpForCausalLM
 from vita_mctp.training.freezing import set_trainable, trainable_names
 from vita_mctp.training.optimizer import build_optimizer, split_groups
 from vita_mctp.training.recipe import OptimizerRecipe

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vita_mctp.model import VitaMctpForCausalLM, VitaMctpOutput, expand, is_mctp_parameter, load_model
+from vita_mctp.checkpoints.loading import expand, load_model
+from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpOutput, is_mctp_parameter
 
 LOSS_RTOL = 2e-5
 CheckGradients = Callable[[Any, dict[str, Any]], None]

@@ -11,7 +11,7 @@ from vita_mctp import Answer, SpeechLM
 from vita_mctp.audio import write_wave
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.errors import AudioError, ConfigError
-from vita_mctp.streaming.speech_lm import recent_turns
+from vita_mctp.speech_lm import recent_turns
 from vita_mctp.types import Done, Role, Task, TokenEvent, TokenKind, Turn, Wave
 
 HEAD = "<|im_start|>assistant\n"

@@ -22,12 +22,12 @@ from tokenizers import AddedToken, Tokenizer
 from torch import nn
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from vita_mctp.codec.glm4_voice.decoder_config import load_decoder_config
-from vita_mctp.codec.glm4_voice.flow import Flow
-from vita_mctp.codec.glm4_voice.hift import Hift
-from vita_mctp.codec.glm4_voice.tokenizer_config import load_tokenizer_config
-from vita_mctp.codec.glm4_voice.tokenizer_weights import empty_encoder, training_buffers
-from vita_mctp.model.conversion import convert_qwen
+from vita_mctp.checkpoints.conversion import convert_qwen
+from vita_mctp.codecs.glm4_voice.decoder_config import load_decoder_config
+from vita_mctp.codecs.glm4_voice.flow import Flow
+from vita_mctp.codecs.glm4_voice.hift import Hift
+from vita_mctp.codecs.glm4_voice.tokenizer_config import load_tokenizer_config
+from vita_mctp.codecs.glm4_voice.tokenizer_weights import empty_encoder, training_buffers
 from vita_mctp.text.tokenizer_training import train_tokenizer
 from vita_mctp.text.vocabulary import END_OF_TEXT, IM_END, IM_START
 

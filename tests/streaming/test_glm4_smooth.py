@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vita_mctp.codec.glm4_voice import smooth_decoder
-from vita_mctp.codec.glm4_voice.decoder_config import HOP_LENGTH, FlowConfig, HiftConfig, load_decoder_config
-from vita_mctp.codec.glm4_voice.flow import Flow
-from vita_mctp.codec.glm4_voice.hift import Hift
-from vita_mctp.codec.glm4_voice.hift_source import HarmonicSource, SourceNoise, placed_noise
-from vita_mctp.codec.glm4_voice.smooth_decoder import Glm4VoiceDecoder, Windows, cross_fade
-from vita_mctp.codec.registry import audio_decoder
+from vita_mctp.codecs.glm4_voice import smooth_decoder
+from vita_mctp.codecs.glm4_voice.decoder_config import HOP_LENGTH, FlowConfig, HiftConfig, load_decoder_config
+from vita_mctp.codecs.glm4_voice.flow import Flow
+from vita_mctp.codecs.glm4_voice.hift import Hift
+from vita_mctp.codecs.glm4_voice.hift_source import HarmonicSource, SourceNoise, placed_noise
+from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder, Windows, cross_fade
+from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray
 

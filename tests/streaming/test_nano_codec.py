@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from vita_mctp.codec.base import AudioDecoder, AudioTokenizer
-from vita_mctp.codec.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
-from vita_mctp.codec.nano.decoder import NanoMelDecoder
-from vita_mctp.codec.nano.encoder import NanoEncoder
-from vita_mctp.codec.nano.features import LogMel
-from vita_mctp.codec.nano.quantizer import FiniteScalarQuantizer
-from vita_mctp.codec.nano.vocoder import NanoVocoder
+from vita_mctp.codecs.base import AudioDecoder, AudioTokenizer
+from vita_mctp.codecs.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
+from vita_mctp.codecs.nano.decoder import NanoMelDecoder
+from vita_mctp.codecs.nano.encoder import NanoEncoder
+from vita_mctp.codecs.nano.features import LogMel
+from vita_mctp.codecs.nano.quantizer import FiniteScalarQuantizer
+from vita_mctp.codecs.nano.vocoder import NanoVocoder
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioBlock, AudioCodes, Wave
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita_mctp.codec import registry
-from vita_mctp.codec.base import AudioDecoder, AudioTokenizer
-from vita_mctp.codec.ramp import RampDecoder, RampSettings, RampTokenizer
-from vita_mctp.codec.registry import audio_decoder, audio_tokenizer, register
+from vita_mctp.codecs import registry
+from vita_mctp.codecs.base import AudioDecoder, AudioTokenizer
+from vita_mctp.codecs.chunker import AudioChunker
+from vita_mctp.codecs.ramp import RampDecoder, RampSettings, RampTokenizer
+from vita_mctp.codecs.registry import audio_decoder, audio_tokenizer, register
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.streaming.chunker import AudioChunker
 from vita_mctp.types import AudioBlock, AudioCodes, Wave
 
 CODES = st.lists(st.integers(0, 63), max_size=40)

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita_mctp.codec.ramp import RampDecoder, RampSettings
-from vita_mctp.streaming.session import SessionEvent, SoundStream, stream_session
-from vita_mctp.streaming.timing import Stopwatch
+from vita_mctp.answer import SessionEvent, SoundStream, stream_session
+from vita_mctp.codecs.ramp import RampDecoder, RampSettings
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.tokenizer_training import train_tokenizer
-from vita_mctp.types import MAIN, Done, Role, StopReason, TextDelta, TokenEvent, TokenKind, Turn, WaveChunk
+from vita_mctp.timing import Stopwatch
+from vita_mctp.types import BACKBONE, Done, Role, StopReason, TextDelta, TokenEvent, TokenKind, Turn, WaveChunk
 
 HOP = 1280
 
@@ -24,7 +24,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 def events_of(tokenizer: TextTokenizer, ids: Iterable[int]) -> Iterator[TokenEvent]:
     for index, token in enumerate(ids):
-        yield TokenEvent(index, token, tokenizer.vocabulary.kind(token), MAIN)
+        yield TokenEvent(index, token, tokenizer.vocabulary.kind(token), BACKBONE)
 
 
 def session(
@@ -128,7 +128,7 @@ def test_closing_a_session_stops_generation(tokenizer: TextTokenizer, taken: int
         try:
             while True:
                 made.append(tokenizer.vocabulary.audio_id(len(made) % 64))
-                yield TokenEvent(len(made) - 1, made[-1], TokenKind.AUDIO, MAIN)
+                yield TokenEvent(len(made) - 1, made[-1], TokenKind.AUDIO, BACKBONE)
         finally:
             stopped.append(True)
 

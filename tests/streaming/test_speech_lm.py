@@ -11,9 +11,9 @@ import pytest
 
 from vita_mctp import SpeechLM
 from vita_mctp.audio import write_wave
+from vita_mctp.checkpoints.settings import SpeechSettings, find_model
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
-from vita_mctp.streaming.settings import SpeechSettings, find_model
 from vita_mctp.types import AudioCodes, Done, Task, TextDelta, Wave, WaveChunk
 
 HOP = 1280

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from vita_mctp.audio.fbank import FEATURE_SIZE
-from vita_mctp.codec.sensevoice import STATISTICS_FILE
-from vita_mctp.model.conversion import ENCODER_FILE
-from vita_mctp.model.sensevoice import SenseVoice, SenseVoiceSizes
+from vita_mctp.checkpoints.conversion import ENCODER_FILE
+from vita_mctp.codecs.sensevoice import STATISTICS_FILE
+from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
 from vita_mctp.text.tokenizer_training import train_tokenizer
 
 ENCODER = SenseVoiceSizes(FEATURE_SIZE, 8, linear_units=12, num_blocks=2, tp_blocks=1, ctc_size=5)

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from smoke_stages import STAGES, arguments, curve, launch, tokenize
 
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
-from vita_mctp.model import load_model
 
 pytestmark = pytest.mark.slow
 

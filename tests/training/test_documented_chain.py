@@ -27,12 +27,13 @@ from documented import COMMANDS, ROOT, arguments
 from plus_parts import write_qwen, write_sensevoice
 
 from vita_mctp.audio import read_wave, write_wave
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
 from vita_mctp.data import hub
-from vita_mctp.data.synthetic.domain import QA, build_domain
-from vita_mctp.data.synthetic.flite import SAMPLE_RATE
-from vita_mctp.data.synthetic.voices import Voice, speak
-from vita_mctp.model import VitaMctpPlusForCausalLM, load_model
+from vita_mctp.models.vita import VitaMctpPlusForCausalLM
+from vita_mctp.nano.corpus.domain import QA, build_domain
+from vita_mctp.nano.corpus.flite import SAMPLE_RATE
+from vita_mctp.nano.corpus.voices import Voice, speak
 from vita_mctp.training.run_folder import read_record
 from vita_mctp.types import Wave
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM
-from vita_mctp.model.modeling import VitaMctpOutput
+from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.models.vita.modeling import VitaMctpOutput
 from vita_mctp.training.figures import Window, curve_line
 from vita_mctp.training.flops import flops_per_token, peak_flops
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from vita_mctp.streaming.speech_lm import SpeechLM
-from vita_mctp.training.nano_run import make_nano
+from vita_mctp.nano.run import make_nano
+from vita_mctp.speech_lm import SpeechLM
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = ("fine_width", "coarse_width", "vocoder_width")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.data.row_stream import Pool
-from vita_mctp.data.synthetic.corpus import Corpus
-from vita_mctp.data.synthetic.domain import build_domain
 from vita_mctp.errors import ConfigError
+from vita_mctp.nano.corpus.corpus import Corpus
+from vita_mctp.nano.corpus.domain import build_domain
+from vita_mctp.nano.data import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.text.chat import IGNORED, ChatFormat
 from vita_mctp.text.interleave import deinterleave
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.nano_data import CodeStore, nano_pools, nano_tokenizer
 
 NUM_CODES = 24
 

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from smoke_stages import curve
 from torch import Tensor
 
+from vita_mctp.checkpoints.conversion import ENCODER_FILE, convert_plus
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
-from vita_mctp.codec.sensevoice import SenseVoiceFrontEnd
+from vita_mctp.codecs.sensevoice import SenseVoiceFrontEnd
 from vita_mctp.data.dataset import open_rows
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.recordings import decode
@@ -25,9 +27,8 @@ from vita_mctp.data.token_store import TokenStore
 from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
 from vita_mctp.data.tokenize_run import tokenize_manifest
 from vita_mctp.errors import CheckpointError, ConfigError, DataError
-from vita_mctp.model import VitaMctpPlusForCausalLM, load_model
-from vita_mctp.model.conversion import ENCODER_FILE, convert_plus
-from vita_mctp.model.plus import ENCODER_PREFIX
+from vita_mctp.models.vita import VitaMctpPlusForCausalLM
+from vita_mctp.models.vita.plus import ENCODER_PREFIX
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.interleave import BOOST_RATIO
 from vita_mctp.text.tokenizer import TextTokenizer

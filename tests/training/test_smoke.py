@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from smoke_stages import SMOKE, STAGES, arguments, curve, tokenize
 
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
-from vita_mctp.model import load_model
 from vita_mctp.training.run_folder import read_record
 from vita_mctp.training.stage import files_of, train_stage
 

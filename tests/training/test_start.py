@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM
-from vita_mctp.model.losses import SharedHead
+from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.models.vita.losses import SharedHead
 from vita_mctp.training.plan import plan
 from vita_mctp.training.recipe_file import load_recipe
 from vita_mctp.training.start import find_parent, released_folder, resize_vocabulary, start_model

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from vita_mctp.cli import main
-from vita_mctp.codec.ramp import RampSettings, RampTokenizer
+from vita_mctp.codecs.ramp import RampSettings, RampTokenizer
 from vita_mctp.data.recordings import decode
 from vita_mctp.data.token_store import TokenStore
 from vita_mctp.data.tokenize import CodecSource, TokenizeOptions

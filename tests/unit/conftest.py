@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vita_mctp.model.configuration import VitaMctpConfig
-from vita_mctp.model.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.configuration import VitaMctpConfig
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 
 TINY_VOCAB = 48
 

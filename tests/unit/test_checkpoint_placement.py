@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from vita_mctp.checkpoints import placement
+from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.checkpoints.placement import explained_out_of_memory, memory_needed, parse_dtype
+from vita_mctp.checkpoints.weights import stored_dtype, tensor_shapes
 from vita_mctp.errors import ConfigError, OutOfMemoryError
-from vita_mctp.model import VitaMctpForCausalLM, load_model, placement
-from vita_mctp.model.placement import explained_out_of_memory, memory_needed, parse_dtype
-from vita_mctp.model.weights import stored_dtype, tensor_shapes
+from vita_mctp.models.vita import VitaMctpForCausalLM
 
 MakeModel = Callable[..., VitaMctpForCausalLM]
 CPU = torch.device("cpu")

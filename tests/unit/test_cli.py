@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from vita_mctp import commands
 from vita_mctp.cli import main
+from vita_mctp.cli import talk as commands
 from vita_mctp.evaluation import doctor
 
 COMMAND = [sys.executable, "-m", "vita_mctp.cli"]

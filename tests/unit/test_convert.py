@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from vita_mctp.checkpoints import shards
+from vita_mctp.checkpoints.conversion import convert_qwen
+from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.checkpoints.shards import parse_size, reshard
+from vita_mctp.checkpoints.weights import safetensors_files
 from vita_mctp.cli import main
 from vita_mctp.errors import CheckpointError, ConfigError, OutputError
-from vita_mctp.model import VitaMctpForCausalLM, load_model, shards
-from vita_mctp.model.conversion import convert_qwen
-from vita_mctp.model.shards import parse_size, reshard
-from vita_mctp.model.weights import safetensors_files
+from vita_mctp.models.vita import VitaMctpForCausalLM
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.tokenizer_training import train_tokenizer
 from vita_mctp.text.vocabulary import RELEASED_CODES, VocabularyKind

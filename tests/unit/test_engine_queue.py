@@ -12,7 +12,7 @@ from vita_mctp.decoding.plan import MODES, parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import ConfigError
-from vita_mctp.types import MAIN, StopReason, TokenKind
+from vita_mctp.types import BACKBONE, StopReason, TokenKind
 
 PROMPT = (5, 9, 40, 3)
 
@@ -28,11 +28,11 @@ def ask(mode="1,4", tokens=20, **kwargs):
 
 def test_eos_made_by_a_block_ends_the_answer_at_once(model):
     free = Engine(model).generate([ask()])[0]
-    eos = next(event for event in free.events if event.source > 0 and event.id not in free.ids[: event.index])
+    eos = next(event for event in free.events if event.level > 1 and event.id not in free.ids[: event.index])
     result = Engine(model).generate([ask(eos_ids=frozenset([eos.id]))])[0]
     assert result.reason is StopReason.EOS
     assert result.events[:-1] == free.events[: eos.index]
-    assert (result.events[-1].id, result.events[-1].source) == (eos.id, eos.source)
+    assert (result.events[-1].id, result.events[-1].level) == (eos.id, eos.level)
     assert result.events[-1].kind is TokenKind.STOP
 
 
@@ -45,7 +45,7 @@ def test_an_eos_in_the_prompt_does_not_end_the_answer(model):
 def test_events_count_and_name_their_makers(model):
     result = Engine(model).generate([ask(tokens=7)])[0]
     assert [event.index for event in result.events] == list(range(7))
-    assert [event.source for event in result.events] == [MAIN, 0, 1, 2, 3, MAIN, 0]
+    assert [event.level for event in result.events] == [BACKBONE, 1, 2, 3, 4, BACKBONE, 1]
     assert result.reason is StopReason.LENGTH
 
 
@@ -154,7 +154,7 @@ def test_only_unseen_hidden_states_are_kept(model, mode):
         backlog = [sum(len(piece) for piece in pieces) for pieces in state.unseen]
         assert max(backlog) <= len(PROMPT) + 30
     if mode in ("vanilla", "1,4,3,0"):
-        assert backlog == [0, 0, 0, 0]
+        assert backlog == [0] * 5
 
 
 def test_caches_grow_by_doubling(model):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter
+from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter
 
 SIZES = {
     "7B": {

@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vita_mctp.codec.base import AudioDecoder
-from vita_mctp.codec.glm4_voice.decoder_config import parse_decoder_config
-from vita_mctp.codec.glm4_voice.decoder_weights import convert_decoder, load_decoder
-from vita_mctp.codec.glm4_voice.flow import Flow
-from vita_mctp.codec.glm4_voice.hift import Hift
-from vita_mctp.codec.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
-from vita_mctp.codec.registry import audio_decoder
+from vita_mctp.codecs.base import AudioDecoder
+from vita_mctp.codecs.glm4_voice.decoder_config import parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder_weights import convert_decoder, load_decoder
+from vita_mctp.codecs.glm4_voice.flow import Flow
+from vita_mctp.codecs.glm4_voice.hift import Hift
+from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
+from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.types import AudioBlock, AudioCodes
 

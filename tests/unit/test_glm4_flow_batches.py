@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vita_mctp.codec.glm4_voice.decoder_config import (
+from vita_mctp.codecs.glm4_voice.decoder_config import (
     CfmConfig,
     EstimatorConfig,
     FlowConfig,
@@ -16,9 +16,9 @@ from vita_mctp.codec.glm4_voice.decoder_config import (
     FlowEncoderConfig,
     RegulatorConfig,
 )
-from vita_mctp.codec.glm4_voice.flow import Flow, time_steps
-from vita_mctp.codec.glm4_voice.flow_encoder import attended_keys
-from vita_mctp.codec.glm4_voice.ragged import RaggedGroupNorm, length_mask
+from vita_mctp.codecs.glm4_voice.flow import Flow, time_steps
+from vita_mctp.codecs.glm4_voice.flow_encoder import attended_keys
+from vita_mctp.codecs.glm4_voice.ragged import RaggedGroupNorm, length_mask
 from vita_mctp.errors import ConfigError
 
 BANDS, VOCABULARY, BLOCK = 8, 32, 4

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vita_mctp.codec.glm4_voice.decoder_config import F0PredictorConfig, HiftConfig, IstftConfig
-from vita_mctp.codec.glm4_voice.hift import Hift
-from vita_mctp.codec.glm4_voice.hift_layers import fold_weight_norm
-from vita_mctp.codec.glm4_voice.hift_source import (
+from vita_mctp.codecs.glm4_voice.decoder_config import F0PredictorConfig, HiftConfig, IstftConfig
+from vita_mctp.codecs.glm4_voice.hift import Hift
+from vita_mctp.codecs.glm4_voice.hift_layers import fold_weight_norm
+from vita_mctp.codecs.glm4_voice.hift_source import (
     PITCH_REACH,
     SourceNoise,
     draw_noise,

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from vita_mctp.checkpoints.loading import expand, load_model
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
-from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM, expand, is_mctp_parameter, load_model
+from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter
 
 MakeModel = Callable[..., VitaMctpForCausalLM]
 IDS = torch.tensor([[5, 40, 3, 3, 17, 29, 8]])

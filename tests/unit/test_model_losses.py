@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.model import VitaMctpForCausalLM, VitaMctpOutput, is_mctp_parameter
-from vita_mctp.model.rows import IGNORED, Rows
+from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpOutput, is_mctp_parameter
+from vita_mctp.models.vita.rows import IGNORED, Rows
 
 MakeModel = Callable[..., VitaMctpForCausalLM]
 BLOCKS = 3

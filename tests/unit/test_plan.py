@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from vita_mctp.decoding.plan import MODES, Mode, PlanCursor, parse_mode
 from vita_mctp.errors import ConfigError
-from vita_mctp.types import MAIN
+from vita_mctp.types import BACKBONE
 
-M = MAIN
+M = BACKBONE
 
 
 def walk(counts, num_blocks, tokens):
@@ -37,16 +37,16 @@ def reference_walk(counts, num_blocks, tokens):
     items, j = [], 0
     for i, letter in enumerate(text):
         if letter == "M":
-            j = -1
-        elif i > 0 and text[i - 1] == "M":
             j = 0
+        elif i > 0 and text[i - 1] == "M":
+            j = 1
         is_prefill = i == 0
-        if 0 <= j < num_blocks and not is_prefill:
+        if 1 <= j <= num_blocks and not is_prefill:
             items.append(j)
             j += 1
         else:
             items.append(M)
-            j = 0
+            j = 1
     return items
 
 
@@ -59,13 +59,13 @@ schedules = even_lists.filter(lambda counts: sum(counts[-2:]) > 0)
 @pytest.mark.parametrize(
     ("counts", "num_blocks", "expected"),
     [
-        ([1, 10, 4, 10], 10, [M, *range(10), M, M, M, M, *range(10), M, M, M, M, 0]),
-        ([1, 4, 3, 8, 4, 10], 10, [M, *range(4), M, M, M, *range(8), M, M, M, M, *range(10), M]),
-        ([1, 14], 10, [M, *range(10), M, 0, 1, 2, M, 0]),
-        ([1, 10], 1, [M, 0, M, 0, M, 0, M, 0, M, 0, M, M, 0]),
-        ([0, 4], 2, [M, 0, 1, M, 0, 1, M, 0]),
+        ([1, 10, 4, 10], 10, [M, *range(1, 11), M, M, M, M, *range(1, 11), M, M, M, M, 1]),
+        ([1, 4, 3, 8, 4, 10], 10, [M, *range(1, 5), M, M, M, *range(1, 9), M, M, M, M, *range(1, 11), M]),
+        ([1, 14], 10, [M, *range(1, 11), M, 1, 2, 3, M, 1]),
+        ([1, 10], 1, [M, 1, M, 1, M, 1, M, 1, M, 1, M, M, 1]),
+        ([0, 4], 2, [M, 1, 2, M, 1, 2, M, 1]),
         ([1, 0], 3, [M, M, M, M]),
-        ([2, 1, 0, 1, 1, 0], 3, [M, M, 0, 1, M, M, M]),
+        ([2, 1, 0, 1, 1, 0], 3, [M, M, 1, 2, M, M, M]),
         ([1, 3], 0, [M, M, M, M, M]),
     ],
 )
@@ -79,10 +79,10 @@ def test_cursor_equals_the_state_machine_over_the_written_out_schedule(counts, n
 
 
 @given(schedules, st.integers(0, 4))
-def test_reach_bounds_every_later_block(counts, num_blocks):
+def test_reach_bounds_every_later_level(counts, num_blocks):
     items, cursors = walk(counts, num_blocks, 60)
     for i, cursor in enumerate(cursors):
-        assert max(items[i:]) < cursor.reach or max(items[i:]) == M
+        assert max(items[i:]) <= cursor.reach
 
 
 def test_reach_is_tight_for_the_released_modes():
@@ -98,10 +98,10 @@ def test_cursor_is_a_value():
 
 
 def test_vanilla_stays_vanilla_past_its_first_pair():
-    cursor = PlanCursor(MODES["vanilla"], 10, pair=0, used=8191, block=0)
+    cursor = PlanCursor(MODES["vanilla"], 10, pair=0, used=8191, level=0)
     for _ in range(3):
         item, cursor = cursor.step()
-        assert item == MAIN
+        assert item == BACKBONE
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_parse_mode_reads(spec, counts):
 
 def test_no_mode_of_a_model_without_blocks_is_the_backbone_alone():
     items = list(islice(walk(parse_mode(None, 0).counts, 0, 5)[0], 5))
-    assert items == [MAIN] * 5
+    assert items == [BACKBONE] * 5
 
 
 @pytest.mark.parametrize(

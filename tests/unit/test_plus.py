@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.plan import parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.model import VitaMctpForCausalLM, VitaMctpPlusConfig, VitaMctpPlusForCausalLM, load_model
-from vita_mctp.model.plus import ENCODER_PREFIX
-from vita_mctp.model.sensevoice import SenseVoice, SenseVoiceSizes
+from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpPlusConfig, VitaMctpPlusForCausalLM
+from vita_mctp.models.vita.plus import ENCODER_PREFIX
+from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
 from vita_mctp.training.freezing import set_trainable
 from vita_mctp.types import AudioFeatures, HeardAudio
 

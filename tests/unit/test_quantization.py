@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.checkpoints.placement import memory_needed
+from vita_mctp.checkpoints.quantization import parse_quantization
+from vita_mctp.checkpoints.weights import tensor_shapes
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.plan import parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import ConfigError, MissingExtraError
-from vita_mctp.model import VitaMctpConfig, VitaMctpForCausalLM, load_model
-from vita_mctp.model.placement import memory_needed
-from vita_mctp.model.quantization import parse_quantization
-from vita_mctp.model.weights import tensor_shapes
+from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
 from vita_mctp.types import TokenKind
 
 IDS = torch.tensor([[5, 40, 3, 3, 17, 29, 8, 90, 77, 61]])
@@ -77,7 +78,7 @@ def test_a_quantised_model_writes_with_its_blocks(saved: Path, kind: str) -> Non
     engine = Engine(model, classify=lambda token: TokenKind.TEXT)
     request = Request(tuple(IDS[0].tolist()), parse_mode("1,2", 2), 12, SamplingParams(), frozenset())
     events = list(engine.stream(request))
-    assert len(events) == 12 and {event.source for event in events} == {-1, 0, 1}
+    assert len(events) == 12 and {event.level for event in events} == {0, 1, 2}
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

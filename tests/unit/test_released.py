@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from vita_mctp.checkpoints.hub import fetch, repository
+from vita_mctp.checkpoints.released import AUDIO_DECODER, AUDIO_TOKENIZER, BOOST, FRONT_END, PLUS_BOOST, RELEASED
+from vita_mctp.checkpoints.resolve import resolve_settings
+from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
-from vita_mctp.streaming.hub import fetch, repository
-from vita_mctp.streaming.released import AUDIO_DECODER, AUDIO_TOKENIZER, BOOST, FRONT_END, PLUS_BOOST, RELEASED
-from vita_mctp.streaming.resolve import resolve_settings
-from vita_mctp.streaming.settings import find_model
 from vita_mctp.types import Task
 
 COMMIT = "0" * 39 + "1"

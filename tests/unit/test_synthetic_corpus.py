@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vita_mctp.data.synthetic import espeak, flite
-from vita_mctp.data.synthetic.corpus import INDEX, Corpus, build_corpus
-from vita_mctp.data.synthetic.domain import build_domain
-from vita_mctp.data.synthetic.plan import Sizes, make_plan
-from vita_mctp.data.synthetic.voices import ANSWER_VOICE, HELD_OUT_VOICES, PHONES, USER_VOICES, Voice, speak
 from vita_mctp.errors import ConfigError, MissingExtraError
+from vita_mctp.nano.corpus import espeak, flite
+from vita_mctp.nano.corpus.corpus import INDEX, Corpus, build_corpus
+from vita_mctp.nano.corpus.domain import build_domain
+from vita_mctp.nano.corpus.plan import Sizes, make_plan
+from vita_mctp.nano.corpus.voices import ANSWER_VOICE, HELD_OUT_VOICES, PHONES, USER_VOICES, Voice, speak
 
 TINY = Sizes(questions=4, answers=4, sentences=4, babble=6)
 SENTENCE = "what is the opposite of seventeen"

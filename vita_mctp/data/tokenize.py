@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vita_mctp.codec.base import AudioFeatureExtractor, AudioTokenizer
-from vita_mctp.codec.registry import audio_tokenizer, feature_extractor
-from vita_mctp.codec.sensevoice import STATISTICS_FILE
+from vita_mctp.codecs.base import AudioFeatureExtractor, AudioTokenizer
+from vita_mctp.codecs.registry import audio_tokenizer, feature_extractor
+from vita_mctp.codecs.sensevoice import STATISTICS_FILE
 from vita_mctp.data.manifest import Audio, GivenCodes, ManifestSample, parse_line, read_lines
 from vita_mctp.data.recordings import MAX_SECONDS, decode, read_bytes
 from vita_mctp.data.token_store import (

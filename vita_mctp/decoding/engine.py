@@ -1,8 +1,8 @@
 """Decoding with caches, for one request or a batch that requests join and leave at any time.
 
-A step: take every request's next plan item; run the requests that share an item as one padded batch, the backbone over
-every token it has not seen, block k over every hidden state it has not seen; choose; append; emit. VITA-Audio paper,
-section 3.2. Nothing is stored on the model.
+A step: take every request's next level; run the requests that share one as one padded batch, the backbone over
+every token it has not seen, level k over every hidden state of level k - 1 that it has not seen; choose;
+append; emit. VITA-Audio paper, section 3.2. Nothing is stored on the model.
 
 Legend: B requests, Q tokens of a forward, T keys it attends to, H hidden size, V vocabulary size.
 """
@@ -23,10 +23,10 @@ from vita_mctp.decoding.plan import PlanCursor
 from vita_mctp.decoding.sampling import Sampler, choose_each
 from vita_mctp.decoding.state import Classify, DecodeState, Request, Result, all_text
 from vita_mctp.errors import ConfigError
-from vita_mctp.types import MAIN, StopReason, TokenEvent
+from vita_mctp.types import BACKBONE, StopReason, TokenEvent
 
 if TYPE_CHECKING:
-    from vita_mctp.model.modeling import VitaMctpForCausalLM
+    from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 
 _FREE_PADDING = 32
 """Catch-ups below this many tokens share a forward whatever their lengths; longer ones within a factor of two."""
@@ -75,7 +75,7 @@ class Engine:
             cursor=PlanCursor.start(request.mode, blocks),
             sampler=Sampler(request.sampling, request.prompt_ids, config.vocab_size, self._cache_specs[0].device),
             caches=[KvCache(spec) for spec in self._cache_specs],
-            unseen=[[] for _ in range(blocks)],
+            unseen=[[] for _ in range(blocks + 1)],
             budget=budget,
         )
 
@@ -84,11 +84,11 @@ class Engine:
         """One new token for each unfinished state, whatever their plans and lengths; events in the states' order."""
         plans = [state.cursor.step() for state in states]
         events: dict[int, TokenEvent] = {}
-        for item, members in self._groups(states, [item for item, _ in plans]).items():
+        for (level, _), members in self._groups(states, [level for level, _ in plans]).items():
             group = [states[i] for i in members]
-            logits = self._forward(item[0], group, [plans[i][1] for i in members])
+            logits = self._forward(level, group, [plans[i][1] for i in members])
             for i, token in zip(members, choose_each(logits, [state.sampler for state in group]), strict=True):
-                events[i] = states[i].record_token(token, item[0], self.classify)
+                events[i] = states[i].record_token(token, level, self.classify)
         return [events[i] for i in range(len(states))]
 
     def stream(self, request: Request) -> Iterator[TokenEvent]:
@@ -141,35 +141,35 @@ class Engine:
         while self._waiting or self._active:
             yield from self.step()
 
-    def _groups(self, states: Sequence[DecodeState], items: Sequence[int]) -> dict[tuple[int, int], list[int]]:
-        """Indices of the states that share a forward, by plan item and a class of lengths."""
+    def _groups(self, states: Sequence[DecodeState], levels: Sequence[int]) -> dict[tuple[int, int], list[int]]:
+        """Indices of the states that share a forward, by level and a class of lengths."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for i, (state, item) in enumerate(zip(states, items, strict=True)):
+        for i, (state, level) in enumerate(zip(states, levels, strict=True)):
             if self._is_flash:
-                length_class = state.caches[item + 1].length
+                length_class = state.caches[level].length
             else:
-                length_class = ((len(state.ids) - state.first_unread(item)) // _FREE_PADDING).bit_length()
-            groups.setdefault((item, length_class), []).append(i)
+                length_class = ((len(state.ids) - state.first_unread(level)) // _FREE_PADDING).bit_length()
+            groups.setdefault((level, length_class), []).append(i)
         return groups
 
-    def _forward(self, item: int, states: Sequence[DecodeState], cursors: Sequence[PlanCursor]) -> Tensor:
-        """Run `item` over what each state's `item` has not seen; return the logits (B, V) behind each last token."""
-        starts = [state.first_unread(item) for state in states]
+    def _forward(self, level: int, states: Sequence[DecodeState], cursors: Sequence[PlanCursor]) -> Tensor:
+        """Run `level` over what it has not seen of each state; return the logits (B, V) behind each last token."""
+        starts = [state.first_unread(level) for state in states]
         counts = [len(state.ids) - start for state, start in zip(states, starts, strict=True)]
-        caches = [state.caches[item + 1] for state in states]
+        caches = [state.caches[level] for state in states]
         for cache, count in zip(caches, counts, strict=True):
             cache.reserve(count)
-        hidden = self._hidden(item, states, starts, counts, caches)
+        hidden = self._hidden(level, states, starts, counts, caches)
         for row, state, cursor, count in zip(hidden, states, cursors, counts, strict=True):
-            state.record_forward(item, cursor, row[:count])
+            state.record_forward(level, cursor, row[:count])
         last = torch.stack([row[count - 1] for row, count in zip(hidden, counts, strict=True)])
         logits: Tensor = self.model.logits(last)
         return logits
 
     def _hidden(
-        self, item: int, states: Sequence[DecodeState], starts: list[int], counts: list[int], caches: list[KvCache]
+        self, level: int, states: Sequence[DecodeState], starts: list[int], counts: list[int], caches: list[KvCache]
     ) -> Tensor:
-        """The item's hidden states (B, Q, H) over its unread tokens, right-padded; the caches keep the new keys."""
+        """The level's hidden states (B, Q, H) over its unread tokens, right-padded; the caches keep the new keys."""
         device, q = self._cache_specs[0].device, max(counts)
         ids = [
             state.ids[start:] + [0] * (q - count) for state, start, count in zip(states, starts, counts, strict=True)
@@ -179,14 +179,14 @@ class Engine:
         mask = self._mask([cache.length for cache in caches], q)
         cache = caches[0] if len(caches) == 1 else BatchCache(caches, q)
         hidden: Tensor
-        if item == MAIN:
+        if level == BACKBONE:
             embeds = self.model.listen(
                 embeds, [state.heard_from(start) for state, start in zip(states, starts, strict=True)]
             )
             hidden = self.model.backbone(embeds, positions, attention_mask=mask, cache=cache)
         else:
-            previous = pad_sequence([state.previous_hidden(item) for state in states], batch_first=True)
-            hidden = self.model.block(item, embeds, previous, positions, attention_mask=mask, cache=cache)
+            previous = pad_sequence([state.previous_hidden(level) for state in states], batch_first=True)
+            hidden = self.model.block(level - 1, embeds, previous, positions, attention_mask=mask, cache=cache)
         if isinstance(cache, BatchCache):
             cache.write_back(counts)
         return hidden

@@ -1,6 +1,6 @@
 """The engine's slow twin: every token recomputes the whole chain over all tokens so far, with no cache.
 
-Decoding is teacher forcing: block k's token at position p depends only on true tokens, never on the block's own earlier
+Decoding is teacher forcing: a level's token at position p depends only on true tokens, never on the level's own earlier
 guesses, so what the engine gets from its caches must equal what this file computes from nothing.
 """
 
@@ -15,20 +15,20 @@ from torch import Tensor
 from vita_mctp.decoding.plan import PlanCursor
 from vita_mctp.decoding.sampling import Sampler
 from vita_mctp.decoding.state import Classify, Request, Result, all_text
-from vita_mctp.types import MAIN, HeardAudio, TokenEvent
+from vita_mctp.types import HeardAudio, TokenEvent
 
 if TYPE_CHECKING:
-    from vita_mctp.model.modeling import VitaMctpForCausalLM
+    from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 
 
 @torch.inference_mode()
 def teacher_forced_chain(
-    model: VitaMctpForCausalLM, ids: Sequence[int], last: int | None = None, heard: Sequence[HeardAudio] = ()
+    model: VitaMctpForCausalLM, ids: Sequence[int], deepest: int | None = None, heard: Sequence[HeardAudio] = ()
 ) -> list[Tensor]:
-    """Logits of the backbone and of blocks 0..last (default: all that `ids` are long enough for).
+    """Logits of levels 0..deepest (default: all that `ids` are long enough for).
 
-    Entry 0 is the backbone's (T, V), row p predicting token p + 1. Entry k + 1 is block k's (T-k-1, V): it starts at
-    position k + 1, reading token p and its predecessor's hidden state at p - 1.
+    Entry 0 is the backbone's (T, V), row p predicting token p + 1. Entry k is level k's (T-k, V): it starts at position
+    k, reading token p and the hidden state of level k - 1 at p - 1.
     """
     device = next(model.parameters()).device
     length = len(ids)
@@ -36,10 +36,10 @@ def teacher_forced_chain(
     positions = torch.arange(length, device=device)[None]
     hidden = model.backbone(model.listen(embeds, [heard]), positions, attention_mask=_causal_mask(embeds))
     chain = [model.logits(hidden)[0]]
-    deepest = model.config.num_nextn_predict_layers - 1 if last is None else last
-    for k in range(min(deepest, length - 2) + 1):
-        seen = embeds[:, k + 1 :]
-        hidden = model.block(k, seen, hidden[:, :-1], positions[:, k + 1 :], attention_mask=_causal_mask(seen))
+    deepest = model.config.num_nextn_predict_layers if deepest is None else deepest
+    for level in range(1, min(deepest, length - 1) + 1):
+        seen = embeds[:, level:]
+        hidden = model.block(level - 1, seen, hidden[:, :-1], positions[:, level:], attention_mask=_causal_mask(seen))
         chain.append(model.logits(hidden)[0])
     return chain
 
@@ -54,10 +54,10 @@ def generate_naive(model: VitaMctpForCausalLM, request: Request, classify: Class
     events: list[TokenEvent] = []
     reason = None
     while reason is None:
-        item, cursor = cursor.step()
-        logits = teacher_forced_chain(model, ids, last=item, heard=request.heard)[item - MAIN]
+        level, cursor = cursor.step()
+        logits = teacher_forced_chain(model, ids, deepest=level, heard=request.heard)[level]
         ids.append(sampler.choose(logits[-1]))
-        events.append(request.event(len(events), ids[-1], item, classify))
+        events.append(request.event(len(events), ids[-1], level, classify))
         reason = request.stop_reason(events[-1], budget)
     return Result(request.id, tuple(events), reason)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.types import MAIN
+from vita_mctp.types import BACKBONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +80,27 @@ class PlanCursor:
     pair: int
     used: int
     """Tokens already taken from this pair."""
-    block: int
-    """The block that a schedule's next MCTP token falls to; `num_blocks` means that the backbone must come first."""
+    level: int
+    """The level that made the last token; behind the deepest, and before the first token, the backbone must come."""
 
     @classmethod
     def start(cls, mode: Mode, num_blocks: int) -> PlanCursor:
         """The cursor before the first new token, which is always the backbone's: it reads the prompt."""
-        return cls(mode, num_blocks, pair=0, used=0, block=num_blocks)
+        return cls(mode, num_blocks, pair=0, used=0, level=num_blocks)
 
     def step(self) -> tuple[int, PlanCursor]:
-        """The maker of the next token (MAIN or block k) and the cursor behind it."""
+        """The level that makes the next token and the cursor behind it."""
         counts, pair, used = self.mode.counts, self.pair, self.used
         last = len(counts) // 2 - 1
         while used >= counts[2 * pair] + counts[2 * pair + 1]:
             pair, used = min(pair + 1, last), 0
         mctp_token = used >= counts[2 * pair]
-        item = self.block if mctp_token and self.block < self.num_blocks else MAIN
-        return item, replace(self, pair=pair, used=used + 1, block=item + 1)
+        level = self.level + 1 if mctp_token and self.level < self.num_blocks else BACKBONE
+        return level, replace(self, pair=pair, used=used + 1, level=level)
 
     @property
     def reach(self) -> int:
-        """Blocks 0..reach-1 can still be called; the others never again (an upper bound)."""
+        """Levels up to this one can still be called; deeper ones never again (an upper bound)."""
         main, mctp = self.mode.counts[2 * self.pair :: 2], self.mode.counts[2 * self.pair + 1 :: 2]
         joined_runs = 0 in main
         return self.num_blocks if joined_runs else min(self.num_blocks, max(mctp))

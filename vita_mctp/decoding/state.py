@@ -1,8 +1,7 @@
 """What a request asks, everything that its decoding remembers, and what comes out.
 
 A `DecodeState` belongs to one request and holds all of its caches: two requests cannot mix, and to cancel one is to
-drop it. Items are numbered as in `TokenEvent.source`: MAIN is -1 and block k is k, so that `item + 1` indexes both a
-request's caches and the hidden states that an item makes for the next block.
+drop it. Levels are numbered as in `TokenEvent.level`: the backbone is 0 and block k - 1 is k.
 """
 
 from __future__ import annotations
@@ -72,10 +71,10 @@ class Request:
             )
         return min(self.max_new_tokens, room)
 
-    def event(self, index: int, token: int, source: int, classify: Classify) -> TokenEvent:
+    def event(self, index: int, token: int, level: int, classify: Classify) -> TokenEvent:
         """The event of new token number `index`."""
         kind = TokenKind.STOP if token in self.eos_ids else classify(token)
-        return TokenEvent(index, token, kind, source)
+        return TokenEvent(index, token, kind, level)
 
     def stop_reason(self, event: TokenEvent, budget: int) -> StopReason | None:
         """Whether the answer ends with this event."""
@@ -103,8 +102,8 @@ class DecodeState:
 
     Attributes:
         ids: prompt and generated tokens; the last one has been read by nobody yet.
-        caches: keys and values, backbone first, then one per block; their lengths differ by design.
-        unseen: per block, the hidden states (tokens, H) of its predecessor that it has not read yet.
+        caches: keys and values of each level; their lengths differ by design.
+        unseen: for each level, the hidden states (tokens, H) of the level before that it has not read yet; none for 0.
         budget: the number of new tokens at which the answer ends.
         reason: why the answer ended; None while it is going on.
     """
@@ -118,33 +117,32 @@ class DecodeState:
     budget: int
     reason: StopReason | None = None
 
-    def first_unread(self, item: int) -> int:
-        """The position of the first token that `item` has not processed; block k starts at position k + 1."""
-        return self.caches[item + 1].length + item + 1
+    def first_unread(self, level: int) -> int:
+        """The position of the first token that `level` has not processed; level k starts at position k."""
+        return self.caches[level].length + level
 
     def heard_from(self, start: int) -> tuple[HeardAudio, ...]:
         """The recordings in what the backbone reads from `start` on: the prompt is read at once, from 0."""
         return self.request.heard if start == 0 else ()
 
-    def previous_hidden(self, block: int) -> Tensor:
-        """The predecessor's hidden states (tokens, H), one position behind the tokens that the block is to read."""
-        pieces = self.unseen[block]
+    def previous_hidden(self, level: int) -> Tensor:
+        """The predecessor's hidden states (tokens, H), one position behind the tokens that the level is to read."""
+        pieces = self.unseen[level]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def record_forward(self, item: int, cursor: PlanCursor, hidden: Tensor) -> None:
-        """Count an item's tokens as read; keep its hidden states (tokens, H) if the plan can call the next block."""
-        self.caches[item + 1].length += len(hidden)
-        if item >= 0:
-            self.unseen[item].clear()
+    def record_forward(self, level: int, cursor: PlanCursor, hidden: Tensor) -> None:
+        """Count a level's tokens as read; keep its hidden states (tokens, H) if the plan can call the next level."""
+        self.caches[level].length += len(hidden)
+        self.unseen[level].clear()
         self.cursor = cursor
-        for block in range(cursor.reach, len(self.unseen)):
-            self.unseen[block].clear()
-        if item + 1 < cursor.reach:
-            self.unseen[item + 1].append(hidden)
+        for deeper in range(cursor.reach + 1, len(self.unseen)):
+            self.unseen[deeper].clear()
+        if level < cursor.reach:
+            self.unseen[level + 1].append(hidden)
 
-    def record_token(self, token: int, source: int, classify: Classify) -> TokenEvent:
+    def record_token(self, token: int, level: int, classify: Classify) -> TokenEvent:
         """Append a chosen token; end the answer if it is the last."""
-        event = self.request.event(len(self.ids) - len(self.request.prompt_ids), token, source, classify)
+        event = self.request.event(len(self.ids) - len(self.request.prompt_ids), token, level, classify)
         self.ids.append(token)
         self.reason = self.request.stop_reason(event, self.budget)
         return event

@@ -12,9 +12,9 @@ from typing import Any
 from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.evaluation.extras import require
 from vita_mctp.evaluation.intervals import Comparison, Estimate, compare, ratio
-from vita_mctp.evaluation.report import interval, percent, table
 from vita_mctp.evaluation.results import SOUND, ResultRow, counted, read_results
 from vita_mctp.evaluation.run import ROWS, SUMMARY
+from vita_mctp.nano.report import interval, percent, table
 
 _NOTE = """\
 Figures have bootstrap 95 % intervals over samples (1,000 draws). Those of text and speech are percent: error rates are

@@ -14,10 +14,10 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from vita_mctp import __version__
+from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.errors import VitaError
 from vita_mctp.evaluation.normalize import same_text
-from vita_mctp.streaming.settings import find_model
-from vita_mctp.streaming.speech_lm import SpeechLM
+from vita_mctp.speech_lm import SpeechLM
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "soundfile", "soxr")
 _EXTRA = re.compile(r"""([\w.-]+).*extra == ["'](\w+)["']""")

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from vita_mctp.audio import resample
-from vita_mctp.data.synthetic.domain import build_domain
-from vita_mctp.data.synthetic.sentences import answer_like
 from vita_mctp.errors import ConfigError, MissingExtraError
 from vita_mctp.evaluation.language_model import bigram_arpa, word_loop_arpa
+from vita_mctp.nano.corpus.domain import build_domain
+from vita_mctp.nano.corpus.sentences import answer_like
 from vita_mctp.types import Wave
 
 SAMPLE_RATE = 16_000

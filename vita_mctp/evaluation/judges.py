@@ -14,10 +14,10 @@ from typing import Any
 import soundfile
 
 from vita_mctp.audio import resample
-from vita_mctp.data.synthetic.domain import build_domain
 from vita_mctp.errors import ConfigError, EndpointError
 from vita_mctp.evaluation.extras import require, versions
 from vita_mctp.evaluation.judge import SAMPLE_RATE, Listener, PocketSphinx, domain_bigram
+from vita_mctp.nano.corpus.domain import build_domain
 from vita_mctp.types import Wave
 
 ENDPOINT = "endpoint:"

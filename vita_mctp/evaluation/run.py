@@ -22,20 +22,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vita_mctp.environment import Environment
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.answer_scores import LLM_PREFIX, AnswerRule, answer_rule
 from vita_mctp.evaluation.cases import Case, case_of
 from vita_mctp.evaluation.datasets import ASR, SQA, TTS, BenchmarkSet, read_cases
-from vita_mctp.evaluation.environment import Environment
 from vita_mctp.evaluation.journal import Journal, cannot_write, parse_lines
 from vita_mctp.evaluation.judge import Listener
 from vita_mctp.evaluation.pool import Entry, Progress, Work, complete
 from vita_mctp.evaluation.results import SOUND, SPEECH, TEXT, Answers, Figure, ResultRow, Score, figures, score_text
-from vita_mctp.evaluation.rows import NO_AUDIO, NO_TEXT
 from vita_mctp.evaluation.systems import Asking, System
 from vita_mctp.evaluation.text_scores import TextRule, text_rule
 from vita_mctp.evaluation.work import Answering, Hearing, Sounding, check_sound
 from vita_mctp.files import write_whole
+from vita_mctp.nano.rows import NO_AUDIO, NO_TEXT
 from vita_mctp.types import Task
 
 ROWS, SUMMARY = "rows.jsonl", "summary.json"

@@ -11,9 +11,9 @@ from vita_mctp.errors import AudioError, ConfigError, EndpointError, OutputError
 from vita_mctp.evaluation.cases import Case
 from vita_mctp.evaluation.judge import Listener
 from vita_mctp.evaluation.pool import Entry, Job
-from vita_mctp.evaluation.rows import UNFINISHED
 from vita_mctp.evaluation.sound_scores import SoundRule, sound_rule
 from vita_mctp.evaluation.systems import Reply, System
+from vita_mctp.nano.rows import UNFINISHED
 from vita_mctp.types import Task, Wave
 
 _AUDIO = "audio"

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import soundfile
 
 from vita_mctp.audio import read_wave
+from vita_mctp.checkpoints.settings import NANO, SpeechSettings, find_model
 from vita_mctp.decoding.plan import MODES
 from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
 from vita_mctp.serving.page_text import (
@@ -29,8 +30,7 @@ from vita_mctp.serving.page_text import (
     conversation_hint,
     figures_table,
 )
-from vita_mctp.streaming.settings import NANO, SpeechSettings, find_model
-from vita_mctp.streaming.speech_lm import SpeechLM, join_chunks, recent_turns
+from vita_mctp.speech_lm import SpeechLM, join_chunks, recent_turns
 from vita_mctp.types import FloatArray, TextDelta, Turn, Wave, WaveChunk
 
 PcmArray = npt.NDArray[np.int16]

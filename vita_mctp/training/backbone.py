@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from vita_mctp.model.configuration import VitaMctpConfig
-from vita_mctp.model.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.configuration import VitaMctpConfig
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 from vita_mctp.text.vocabulary import Vocabulary
 from vita_mctp.training.recipe import ModelShape
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vita_mctp.model.modeling import VitaMctpOutput
+from vita_mctp.models.vita.modeling import VitaMctpOutput
 
 Sum = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""

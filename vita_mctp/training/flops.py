@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vita_mctp.model.configuration import VitaMctpConfig
+from vita_mctp.models.vita.configuration import VitaMctpConfig
 
 FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT = 2, 2, 2
 """FLOPs of one weight for one token in each pass (Kaplan et al., arXiv 2001.08361, section 2.1)."""

@@ -6,8 +6,8 @@ VITA-Audio paper, section 3.3. The audio encoder of VITA-Audio-Plus stays as it 
 from __future__ import annotations
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.model.configuration import is_audio_encoder_parameter, is_mctp_parameter
-from vita_mctp.model.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.configuration import is_audio_encoder_parameter, is_mctp_parameter
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 
 
 def set_trainable(model: VitaMctpForCausalLM, *, freeze_backbone: bool) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vita_mctp.errors import ConfigError, MissingExtraError
-from vita_mctp.model.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 from vita_mctp.training.recipe import LoraRecipe
 
 _ADAPTED = re.compile(r"(?:.*\.)?(?:[qkvo]_proj|gate_proj|up_proj|down_proj)|mtp_projs\.\d+")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vita_mctp.model.configuration import VitaMctpConfig, is_mctp_parameter
+from vita_mctp.models.vita.configuration import VitaMctpConfig, is_mctp_parameter
 from vita_mctp.training.muon import Muon
 from vita_mctp.training.recipe import OptimizerRecipe
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from vita_mctp.checkpoints.loading import read_config
 from vita_mctp.errors import ConfigError
-from vita_mctp.model.checkpoint import read_config
-from vita_mctp.model.configuration import VitaMctpConfig
-from vita_mctp.model.losses import CHUNK_BYTES
-from vita_mctp.model.modeling import VitaMctpForCausalLM
-from vita_mctp.model.plus import VitaMctpPlusConfig, VitaMctpPlusForCausalLM
+from vita_mctp.models.vita.configuration import VitaMctpConfig
+from vita_mctp.models.vita.losses import CHUNK_BYTES
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.plus import VitaMctpPlusConfig, VitaMctpPlusForCausalLM
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.flops import PEAK_BF16_FLOPS, flops_per_token
 from vita_mctp.training.freezing import set_trainable

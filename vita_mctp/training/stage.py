@@ -20,7 +20,7 @@ from vita_mctp.data.dataset import open_pools
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.row_stream import Pool, RowStream
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.model.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.text.tokenizer import TextTokenizer

@@ -8,11 +8,11 @@ from typing import cast
 import torch
 from torch import nn
 
+from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.model.checkpoint import load_model, read_config
-from vita_mctp.model.losses import SharedHead
-from vita_mctp.model.modeling import VitaMctpForCausalLM
-from vita_mctp.model.plus import VitaMctpPlusForCausalLM
+from vita_mctp.models.vita.losses import SharedHead
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.plus import VitaMctpPlusForCausalLM
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.backbone import build_backbone
 from vita_mctp.training.recipe import BACKBONES, Recipe

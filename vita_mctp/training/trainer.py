@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from vita_mctp.model.configuration import VitaMctpConfig
-from vita_mctp.model.rows import IGNORED
+from vita_mctp.models.vita.configuration import VitaMctpConfig
+from vita_mctp.models.vita.rows import IGNORED
 from vita_mctp.training.callbacks import Bar, StopFlag, StopWhen
 from vita_mctp.training.figures import Window, curve_line
 from vita_mctp.training.flops import flops_per_token, peak_flops

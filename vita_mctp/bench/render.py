@@ -1,0 +1,153 @@
+"""A result as a page for reading, as JSON for programs, and as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vita_mctp.bench.result import Cell, Column, Line, Panel, Result
+from vita_mctp.environment import Environment
+from vita_mctp.errors import ConfigError, MissingExtraError, OutputError
+from vita_mctp.files import write_whole
+
+PICTURES = (".svg", ".png")
+_PANEL_INCHES = (7.0, 4.2)
+_RANDOM = "**Weights are random**: times are those of the shape, sounds and words mean nothing."
+
+
+def to_markdown(result: Result) -> str:
+    """Title, command, table, notes and where it was measured."""
+    study = result.study
+    notes = "\n".join(f"- {note}" for note in study.notes)
+    warning = [_RANDOM] if result.is_random else []
+    parts = [f"## {study.title}: {result.subject}", f"    {result.command}", *warning, _table(result), notes]
+    return "\n\n".join([*parts, "Measured:\n\n" + _measured(result)]) + "\n"
+
+
+def to_json(result: Result) -> str:
+    return json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n"
+
+
+def check_targets(json_file: str | None, plot: str | None) -> None:
+    """Before hours of work, not after them. Raises ConfigError for a target that cannot be written to."""
+    for target in filter(None, (json_file, plot)):
+        if not Path(target).parent.is_dir():
+            raise ConfigError(f"the folder of {target} is not there; make it, or name another file")
+    if plot is not None and Path(plot).suffix not in PICTURES:
+        raise ConfigError(f"a plot is written as {' or '.join(PICTURES)}, got {plot}; name such a file")
+    if plot is not None:
+        _figure_class()
+
+
+def write(target: str, data: bytes) -> None:
+    """Raises OutputError."""
+    try:
+        write_whole(Path(target), data)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror}; free some space or name another file") from None
+
+
+def draw(result: Result, target: str) -> None:
+    """The panels below each other, in an SVG or PNG whose bytes depend on the result alone."""
+    from io import BytesIO
+
+    new_figure = _figure_class()
+    panels = result.study.panels
+    width, height = _PANEL_INCHES
+    figure = new_figure(figsize=(width, height * len(panels)), layout="constrained")
+    weights = ", random weights" if result.is_random else ""
+    figure.suptitle(f"{result.study.title}{weights}\n{_place(result.environment, result.machine.device)}", fontsize=9)
+    first = None
+    for place, panel in enumerate(panels):
+        shared = first if panel.x == panels[0].x else None
+        axes = figure.add_subplot(len(panels), 1, place + 1, sharex=shared)
+        first = first or axes
+        _draw_panel(axes, panel)
+    picture = BytesIO()
+    kind = Path(target).suffix.removeprefix(".")
+    figure.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    write(target, picture.getvalue())
+
+
+def _figure_class() -> Any:
+    """matplotlib's Figure alone: its pyplot keeps state and looks for a screen."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("--plot draws with matplotlib: pip install 'vita-mctp[bench]'") from None
+    matplotlib.rcParams["svg.hashsalt"] = "vita-mctp"
+    return Figure
+
+
+def _draw_panel(axes: Any, panel: Panel) -> None:
+    axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+    if panel.log:
+        axes.set_yscale("log")
+    bars = [line for line in panel.lines if line.style == "bars"]
+    for place, line in enumerate(bars):
+        _draw_bars(axes, line, place, len(bars))
+    colours: dict[str, Any] = {}
+    for line in panel.lines:
+        if line.style != "bars" and line.ys:
+            _draw_line(axes, line, colours)
+    axes.grid(alpha=0.3)
+    if len(panel.lines) > 1:
+        axes.legend(fontsize=7)
+
+
+def _draw_bars(axes: Any, line: Line, place: int, groups: int) -> None:
+    width = 0.8 / groups
+    at = [number + (place - (groups - 1) / 2) * width for number in range(len(line.xs))]
+    axes.bar(at, [y or 0.0 for y in line.ys], width, label=line.label)
+    axes.set_xticks(range(len(line.xs)), [str(x) for x in line.xs])
+
+
+def _draw_line(axes: Any, line: Line, colours: dict[str, Any]) -> None:
+    """A limit is dashed in the colour of the line that it belongs to, the one named before its colon."""
+    style = {"line": "-", "points": "none", "limit": "--"}[line.style]
+    colour = colours.get(line.label.partition(":")[0]) if line.style == "limit" else None
+    marker = "" if line.style == "limit" or (len(line.xs) > 40 and line.style == "line") else "."
+    ys = [float("nan") if y is None else y for y in line.ys]
+    [drawn] = axes.plot(line.xs, ys, linestyle=style, marker=marker, label=line.label, color=colour)
+    colours[line.label] = drawn.get_color()
+
+
+def _table(result: Result) -> str:
+    columns = result.study.columns
+    lines = [[column.title for column in columns], ["---"] * len(columns)]
+    lines += [_cells(columns, row) for row in result.study.rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _cells(columns: Sequence[Column], row: Sequence[Cell]) -> list[str]:
+    return [_cell(column, value) for column, value in zip(columns, row, strict=True)]
+
+
+def _cell(column: Column, value: Cell) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:,.{column.digits}f}"
+
+
+def _measured(result: Result) -> str:
+    around, machine = result.environment, result.machine
+    facts = {
+        "date": around.date,
+        "commit": around.commit,
+        "device": _place(around, machine.device),
+        "clock": f"{around.clock_mhz:.0f} MHz at the start" if around.clock_mhz else "not told by the system",
+        "load average": f"{around.load:.1f} at the start, {result.load_after:.1f} at the end (this run included)",
+        "memory": f"a copy moves {machine.bytes_per_second / 1e9:.1f} GB/s (read and written)",
+        "arithmetic": f"a square product in {machine.dtype} makes {machine.flops_per_second / 1e9:,.0f} GFLOP/s",
+        "versions": ", ".join(f"{name} {number}" for name, number in around.versions.items()),
+    }
+    return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
+
+
+def _place(around: Environment, device: str) -> str:
+    if device.startswith("cuda"):
+        return f"{device} of {', '.join(around.accelerators)}"
+    return f"{around.processor}, {around.cores} cores, {around.threads} threads used"

@@ -1,0 +1,1 @@
+"""How a name becomes an opened model: hub, released layouts, speech.json, weights, conversion."""

@@ -1,0 +1,163 @@
+"""A Qwen2.5 base in stage-1 form: tokenizer additions, rows for them, the released layout of the config."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from vita_mctp.checkpoints.loading import PLAIN_QWEN2, load_model
+from vita_mctp.checkpoints.shards import copy_others, new_folder, parse_size
+from vita_mctp.errors import CheckpointError
+from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.plus import ENCODER_PREFIX, VitaMctpPlusConfig, VitaMctpPlusForCausalLM
+from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
+from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.text.vocabulary import PADDING_MULTIPLE, VocabularyKind, released_additions
+
+_COPIED = ("generation_config.json", "LICENSE", "vocab.json", "merges.txt")
+
+ENCODER_FILE = "model.pt"
+
+_OURS = ("num_nextn_predict_layers", "mtp_loss_weight", "speech_token_offset")
+
+
+def convert_qwen(
+    base: Path,
+    target: Path,
+    kind: VocabularyKind | str = VocabularyKind.DISCRETE,
+    *,
+    num_mctp_blocks: int = 0,
+    seed: int = 0,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Writes a plain Qwen2 or Qwen2.5 as a model to train speech into; weights keep their stored type.
+
+    Without blocks the result is a plain Qwen2 to every reader, as the released stage 1 is.
+
+    Rows that the base holds beyond its tokenizer's ids stay and serve the first additions. New rows of embeddings
+    and head are drawn from a normal distribution with the mean and covariance of the old rows
+    (transformers' mean resizing, Hewitt 2021), as the released stage 1 does; the table is padded to a multiple of 8.
+
+    Args:
+        base: a folder with config.json, tokenizer.json and safetensors.
+        target: a new folder.
+        kind: which special tokens are added: of VITA-Audio, or of VITA-Audio-Plus.
+        num_mctp_blocks: blocks to append; block 0 copies the last layer, the others copy block 0.
+        seed: of new rows and of block 0's projection.
+        max_shard_size: of a weight file, such as "5GB".
+
+    Returns:
+        The folder, `target`.
+
+    Raises:
+        CheckpointError: `base` is not whole, or its embeddings have fewer rows than its tokenizer has ids.
+        ConfigError: an unknown `kind` or size, or fewer than no blocks.
+        OutputError: `target` is there already or cannot be written.
+    """
+    size = parse_size(max_shard_size)
+    model, tokenizer = _extended(base, kind, num_mctp_blocks, seed)
+    with new_folder(target) as unfinished:
+        model.save_pretrained(unfinished, max_shard_size=size)
+        if num_mctp_blocks == 0:
+            _name_plain(unfinished / "config.json")
+        tokenizer.save(unfinished)
+        copy_others(base, unfinished, lambda path: path.name in _COPIED)
+    return target
+
+
+def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0, max_shard_size: str = "5GB") -> Path:
+    """Writes what VITA-Audio-Plus begins stage 1 with: a Qwen2.5 base, SenseVoiceSmall's encoder, a new projector.
+
+    Args:
+        base: as `convert_qwen`'s.
+        sensevoice: the folder of FunAudioLLM/SenseVoiceSmall with model.pt, which is read as tensors alone.
+        target: a new folder.
+        seed: of new rows and of the projector, whose weights are drawn as transformers draws linear layers'.
+        max_shard_size: of a weight file, such as "5GB".
+
+    Returns:
+        The folder, `target`. The encoder is stored in the base's type.
+
+    Raises:
+        CheckpointError: `base` or `sensevoice` is not whole.
+        ConfigError: an unknown size.
+        OutputError: `target` is there already or cannot be written.
+    """
+    size = parse_size(max_shard_size)
+    encoder = _read_encoder(sensevoice / ENCODER_FILE)
+    plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
+    model = _with_ears(plain, encoder, seed)
+    with new_folder(target) as unfinished:
+        model.save_pretrained(unfinished, max_shard_size=size)
+        tokenizer.save(unfinished)
+        copy_others(base, unfinished, lambda path: path.name in _COPIED)
+    return target
+
+
+def _read_encoder(path: Path) -> dict[str, Tensor]:
+    how = "download model.pt of FunAudioLLM/SenseVoiceSmall"
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        sizes = SenseVoiceSizes.from_shapes({name: tensor.shape for name, tensor in tensors.items()})
+    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"cannot read {path} ({type(error).__name__}); {how}") from error
+    except (KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path} holds no SenseVoice encoder ({error!r}); {how}") from error
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in SenseVoice(sizes).state_dict().items()}
+    if wrong := sorted(name for name, shape in wanted.items() if name not in tensors or tensors[name].shape != shape):
+        raise CheckpointError(f"{path} lacks {wrong[0]} of shape {tuple(wanted[wrong[0]])}; {how}")
+    return {name: tensors[name] for name in wanted}
+
+
+def _with_ears(plain: VitaMctpForCausalLM, encoder: dict[str, Tensor], seed: int) -> VitaMctpPlusForCausalLM:
+    sizes = SenseVoiceSizes.from_shapes({name: tensor.shape for name, tensor in encoder.items()})
+    values = {name: value for name, value in plain.config.to_dict().items() if name not in ("model_type", *_OURS)}
+    config = VitaMctpPlusConfig(**values, num_nextn_predict_layers=0, audio_config=asdict(sizes))
+    with torch.device("meta"):
+        model = VitaMctpPlusForCausalLM(config)
+    weights = plain.state_dict() | {ENCODER_PREFIX + name: tensor.to(plain.dtype) for name, tensor in encoder.items()}
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
+    model.generation_config = plain.generation_config
+    projector = model.model.audio_projection.to_empty(device="cpu").to(plain.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in projector.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+    return model
+
+
+def _extended(
+    base: Path, kind: VocabularyKind | str, num_mctp_blocks: int, seed: int
+) -> tuple[VitaMctpForCausalLM, TextTokenizer]:
+    """The base with rows for the tokenizer's additions."""
+    tokenizer = TextTokenizer.from_folder(base, kind)
+    vocabulary = tokenizer.vocabulary
+    model = load_model(base, dtype=None, num_mctp_blocks=num_mctp_blocks, seed=seed)
+    own = vocabulary.audio_0 - len(released_additions(vocabulary.input_kind))
+    if not own <= model.config.vocab_size <= vocabulary.padded_size:
+        raise CheckpointError(
+            f"{base} embeds {model.config.vocab_size} ids, its tokenizer has {own}, and {vocabulary.size} with the "
+            "additions; give a base with its own tokenizer"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(vocabulary.size, pad_to_multiple_of=PADDING_MULTIPLE)
+    model.config.speech_token_offset = vocabulary.audio_0
+    return model, tokenizer
+
+
+def _name_plain(file: Path) -> None:
+    values = json.loads(file.read_bytes())
+    kept = {name: value for name, value in values.items() if name not in _OURS}
+    kept |= {"model_type": PLAIN_QWEN2, "architectures": ["Qwen2ForCausalLM"]}
+    file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

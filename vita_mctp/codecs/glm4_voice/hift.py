@@ -1,0 +1,170 @@
+"""HiFT: log-mel frames -> samples, a neural source filter ending in an inverse Fourier transform (arXiv 2309.09493).
+
+B streams, M mel bands, T mel frames, L = hop_length * T samples, Q bins of the small transform, S its frames.
+
+Pitch, excitation and synthesis are three calls, so that a stream can be served in stretches: the excitation takes the
+phases that the last stretch returned, and the samples of frames [a, b) are those of `forward` over the frames
+[a - context_frames, b + context_frames), cut to the stream, with the excitation of the same frames.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from operator import mul
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vita_mctp.codecs.glm4_voice.decoder_config import HiftConfig
+from vita_mctp.codecs.glm4_voice.hift_layers import (
+    NormedConv1d,
+    NormedConvTranspose1d,
+    ResBlock,
+    block_reach,
+)
+from vita_mctp.codecs.glm4_voice.hift_source import HarmonicSource, PitchPredictor
+from vita_mctp.codecs.glm4_voice.ragged import length_mask, masked, ragged_lengths
+
+_KERNEL = 7
+"""Of the first and the last convolution."""
+_LAST_SLOPE = 0.01
+"""Of the last leaky ReLU: the reference leaves torch's default there, unlike `lrelu_slope` everywhere else."""
+_MAX_MAGNITUDE = 100.0
+_MIN_ENVELOPE = 1e-11
+
+
+class Hift(nn.Module):
+    """The vocoder, with the tensor names of the released `hift.pt`."""
+
+    def __init__(self, config: HiftConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.hop_length = math.prod(config.upsample_rates) * config.istft_params.hop_len
+        self.context_frames = context_frames(config)
+        self.m_source = HarmonicSource(config, self.hop_length)
+        self.f0_predictor = PitchPredictor(config.f0_predictor)
+        self.conv_pre = NormedConv1d(config.in_channels, config.base_channels, _KERNEL)
+        self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
+        self.source_downs, self.source_resblocks = nn.ModuleList(), nn.ModuleList()
+        width, bands = config.base_channels, config.istft_params.n_fft + 2
+        blocks = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
+        for up, source_block, above in zip(_ups(config), _source_blocks(config), _rates_above(config), strict=True):
+            self.ups.append(NormedConvTranspose1d(width, width // 2, *up))
+            width //= 2
+            self.source_downs.append(_source_down(bands, width, above))
+            self.source_resblocks.append(ResBlock(width, *source_block))
+            self.resblocks.extend(ResBlock(width, *block) for block in blocks)
+        self.conv_post = NormedConv1d(width, bands, _KERNEL)
+
+    def forward(self, mel: Tensor, source: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Mel (B, M, T) and its excitation (B, L) -> samples (B, L) in [-audio_limit, audio_limit].
+
+        lengths: (B,) frames of each stream, all T when None; samples behind a stream's end are without meaning.
+        Raises ValueError for a length not in 1..T.
+        """
+        own = ragged_lengths(lengths, mel.shape[-1])
+        magnitude, angle = self._features(mel, source, own).float().transpose(1, 2).chunk(2, dim=-1)
+        spectrum = torch.polar(magnitude.exp().clamp(max=_MAX_MAGNITUDE), angle.sin())
+        limit = self.config.audio_limit
+        return self._inverse(spectrum, own).clamp(-limit, limit)
+
+    def features(self, mel: Tensor, source: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The last convolution's (B, 2 Q, S): log magnitudes, and what the phases are the sine of."""
+        return self._features(mel, source, ragged_lengths(lengths, mel.shape[-1]))
+
+    def _features(self, mel: Tensor, source: Tensor, lengths: list[int] | None) -> Tensor:
+        masks = self._masks(mel, lengths)
+        x = masked(self.conv_pre(masked(mel, masks[0])), masks[0])
+        spectrum = masked(self._spectrum(source, lengths).to(mel.dtype), masks[-1])
+        last, count = len(self.ups) - 1, len(self.config.resblock_kernel_sizes)
+        for level, (up, mask) in enumerate(zip(self.ups, masks[1:], strict=True)):
+            x = up(functional.leaky_relu(x, self.config.lrelu_slope))
+            if level == last:
+                x = functional.pad(x, (1, 0), mode="reflect")
+            excitation = masked(self.source_downs[level](spectrum), mask)
+            x = masked(x, mask) + self.source_resblocks[level](excitation, mask)
+            blocks = self.resblocks[level * count : (level + 1) * count]
+            x = torch.stack([block(x, mask) for block in blocks]).mean(0)
+        return self.conv_post(functional.leaky_relu(x, _LAST_SLOPE))
+
+    def _masks(self, mel: Tensor, lengths: list[int] | None) -> list[Tensor | None]:
+        """For the mel and each level above it; the last level has one step more, which the reflection adds."""
+        rates = list(accumulate(self.config.upsample_rates, mul, initial=1))
+        extra = [0] * (len(rates) - 1) + [1]
+        return [
+            length_mask(lengths and [n * rate + more for n in lengths], mel, mel.shape[-1] * rate + more)
+            for rate, more in zip(rates, extra, strict=True)
+        ]
+
+    def _spectrum(self, source: Tensor, lengths: list[int] | None) -> Tensor:
+        """Excitation (B, L) -> real and imaginary parts (B, 2 Q, S); each stream is reflected at its own end."""
+        size, hop = self.config.istft_params.n_fft, self.config.istft_params.hop_len
+        streams, samples = source.shape
+        ends = [n * self.hop_length for n in lengths] if lengths else [samples] * streams
+        last = torch.tensor(ends, device=source.device)[:, None] - 1
+        places = torch.arange(-(size // 2), samples + size // 2, device=source.device).abs()
+        reflected = (last - (last - places).abs()).clamp(min=0)
+        frames = source.float().gather(1, reflected).unfold(-1, size, hop)
+        spectrum = torch.fft.rfft(frames * _window(size, source.device))
+        return torch.cat([spectrum.real, spectrum.imag], -1).transpose(1, 2)
+
+    def _inverse(self, spectrum: Tensor, lengths: list[int] | None) -> Tensor:
+        """(B, S, Q) -> samples (B, L): overlapped and added, divided by the squared windows that cover a sample."""
+        size, hop = self.config.istft_params.n_fft, self.config.istft_params.hop_len
+        streams, frames, _ = spectrum.shape
+        counts = lengths and [n * self.hop_length // hop + 1 for n in lengths]
+        window = _window(size, spectrum.device)[:, None].expand(streams, size, frames)
+        own = masked(window, length_mask(counts, window, frames))
+        wave = _overlap_add(torch.fft.irfft(spectrum, size).transpose(1, 2) * own, hop)
+        envelope = _overlap_add(own.square(), hop).clamp(min=_MIN_ENVELOPE)
+        return (wave / envelope)[:, size // 2 : -(size // 2)]
+
+
+def context_frames(config: HiftConfig) -> int:
+    """Mel frames on either side that a sample depends on, through the mel or through the excitation.
+
+    The pitch of a frame depends on `PITCH_REACH` frames more.
+    """
+    size, hop = config.istft_params.n_fft, config.istft_params.hop_len
+    blocks = max(map(block_reach, config.resblock_kernel_sizes, config.resblock_dilation_sizes))
+    levels = list(zip(_ups(config), _source_blocks(config), _rates_above(config), strict=True))
+    reach = size // 2 // hop + _KERNEL // 2 + 1  # in steps of the level; the reflection moves the last one by a step
+    samples = 0
+    for (kernel, rate), source_block, above in reversed(levels):
+        reach += blocks
+        steps_of_source = (reach + block_reach(*source_block) + 1) * above + above // 2
+        samples = max(samples, steps_of_source * hop + size // 2)
+        reach = math.ceil((reach + (kernel + rate) // 2 - 1) / rate)
+    return max(reach + _KERNEL // 2, math.ceil(samples / (math.prod(config.upsample_rates) * hop)))
+
+
+def _ups(config: HiftConfig) -> list[tuple[int, int]]:
+    """Kernel and rate of each level."""
+    return list(zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True))
+
+
+def _source_blocks(config: HiftConfig) -> list[tuple[int, tuple[int, ...]]]:
+    """Kernel and dilations of each level's block for the excitation."""
+    return list(zip(config.source_resblock_kernel_sizes, config.source_resblock_dilation_sizes, strict=True))
+
+
+def _rates_above(config: HiftConfig) -> list[int]:
+    """Frames of the small transform for each step of a level."""
+    return [math.prod(config.upsample_rates[level + 1 :]) for level in range(len(config.upsample_rates))]
+
+
+def _source_down(inputs: int, outputs: int, rate: int) -> nn.Conv1d:
+    return nn.Conv1d(inputs, outputs, 1) if rate == 1 else nn.Conv1d(inputs, outputs, 2 * rate, rate, rate // 2)
+
+
+def _window(size: int, device: torch.device) -> Tensor:
+    return torch.hann_window(size, device=device)
+
+
+def _overlap_add(pieces: Tensor, hop: int) -> Tensor:
+    """(B, size, S) pieces, `hop` apart -> their sum (B, (S - 1) * hop + size)."""
+    streams, size, frames = pieces.shape
+    total = (frames - 1) * hop + size
+    return functional.fold(pieces, (1, total), (1, size), stride=(1, hop)).reshape(streams, total)

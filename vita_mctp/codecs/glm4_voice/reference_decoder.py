@@ -1,0 +1,167 @@
+"""GLM-4-Voice's decoder streamed call by call as its released scripts do, quirks included: the measure of parity.
+
+Each call gives the flow all tokens so far, with all mel frames returned so far as known. What a listener should not
+have to hear is kept on purpose: cross-fades whose halves add up to 1.06 to 1.08, and one frame lost at each border
+after the first. Cost grows with the answer. Two things that the scripts cannot do are mended, without touching what
+they can: a beginning too short to be spoken waits for more tokens, and frames held back are spoken when none come.
+
+F mel frames, M mel bands, L samples = hop_length * F. Everything is of one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vita_mctp.codecs.glm4_voice.decoder_weights import DecoderParts, load_decoder
+from vita_mctp.codecs.glm4_voice.flow import REFERENCE_SEED
+from vita_mctp.codecs.glm4_voice.hift_source import SourceNoise, draw_noise
+from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, Wave, WaveChunk
+
+NAME = "glm4_voice"
+OVERLAP_TOKENS = 5
+"""Tokens' worth of mel frames that one call holds back and the next one cross-fades with its own."""
+CACHED_FRAMES = 1
+"""Mel frames vocoded by two calls with the first one's excitation; the first one's samples of them are dropped."""
+
+DrawNoise = Callable[[torch.Generator, int, int], SourceNoise]
+"""Generator, harmonics, samples -> the random part of one vocoder call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """What a call that is not the last leaves to the next one."""
+
+    overlap: Tensor
+    """(1, M, overlap_frames) not spoken yet."""
+    mel: Tensor
+    """(1, M, CACHED_FRAMES) before them."""
+    source: Tensor
+    """(1, samples of CACHED_FRAMES): their excitation."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceState:
+    """One stream's place; `spoken` is None until the first call."""
+
+    tokens: tuple[int, ...]
+    """Of all calls made."""
+    waiting: tuple[int, ...]
+    known: Tensor
+    """(1, F, M) returned by all calls made."""
+    spoken: Spoken | None = None
+
+
+class Glm4VoiceReferenceDecoder:
+    """`codec.base.AudioDecoder`, except that the number of samples depends on how a stream is cut."""
+
+    name = NAME
+
+    def __init__(self, parts: DecoderParts, draw_noise: DrawNoise = draw_noise) -> None:
+        self.flow, self.hift, self.draw_noise = parts.flow, parts.hift, draw_noise
+        self.codebook_size = parts.config.flow.vocab_size
+        self.frame_rate = parts.config.frame_rate
+        self.sample_rate = parts.config.sample_rate
+        self.block_size = parts.config.flow.encoder.block_size
+        self.overlap_frames = int(OVERLAP_TOKENS / self.frame_rate * Fraction(self.sample_rate, self.hift.hop_length))
+        self.window = torch.hamming_window(2 * self.overlap_frames, periodic=False, dtype=torch.float64)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Glm4VoiceReferenceDecoder:
+        """`dtype` is the flow's. Raises CheckpointError for a folder that is not a whole decoder."""
+        return cls(load_decoder(folder, device=device, dtype=dtype))
+
+    def start(self, seed: int = 0) -> ReferenceState:
+        """The released scripts seed each call with 42 whatever is asked, and so `seed` has no effect."""
+        return ReferenceState((), (), self._weight.new_zeros(1, 0, self.flow.config.output_size))
+
+    @torch.inference_mode()
+    def decode_block(self, block: AudioBlock, state: ReferenceState) -> tuple[WaveChunk, ReferenceState]:
+        state = replace(state, waiting=state.waiting + block.codes)
+        samples = self._weight.new_zeros(1, 0)
+        if block.is_last and state.waiting:
+            samples, state = self._call(state, is_last=True)
+        elif block.is_last and state.spoken is not None:
+            samples = self._speak_held_back(state.spoken)
+            state = replace(state, spoken=None)
+        elif self._can_call(state):
+            samples, state = self._call(state, is_last=False)
+        return WaveChunk(_to_array(samples), self.sample_rate, block.index, block.is_last), state
+
+    def decode(self, codes: AudioCodes) -> Wave:
+        """The released script without streaming: one last call with all codes."""
+        chunk, _ = self.decode_block(AudioBlock(tuple(codes.ids.tolist()), 0, is_last=True), self.start())
+        return Wave(chunk.samples, self.sample_rate)
+
+    def _call(self, state: ReferenceState, is_last: bool) -> tuple[Tensor, ReferenceState]:
+        """The released `token2wav` on the tokens that wait: samples (1, L) and the next state."""
+        mel, generator = self._new_frames(state)
+        cache = mel.new_zeros(1, 0)
+        if state.spoken is not None:
+            mel = torch.cat([state.spoken.mel, self._fade(state.spoken.overlap, mel)], -1)
+            cache = state.spoken.source
+        spoken = None
+        if is_last:
+            samples, _ = self._vocode(mel, cache, generator)
+        else:
+            mel, overlap = mel[..., : -self.overlap_frames], mel[..., -self.overlap_frames :]
+            samples, source = self._vocode(mel, cache, generator)
+            again = CACHED_FRAMES * self.hift.hop_length
+            spoken = Spoken(overlap, mel[..., -CACHED_FRAMES:], source[:, -again:])
+            samples = samples[:, :-again]
+        known = torch.cat([state.known, mel.transpose(1, 2)], 1)
+        return samples, ReferenceState(state.tokens + state.waiting, (), known, spoken)
+
+    def _can_call(self, state: ReferenceState) -> bool:
+        """Whether frames remain when the overlap has been held back."""
+        begun = state.spoken is not None
+        return bool(state.waiting) and (begun or self.flow.num_frames(len(state.waiting)) > self.overlap_frames)
+
+    def _new_frames(self, state: ReferenceState) -> tuple[Tensor, torch.Generator]:
+        """The flow's (1, M, F) for the tokens that wait, and the generator as the flow leaves it to the vocoder."""
+        like, bands = self._weight, self.flow.config.output_size
+        tokens = torch.tensor([state.tokens + state.waiting], device=like.device)
+        prompt, new = tokens.split([len(state.tokens), len(state.waiting)], dim=1)
+        generator = torch.Generator().manual_seed(REFERENCE_SEED)
+        noise = torch.randn(1, bands, self.flow.num_frames(tokens.shape[1]), generator=generator)
+        speaker = like.new_zeros(1, self.flow.config.spk_embed_dim)
+        return self.flow(new, prompt, state.known.to(like), speaker, noise.to(like)).float(), generator
+
+    def _fade(self, old: Tensor, new: Tensor) -> Tensor:
+        """Hamming rise of the new frames over the fall of those held back, in float64 as numpy does it."""
+        rise, fall = self.window.to(new.device).chunk(2)
+        first, rest = new[..., : self.overlap_frames], new[..., self.overlap_frames :]
+        return torch.cat([(first * rise + old * fall).to(new), rest], -1)
+
+    def _vocode(self, mel: Tensor, cache: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Samples and excitation (1, L); where `cache` reaches, it replaces the excitation's beginning."""
+        drawn = self.draw_noise(generator, self.hift.m_source.harmonics, mel.shape[-1] * self.hift.hop_length)
+        random = SourceNoise(drawn.phase.to(mel.device), drawn.noise.to(mel.device))
+        source, _ = self.hift.m_source(self.hift.f0_predictor(mel), random)
+        source = torch.cat([cache, source[:, cache.shape[1] :]], 1)
+        return self.hift(mel, source), source
+
+    def _speak_held_back(self, spoken: Spoken) -> Tensor:
+        """The released scripts never speak these frames; here they are spoken as they are."""
+        mel = torch.cat([spoken.mel, spoken.overlap], -1)
+        return self._vocode(mel, spoken.source, torch.Generator().manual_seed(REFERENCE_SEED))[0]
+
+    @property
+    def _weight(self) -> Tensor:
+        """Tells device and type of what the flow takes."""
+        return self.flow.encoder_proj.weight
+
+
+def _to_array(samples: Tensor) -> FloatArray:
+    array: FloatArray = samples[0].float().cpu().numpy()
+    return array
+
+
+__all__ = ["Glm4VoiceReferenceDecoder", "ReferenceState"]

@@ -1,0 +1,82 @@
+"""Audio tokenizers, feature extractors and decoders by name; a module is imported when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
+from vita_mctp.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+_TOKENIZERS = {
+    "glm4_voice": "vita_mctp.codecs.glm4_voice.tokenizer:Glm4VoiceTokenizer",
+    "nano": "vita_mctp.codecs.nano:NanoTokenizer",
+    "ramp": "vita_mctp.codecs.ramp:RampTokenizer",
+}
+_DECODERS = {
+    "glm4_voice": "vita_mctp.codecs.glm4_voice.smooth_decoder:Glm4VoiceDecoder",
+    "glm4_voice_reference": "vita_mctp.codecs.glm4_voice.reference_decoder:Glm4VoiceReferenceDecoder",
+    "nano": "vita_mctp.codecs.nano:NanoDecoder",
+    "ramp": "vita_mctp.codecs.ramp:RampDecoder",
+}
+
+_PLACEMENT = ("device", "dtype")
+"""What a class may take that is not its folder's to say."""
+
+_EXTRACTORS = {"sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd"}
+
+
+def register(name: str, *, tokenizer: str | None = None, decoder: str | None = None) -> None:
+    """Makes "module:Class" known under `name`; the class has `from_folder(Path)`, perhaps with `device=`."""
+    for table, target in ((_TOKENIZERS, tokenizer), (_DECODERS, decoder)):
+        if target is not None and table.setdefault(name, target) != target:
+            raise ConfigError(f"the codec name {name} already stands for {table[name]}; choose another one")
+
+
+def audio_tokenizer(name: str, folder: Path, device: torch.device | str = "cpu") -> AudioTokenizer:
+    """Loads a tokenizer from its folder; ConfigError for an unknown name, CheckpointError for a bad folder.
+
+    device: for a class whose `from_folder` takes one; the others, small, stay on the CPU.
+    """
+    tokenizer: AudioTokenizer = _open(_TOKENIZERS, "audio tokenizer", name, folder, device)
+    return tokenizer
+
+
+def feature_extractor(name: str, folder: Path) -> AudioFeatureExtractor:
+    """Loads what hears for a model without input codes, from its folder; as `audio_tokenizer`."""
+    extractor: AudioFeatureExtractor = _open(_EXTRACTORS, "feature extractor", name, folder, "cpu")
+    return extractor
+
+
+def audio_decoder(
+    name: str, folder: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
+) -> AudioDecoder:
+    """Loads a decoder from its folder, as `audio_tokenizer`; options: what else its `from_folder` takes by name."""
+    decoder: AudioDecoder = _open(_DECODERS, "audio decoder", name, folder, device, options or {})
+    return decoder
+
+
+def _open(
+    table: dict[str, str],
+    kind: str,
+    name: str,
+    folder: Path,
+    device: torch.device | str,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    if name not in table:
+        raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
+    module, _, attribute = table[name].partition(":")
+    from_folder = getattr(import_module(module), attribute).from_folder
+    _, *taken = signature(from_folder).parameters
+    known = [option for option in taken if option not in _PLACEMENT]
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(f"the {kind} {name} has no option {unknown[0]}; it has: {', '.join(known) or 'none'}")
+    return from_folder(folder, **({"device": device} if "device" in taken else {}), **options)

@@ -1,0 +1,1 @@
+"""The embedded model: its corpus, codec training, recipe run and benchmark."""

@@ -1,0 +1,236 @@
+"""Trains the nano codec: phones and words must be readable behind the quantiser, the answer voice must come back.
+
+B batch, F frames, N codes, S fine steps (50 a second). Supervision: frame-wise phones where the synthesiser's alignment
+is known, phone CTC and word CTC everywhere, L1 on log-mel frames for the answer voice only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vita_mctp.codecs.nano.config import NanoCodecConfig
+from vita_mctp.codecs.nano.decoder import NanoMelDecoder
+from vita_mctp.codecs.nano.encoder import NanoEncoder, unfold_steps
+from vita_mctp.codecs.nano.layers import ConvNeXtStack
+from vita_mctp.nano.codec_data import IGNORED, BatchMaker, CodecBatch
+from vita_mctp.types import IntArray
+
+log = logging.getLogger(__name__)
+BLANK = 0
+"""CTC's blank; phone and word ids are shifted by one in the CTC heads."""
+
+
+class Readout(nn.Module):
+    """Reads phones and words from grid points alone; used in training, not shipped."""
+
+    def __init__(self, config: NanoCodecConfig, num_phones: int, num_words: int, width: int = 192) -> None:
+        super().__init__()
+        self.stride = config.stride
+        self.embed = nn.Linear(len(config.levels), width)
+        self.coarse = ConvNeXtStack(2, width, 5, config.expansion, causal=False)
+        self.split = nn.Linear(width, 128 * config.stride)
+        self.fine = ConvNeXtStack(1, 128, 5, config.expansion, causal=False)
+        self.frame_phones = nn.Linear(128, num_phones)
+        self.phones = nn.Linear(128, num_phones + 1)
+        self.words_stack = ConvNeXtStack(2, width, 9, config.expansion, causal=False)
+        self.words = nn.Linear(width, 2 * (num_words + 1))
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> logits of phones by fine step (B, S, P), phone CTC (B, S, P + 1), word CTC (B, 2 N, W + 1)."""
+        coarse, _ = self.coarse(self.embed(points))
+        fine, _ = self.fine(unfold_steps(self.split(coarse), self.stride))
+        words, _ = self.words_stack(coarse)
+        return self.frame_phones(fine), self.phones(fine), unfold_steps(self.words(words), 2)
+
+
+class CodecTrainer(nn.Module):
+    """Encoder, mel decoder and readout with one loss."""
+
+    def __init__(self, config: NanoCodecConfig, num_phones: int, num_words: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = NanoEncoder(config)
+        self.mel_decoder = NanoMelDecoder(config)
+        self.readout = Readout(config, num_phones, num_words)
+
+    def forward(self, batch: CodecBatch) -> dict[str, Tensor]:
+        """Each loss by name; `total` is what is minimised."""
+        points, _ = self.encoder(batch.inputs)
+        by_step, phones, words = self.readout(points)
+        steps = batch.num_frames // self.config.patch_frames
+        codes = batch.num_frames // self.config.frames_per_code
+        losses = {
+            "frame_phone": functional.cross_entropy(
+                by_step.float().flatten(0, 1), batch.phone_frames.flatten(), ignore_index=IGNORED
+            )
+            if bool((batch.phone_frames != IGNORED).any())
+            else by_step.sum() * 0.0,
+            "phone_ctc": ctc(phones, steps, batch.phones),
+            "word_ctc": ctc(words, 2 * codes, batch.words),
+            "mel": self._mel_loss(points, batch),
+        }
+        losses["total"] = losses["mel"] + 0.5 * losses["frame_phone"] + losses["phone_ctc"] + 0.5 * losses["word_ctc"]
+        return losses
+
+    def _mel_loss(self, points: Tensor, batch: CodecBatch) -> Tensor:
+        rows = batch.is_answer
+        if not bool(rows.any()):
+            return points.sum() * 0.0
+        frames, _ = self.mel_decoder(points[rows])
+        valid = torch.arange(frames.shape[1])[None] < batch.num_frames[rows][:, None]
+        return (frames.float() - batch.targets[rows]).abs()[valid].mean()
+
+
+def ctc(logits: Tensor, lengths: Tensor, labels: list[IntArray]) -> Tensor:
+    """Connectionist temporal classification per label (B, T, V) with label ids shifted past the blank."""
+    flat = torch.from_numpy(np.concatenate(labels) + 1)
+    sizes = torch.tensor([len(row) for row in labels])
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    return functional.ctc_loss(log_probs, flat, lengths, sizes, blank=BLANK, zero_infinity=True)
+
+
+def greedy_ctc(logits: Tensor, length: int) -> list[int]:
+    """Best path (T, V) without repeats and blanks, as label ids."""
+    best = logits[:length].argmax(-1)
+    kept = torch.unique_consecutive(best)
+    return [int(label) - 1 for label in kept if int(label) != BLANK]
+
+
+def edit_distance(first: list[int], second: list[int]) -> int:
+    """Levenshtein distance between two label sequences."""
+    row = list(range(len(second) + 1))
+    for i, left in enumerate(first, 1):
+        previous, row[0] = row[0], i
+        for j, right in enumerate(second, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (left != right))
+    return row[-1]
+
+
+@torch.inference_mode()
+def error_rates(trainer: CodecTrainer, batches: Iterator[CodecBatch]) -> dict[str, float]:
+    """Phone and word error rate behind the quantiser, log-mel L1 of the answer voice, and how many codes are in use."""
+    totals, used = dict.fromkeys(("phone_errors", "phones", "word_errors", "words", "mel", "batches"), 0.0), set()
+    for batch in batches:
+        points, codes = trainer.encoder(batch.inputs)
+        _, phones, words = trainer.readout(points)
+        for row, count in enumerate(batch.num_frames.tolist()):
+            true_phones, true_words = batch.phones[row].tolist(), batch.words[row].tolist()
+            steps, code_count = count // trainer.config.patch_frames, count // trainer.config.frames_per_code
+            totals["phone_errors"] += edit_distance(greedy_ctc(phones[row], steps), true_phones)
+            totals["word_errors"] += edit_distance(greedy_ctc(words[row], 2 * code_count), true_words)
+            totals["phones"] += len(true_phones)
+            totals["words"] += len(true_words)
+            used.update(codes[row, :code_count].tolist())
+        totals["mel"] += float(trainer._mel_loss(points, batch))
+        totals["batches"] += 1
+    return {
+        "phone_error_rate": totals["phone_errors"] / max(1.0, totals["phones"]),
+        "word_error_rate": totals["word_errors"] / max(1.0, totals["words"]),
+        "mel_l1": totals["mel"] / max(1.0, totals["batches"]),
+        "codes_used": float(len(used)),
+    }
+
+
+@dataclass(frozen=True)
+class CodecSchedule:
+    """How long and how fast to learn."""
+
+    steps: int = 4000
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    bf16: bool = True
+    """Matrix products in bfloat16: several times faster where the processor has such units, slower elsewhere."""
+    log_every: int = 50
+    save_every: int = 500
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to 2 % of the learning rate."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def train_codec(
+    trainer: CodecTrainer, maker: BatchMaker, tests: dict[str, list[CodecBatch]], schedule: CodecSchedule, folder: Path
+) -> None:
+    """Train to the schedule's end, resuming from `folder` if it holds a checkpoint; log.txt gets the curves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(
+        trainer.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
+    )
+    step = _resume(trainer, optimizer, folder)
+    # A resumed run goes on with an epoch that it has not seen, not in the middle of the one it was in.
+    started, epoch = time.perf_counter(), step
+    batches = maker.epoch(epoch)
+    while step < schedule.steps:
+        batch = next(batches, None)
+        if batch is None:
+            epoch += 1
+            batches = maker.epoch(epoch)
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+            losses = trainer(batch)
+        losses["total"].backward()
+        nn.utils.clip_grad_norm_(trainer.parameters(), schedule.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        if step % schedule.log_every == 0:
+            figures = {name: round(loss.item(), 4) for name, loss in losses.items()}
+            _write(folder, {"step": step, **figures, "seconds": round(time.perf_counter() - started, 1)})
+        if step % schedule.save_every == 0 or step == schedule.steps:
+            trainer.eval()
+            for name, held in tests.items():
+                _write(folder, {"step": step, "test": name, **error_rates(trainer, iter(held))})
+            trainer.train()
+            _save(trainer, optimizer, step, folder)
+
+
+def _write(folder: Path, row: dict[str, object]) -> None:
+    line = json.dumps(row)
+    log.info(line)
+    with (folder / "log.jsonl").open("a") as sink:
+        sink.write(line + "\n")
+
+
+def _save(trainer: CodecTrainer, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
+    tensors = {f"model.{name}": value.contiguous() for name, value in trainer.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    partial = folder / "checkpoint.part"
+    save_file(tensors, partial, metadata={"step": str(step)})
+    partial.rename(folder / "checkpoint.safetensors")
+
+
+def _resume(trainer: CodecTrainer, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+    path = folder / "checkpoint.safetensors"
+    if not path.is_file():
+        return 0
+    tensors = load_file(path)
+    trainer.load_state_dict(
+        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    )
+    state = optimizer.state_dict()
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state["state"].setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(state)
+    return int(state["state"][0]["step"])

@@ -1,0 +1,197 @@
+"""Trains the nano vocoder on the answer voice by multi-resolution spectral distance. B batch, F frames, T samples.
+
+The first part learns from the voice's own frames. In the rest codes go in and samples come out: mel decoder and vocoder
+learn together, the encoder and so the codes stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vita_mctp.codecs.nano.codec import pad_to_codes
+from vita_mctp.codecs.nano.config import NanoCodecConfig
+from vita_mctp.codecs.nano.decoder import NanoMelDecoder
+from vita_mctp.codecs.nano.encoder import NanoEncoder
+from vita_mctp.codecs.nano.features import SILENCE, LogMel
+from vita_mctp.codecs.nano.vocoder import NanoVocoder
+from vita_mctp.nano.codec_data import FeatureStore
+from vita_mctp.nano.corpus.corpus import Corpus
+
+log = logging.getLogger(__name__)
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
+"""Window and hop of each spectrogram compared."""
+
+
+@dataclass(frozen=True)
+class VocoderSchedule:
+    """How long and how fast to learn."""
+
+    steps: int = 6000
+    own_frames_steps: int = 2000
+    """Steps on the voice's own frames before frames come from codes."""
+    batch: int = 16
+    crop_codes: int = 24
+    margin_codes: int = 2
+    """Codes at either end of a crop that are not compared: they lack the context that they have in use."""
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    bf16: bool = True
+    log_every: int = 100
+    save_every: int = 1000
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to 2 % of the learning rate."""
+        progress = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * min((step + 1) / self.warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+
+
+def spectral_distance(made: Tensor, wanted: Tensor) -> Tensor:
+    """Spectral convergence plus log-magnitude L1 over RESOLUTIONS (Yamamoto et al. 2020, arXiv 1910.11480), (B, T)."""
+    total = made.new_zeros(())
+    for size, hop in RESOLUTIONS:
+        window = torch.hann_window(size)
+        one, other = (
+            torch.stft(x, size, hop, window=window, return_complex=True).abs().clamp_min(1e-4) for x in (made, wanted)
+        )
+        convergence = (other - one).norm(dim=(1, 2)) / other.norm(dim=(1, 2)).clamp_min(1e-2)
+        total = total + convergence.mean() + (other.log() - one.log()).abs().mean()
+    return total / len(RESOLUTIONS)
+
+
+class VoiceCrops:
+    """Random crops of the answer voice: samples as spoken, and frames on the word grid, of which no samples exist."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        store: FeatureStore,
+        parts: tuple[str, ...],
+        config: NanoCodecConfig,
+        sizes: VocoderSchedule,
+    ) -> None:
+        self.config, self.sizes, self.features = config, sizes, LogMel(config)
+        indices = corpus.indices(*parts)
+        self._waves = [pad_to_codes(corpus.utterance(index).samples, config)[0].half() for index in indices]
+        wanted = set(indices)
+        self._grid = [item for item in store.items if item.grid and item.utterance in wanted]
+        self._store = store
+
+    def waves(self, rng: np.random.Generator) -> Tensor:
+        """(B, T) samples, zero-padded where an utterance is shorter than a crop."""
+        length = self.sizes.crop_codes * self.config.samples_per_code
+        rows = []
+        for index in rng.integers(len(self._waves), size=self.sizes.batch):
+            piece = _crop(self._waves[index].float(), length, 1, rng)
+            rows.append(functional.pad(piece, (0, length - len(piece))))
+        return torch.stack(rows) * torch.from_numpy(rng.uniform(0.5, 1.1, (len(rows), 1)).astype(np.float32))
+
+    def grid_frames(self, rng: np.random.Generator) -> Tensor:
+        """(B, F, M) log-mel frames, silence where a sentence is shorter than a crop."""
+        length = self.sizes.crop_codes * self.config.frames_per_code
+        rows = []
+        for index in rng.integers(len(self._grid), size=self.sizes.batch):
+            frames = torch.from_numpy(self._store.frames(self._grid[index]))
+            piece = _crop(frames, length, self.config.frames_per_code, rng)
+            rows.append(functional.pad(piece, (0, 0, 0, length - len(piece)), value=SILENCE))
+        return torch.stack(rows)
+
+
+def _crop(values: Tensor, length: int, step: int, rng: np.random.Generator) -> Tensor:
+    """`length` neighbours from a random multiple of `step` on, or all where there are fewer."""
+    start = step * int(rng.integers(max(1, (len(values) - length) // step + 1)))
+    return values[start : start + length]
+
+
+class Speaker(nn.Module):
+    """Mel decoder and vocoder, as they ship; the frozen encoder makes their codes."""
+
+    def __init__(self, encoder: NanoEncoder, mel_decoder: NanoMelDecoder, vocoder: NanoVocoder) -> None:
+        super().__init__()
+        self.mel_decoder, self.vocoder = mel_decoder, vocoder
+        self._hear = encoder.requires_grad_(False).hidden
+        self._encode = encoder.forward
+
+    def own_frames_loss(self, crops: VoiceCrops, rng: np.random.Generator) -> Tensor:
+        """Of the vocoder alone: frames of the recording in, its samples out."""
+        wanted = crops.waves(rng)
+        return self._distance(self.vocoder(crops.features(wanted))[0], wanted, crops)
+
+    def codes_loss(self, crops: VoiceCrops, rng: np.random.Generator) -> Tensor:
+        """Codes in, samples out, and log-mel frames out as well, both as spoken and on the word grid.
+
+        The frames must also sound alike to the encoder, which learnt to hear phones (Johnson et al. 2016, arXiv
+        1603.08155, whose loss network was a classifier of images).
+        """
+        wanted, grid = crops.waves(rng), crops.grid_frames(rng)
+        frames = torch.cat([crops.features(wanted), grid])
+        made = self.mel_decoder(self._encode(frames)[0])[0]
+        samples, _ = self.vocoder(made[: len(wanted)])
+        heard = zip(self._hear(made), self._hear(frames), strict=True)
+        pairs = [(2.0, made, frames), *((0.5, one, other) for one, other in heard)]
+        close = sum(weight * self._difference(one, other, crops) for weight, one, other in pairs)
+        return self._distance(samples, wanted, crops) + close
+
+    @staticmethod
+    def _difference(made: Tensor, wanted: Tensor, crops: VoiceCrops) -> Tensor:
+        """Mean absolute difference of (B, T, C) within the margins, whatever the rate of its T steps."""
+        margin = crops.sizes.margin_codes * made.shape[1] // crops.sizes.crop_codes
+        return (made.float() - wanted.float()).abs()[:, margin:-margin].mean()
+
+    @staticmethod
+    def _distance(made: Tensor, wanted: Tensor, crops: VoiceCrops) -> Tensor:
+        margin = crops.sizes.margin_codes * crops.config.samples_per_code
+        return spectral_distance(made.float()[:, margin:-margin], wanted[:, margin:-margin])
+
+
+def train_speaker(speaker: Speaker, crops: VoiceCrops, schedule: VocoderSchedule, folder: Path, seed: int = 0) -> None:
+    """Train to the schedule's end, resuming from `folder`; its newest speaker-*.safetensors is the result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(speaker.parameters(), lr=schedule.learning_rate, betas=(0.8, 0.95), weight_decay=0.0)
+    step = _resume(speaker, folder)
+    started = time.perf_counter()
+    while step < schedule.steps:
+        rng = np.random.default_rng((seed, step))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+            own = step < schedule.own_frames_steps
+            loss = speaker.own_frames_loss(crops, rng) if own else speaker.codes_loss(crops, rng)
+        loss.backward()
+        nn.utils.clip_grad_norm_(speaker.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        if step % schedule.log_every == 0:
+            figures = {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - started)}
+            log.info(json.dumps(figures))
+            with (folder / "log.jsonl").open("a") as sink:
+                sink.write(json.dumps(figures) + "\n")
+        if step % schedule.save_every == 0 or step == schedule.steps:
+            save_file(speaker.state_dict(), folder / "speaker.part")
+            (folder / "speaker.part").rename(folder / f"speaker-{step}.safetensors")
+
+
+def newest_speaker(folder: Path) -> tuple[int, Path] | None:
+    """Step and file of the newest weights in `folder`."""
+    steps = [int(path.stem.split("-")[1]) for path in folder.glob("speaker-*.safetensors")]
+    return (max(steps), folder / f"speaker-{max(steps)}.safetensors") if steps else None
+
+
+def _resume(speaker: Speaker, folder: Path) -> int:
+    """Load the newest weights; the optimizer's moments start anew, which a few steps make good."""
+    newest = newest_speaker(folder)
+    if newest is None:
+        return 0
+    speaker.load_state_dict(load_file(newest[1]))
+    return newest[0]
