@@ -1,21 +1,66 @@
 """One answer as it forms: generated tokens in, text and sound out.
 
 Only generated tokens come in here, so the prompt's own audio cannot reach the decoder. Everything that belongs to the
-answer lives in the generator's frame: two sessions share nothing, and closing a session drops it all.
+answer lives in the generator's frame: two answers share nothing, and closing the generator drops it all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.chunker import AudioChunker
 from vita_mctp.text.tokenizer import IncrementalDecoder, TextTokenizer
-from vita_mctp.timing import Stopwatch
-from vita_mctp.types import AudioBlock, Done, Role, StopReason, TextDelta, TokenEvent, TokenKind, Turn, WaveChunk
+from vita_mctp.types import (
+    AudioBlock,
+    Done,
+    Role,
+    StopReason,
+    TextDelta,
+    Timings,
+    TokenEvent,
+    TokenKind,
+    Turn,
+    Wave,
+    WaveChunk,
+)
 
-SessionEvent = TextDelta | WaveChunk | Done
+AnswerEvent = TextDelta | WaveChunk | Done
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A finished answer. wave: without samples when the answer has no sound."""
+
+    text: str
+    wave: Wave
+    done: Done
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The question and this answer: `history=(*history, *answer.turns)` goes on from here."""
+        return self.done.turns
+
+
+class Clock:
+    """Notes when each part of an answer came for the first time, in seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._marks: dict[str, float] = {}
+
+    def mark(self, name: str) -> None:
+        """Notes the moment under the name of a field of `Timings`, if nothing was noted there before."""
+        self._marks.setdefault(name, time.perf_counter() - self._start)
+
+    def timings(self, tokens: int, audio_seconds: float) -> Timings:
+        """tokens: generated ones, markers and the end included; audio_seconds: length of the answer's wave."""
+        total = time.perf_counter() - self._start
+        return Timings(total=total, tokens=tokens, audio_seconds=audio_seconds, **self._marks)
 
 
 class SoundStream:
@@ -29,25 +74,25 @@ class SoundStream:
         self._chunker = AudioChunker(block_sizes or [decoder.block_size])
         self._state = decoder.start(seed)
 
-    def push(self, code: int, watch: Stopwatch) -> WaveChunk | None:
+    def push(self, code: int, clock: Clock) -> WaveChunk | None:
         block = self._chunker.push(code)
-        return None if block is None else self._decode(block, watch)
+        return None if block is None else self._decode(block, clock)
 
-    def finish(self, watch: Stopwatch) -> WaveChunk:
-        return self._decode(self._chunker.finish(), watch)
+    def finish(self, clock: Clock) -> WaveChunk:
+        return self._decode(self._chunker.finish(), clock)
 
-    def _decode(self, block: AudioBlock, watch: Stopwatch) -> WaveChunk:
+    def _decode(self, block: AudioBlock, clock: Clock) -> WaveChunk:
         if block.codes:
-            watch.mark("first_audio_tokens")
+            clock.mark("first_audio_tokens")
         chunk, self._state = self._decoder.decode_block(block, self._state)
         if len(chunk.samples):
-            watch.mark("first_sound")
+            clock.mark("first_sound")
         return chunk
 
 
 @dataclass
-class _Answer:
-    """What `Done` will tell."""
+class _Draft:
+    """What `Done` will say."""
 
     reason: StopReason = StopReason.LENGTH
     tokens: int = 0
@@ -61,13 +106,14 @@ class _Answer:
         self.audio_seconds += len(chunk.samples) / chunk.sample_rate
         return chunk
 
-    def add_text(self, text: str, watch: Stopwatch) -> TextDelta:
-        watch.mark("first_text")
+    def add_text(self, text: str, clock: Clock) -> TextDelta:
+        clock.mark("first_text")
         self.texts.append(text)
         return TextDelta(text)
 
-    def add_token(self, token: TokenEvent, end_of_audio: int) -> None:
+    def add_token(self, token: TokenEvent, end_of_audio: int, clock: Clock) -> None:
         """Keeps it as content of a later history, where an answer that was cut short has its last segment closed."""
+        clock.mark("first_token")
         self.tokens += 1
         if token.kind is TokenKind.STOP:
             self.reason = StopReason.EOS
@@ -81,38 +127,55 @@ class _Answer:
         return Turn(Role.ASSISTANT, (*self.ids, *self.open_end))
 
 
-def stream_session(
-    tokens: Iterator[TokenEvent],
+def stream_answer(
+    tokens: Iterable[TokenEvent],
     tokenizer: TextTokenizer,
     sound: SoundStream | None,
     mode: str,
-    watch: Stopwatch,
+    clock: Clock,
     question: Turn | None = None,
-) -> Generator[SessionEvent, None, None]:
+) -> Generator[AnswerEvent, None, None]:
     """Text as it becomes final, sound as blocks fill, then `Done`.
 
-    tokens: generated ones; closed when this generator ends or is closed, which stops generation.
+    tokens: generated ones; a generator is closed when this one ends or is closed, which stops generation.
     sound: None for answers that are text only; otherwise the last chunk comes even when it holds no samples.
     question: what was asked, for `Done.turns`, which is empty without it.
     """
-    answer, text, vocabulary = _Answer(), IncrementalDecoder(tokenizer), tokenizer.vocabulary
+    draft, text, vocabulary = _Draft(), IncrementalDecoder(tokenizer), tokenizer.vocabulary
     try:
         for token in tokens:
-            answer.add_token(token, vocabulary.end_of_audio)
+            draft.add_token(token, vocabulary.end_of_audio, clock)
             if token.kind is TokenKind.TEXT:
                 if piece := text.push([token.id]):
-                    yield answer.add_text(piece, watch)
+                    yield draft.add_text(piece, clock)
             elif token.kind is TokenKind.AUDIO:
-                answer.codes.append(vocabulary.code_of(token.id))
-                if sound is not None and (chunk := sound.push(answer.codes[-1], watch)) is not None:
-                    yield answer.add_chunk(chunk)
+                draft.codes.append(vocabulary.code_of(token.id))
+                if sound is not None and (chunk := sound.push(draft.codes[-1], clock)) is not None:
+                    yield draft.add_chunk(chunk)
     finally:
         if isinstance(tokens, Generator):
             tokens.close()
     if piece := text.flush():
-        yield answer.add_text(piece, watch)
+        yield draft.add_text(piece, clock)
     if sound is not None:
-        yield answer.add_chunk(sound.finish(watch))
-    timings = watch.timings(answer.tokens, answer.audio_seconds)
-    turns = () if question is None else (question, answer.turn)
-    yield Done(answer.reason, mode, "".join(answer.texts), timings, tuple(answer.codes), turns)
+        yield draft.add_chunk(sound.finish(clock))
+    timings = clock.timings(draft.tokens, draft.audio_seconds)
+    turns = () if question is None else (question, draft.turn)
+    yield Done(draft.reason, mode, "".join(draft.texts), timings, tuple(draft.codes), turns)
+
+
+def collect(events: Iterable[AnswerEvent]) -> Answer:
+    """A whole answer out of its events."""
+    chunks: list[WaveChunk] = []
+    for event in events:
+        if isinstance(event, WaveChunk):
+            chunks.append(event)
+        elif isinstance(event, Done):
+            return Answer(event.text.strip(), join_chunks(chunks), event)
+    raise ValueError("the events end without Done")
+
+
+def join_chunks(chunks: Sequence[WaveChunk]) -> Wave:
+    """The wave of an answer; without chunks, one without samples."""
+    rate = chunks[0].sample_rate if chunks else 1
+    return Wave(np.concatenate([np.zeros(0, np.float32), *(chunk.samples for chunk in chunks)]), rate)

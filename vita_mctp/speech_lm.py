@@ -1,4 +1,8 @@
-"""The library's front door: a speech language model that hears a wave and answers with text and a wave."""
+"""The front door: a speech language model that hears a wave and answers with text and a wave.
+
+Four public stages, which `SpeechLM.stream` puts together and the benches time one by one:
+hear (wave -> codes or features) -> prompt (-> ids) -> generate (-> tokens) -> speak (-> text and sound).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,9 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from vita_mctp.answer import SessionEvent, SoundStream, stream_session
+from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
 from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.checkpoints.placement import parse_device, parse_dtype
 from vita_mctp.checkpoints.quantization import parse_quantization
@@ -28,59 +31,41 @@ from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpPlusForCausalLM
 from vita_mctp.text.chat import ChatFormat, PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
-from vita_mctp.timing import Stopwatch
-from vita_mctp.types import AudioFeatures, Done, Role, Task, Turn, Wave, WaveChunk
+from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
 
 Recording = Wave | str | os.PathLike[str] | bytes
 """A wave, a path ("-" is standard input), or the bytes of a file."""
 
 ModeSpec = str | Sequence[int] | Mode
 
-Hearing = AudioTokenizer | AudioFeatureExtractor
-"""What hears: as codes, or, for VITA-Audio-Plus, as features."""
+AudioFrontend = AudioTokenizer | AudioFeatureExtractor
+"""A recording becomes codes, or, for VITA-Audio-Plus, features."""
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """A finished answer. wave: without samples when the answer has no sound."""
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is generated, every choice made. `SpeechLM.decoding` fills in what the user leaves open."""
 
-    text: str
-    wave: Wave
-    done: Done
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """The question and this answer: `history=(*history, *answer.turns)` goes on from here."""
-        return self.done.turns
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A question, read and checked, and how to answer it."""
-
-    task: Task
-    question: Wave | str
-    voice: Wave | None
-    history: tuple[Turn, ...]
     mode: Mode
     sampling: SamplingParams
     max_new_tokens: int
 
 
 class SpeechLM:
-    """A language model between what hears and what speaks. Sessions share its weights and nothing else."""
+    """A language model between an audio front end and an audio decoder. Answers share its weights and nothing else."""
 
     def __init__(
         self,
         model: VitaMctpForCausalLM,
         tokenizer: TextTokenizer,
-        hearing: Hearing,
-        voice: AudioDecoder,
+        audio_frontend: AudioFrontend,
+        audio_decoder: AudioDecoder,
         settings: SpeechSettings,
     ) -> None:
-        _check_ears(model, tokenizer, hearing)
-        _check_sizes(model, tokenizer, hearing, voice)
-        self.model, self.tokenizer, self.hearing, self.voice, self.settings = model, tokenizer, hearing, voice, settings
+        _check_frontend(model, tokenizer, audio_frontend)
+        _check_sizes(model, tokenizer, audio_frontend, audio_decoder)
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
         self._engine = Engine(model, classify=tokenizer.vocabulary.kind)
         self._chat = ChatFormat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
         self.defaults = GenerationDefaults.of(model, settings, tokenizer.vocabulary)
@@ -100,8 +85,8 @@ class SpeechLM:
         """Loads "nano" (in this package), a model folder, or a hub id, downloaded when it is not cached.
 
         dtype: float32, bfloat16, float16 or auto (as stored); None is what config.json names, float32 for nano.
-        quantize: int8 or int4. Neither concerns what hears and what speaks, which compute in float32.
-        audio_tokenizer, audio_decoder: folder or hub id of what hears and what speaks, as for `resolve_settings`.
+        quantize: int8 or int4. Neither concerns audio front end and decoder, which compute in float32.
+        audio_tokenizer, audio_decoder: folder or hub id of each, as for `resolve_settings`.
         Raises ConfigError for an unknown model or option, CheckpointError for a folder that lacks something,
         MissingExtraError and OutOfMemoryError as `load_model`.
         """
@@ -111,13 +96,13 @@ class SpeechLM:
         if dtype is None:
             precision = read_config(folder).dtype or torch.float32
         settings = resolve_settings(folder, audio_tokenizer, audio_decoder)
-        hearing = _open_ears(settings, place)
-        speaks = settings.audio_decoder
-        voice = registry.audio_decoder(speaks.name, Path(speaks.folder), place, speaks.options)
-        codes = hearing.codebook_size if isinstance(hearing, AudioTokenizer) else voice.codebook_size
+        audio_frontend = _open_frontend(settings, place)
+        wanted = settings.audio_decoder
+        decoder = registry.audio_decoder(wanted.name, Path(wanted.folder), place, wanted.options)
+        codes = (audio_frontend if isinstance(audio_frontend, AudioTokenizer) else decoder).codebook_size
         tokenizer = TextTokenizer.from_folder(folder, settings.tokenizer_kind, codes)
         weights = load_model(folder, dtype=precision, device=place, attn=attn, quantize=shrink)
-        return cls(weights, tokenizer, hearing, voice, settings)
+        return cls(weights, tokenizer, audio_frontend, decoder, settings)
 
     def ask(
         self,
@@ -170,7 +155,7 @@ class SpeechLM:
         max_new_tokens: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
-    ) -> Generator[SessionEvent, None, None]:
+    ) -> Generator[AnswerEvent, None, None]:
         """`TextDelta`s and `WaveChunk`s as they form, then one `Done`; closing the generator stops everything.
 
         question: a recording for the tasks that hear (speech_to_speech, asr), a text for those that read (tts, text).
@@ -180,40 +165,94 @@ class SpeechLM:
         voice_prompt: a recording of the voice to speak in.
         Times count from the first `next`, when the question, already read, is handed over.
         Raises AudioError for an unusable recording, ConfigError for an unknown task, mode or option, or one that the
-        model was not trained for.
+        model was not trained for; all of that at once, before anything runs.
         """
+        task = _task(task)
+        decoding = self.decoding(task, mode, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens)
+        self._check_voice(task, voice_prompt is not None)
+        voice = None if voice_prompt is None else self._read_wave(voice_prompt)
+        earlier = recent_turns(history, self.settings.max_history_turns)
+        return self._stages(self._read(question, task), task, decoding, earlier, voice)
+
+    def _stages(
+        self, question: Wave | str, task: Task, decoding: Decoding, history: tuple[Turn, ...], voice: Wave | None
+    ) -> Generator[AnswerEvent, None, None]:
+        clock = Clock()
+        speaker = None if voice is None else self.hear(voice)
+        heard = question if isinstance(question, str) else self.hear(question)
+        if task.hears:
+            clock.mark("heard")
+        prompt = self.prompt(heard, task, history=history, voice=speaker)
+        tokens = self.generate(prompt, decoding)
+        yield from self.speak(tokens, prompt, mode=decoding.mode.name, seed=decoding.sampling.seed, clock=clock)
+
+    def hear(self, recording: Recording) -> AudioCodes | AudioFeatures:
+        """A recording as this model takes it in. Raises AudioError for one that is unusable or too long."""
+        return self.audio_frontend.encode(self._read_wave(recording))
+
+    def prompt(
+        self,
+        question: str | AudioCodes | AudioFeatures,
+        task: Task | str = Task.SPEECH_TO_SPEECH,
+        *,
+        history: Sequence[Turn] = (),
+        voice: AudioCodes | AudioFeatures | None = None,
+    ) -> Prompt:
+        """The ids of a question, which is a text or what `hear` gave; history as for `stream`.
+
+        voice: what `hear` gave for a recording of the voice to speak in.
+        Raises ConfigError for a history or a voice that the task or the model has no use of.
+        """
+        task = _task(task)
+        self._check_voice(task, voice is not None)
+        turn = self._chat.turn(task, question if isinstance(question, str) else self._segment(question))
+        speaker = None if voice is None else self._segment(voice)
+        earlier = recent_turns(history, self.settings.max_history_turns)
+        return replace(self._chat.ask(turn, task, voice=speaker, history=earlier), question=turn)
+
+    def decoding(
+        self,
+        task: Task | str = Task.SPEECH_TO_SPEECH,
+        mode: ModeSpec | None = None,
+        *,
+        seed: int = 0,
+        temperature: float | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Decoding:
+        """What the user says, and the checkpoint's own for a None. Raises ConfigError for what is out of its bounds."""
         task = _task(task)
         sampling = replace(self.defaults.sampling[task], seed=seed)
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
         blocks = self.model.config.num_nextn_predict_layers
-        return self._session(
-            _Job(
-                task,
-                self._read(question, task),
-                self._read_voice(voice_prompt, task),
-                recent_turns(history, self.settings.max_history_turns),
-                self.defaults.mode(task) if mode is None else parse_mode(mode, blocks),
-                sampling,
-                max_new_tokens or self.settings.max_new_tokens,
-            )
-        )
+        chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
+        return Decoding(chosen, sampling, max_new_tokens or self.settings.max_new_tokens)
 
-    def _session(self, job: _Job) -> Generator[SessionEvent, None, None]:
-        watch = Stopwatch()
-        question = self._chat.turn(
-            job.task, job.question if isinstance(job.question, str) else self._hear(job.question)
-        )
-        voice = None if job.voice is None else self._hear(job.voice)
-        prompt = self._chat.ask(question, job.task, voice=voice, history=job.history)
-        eos_ids = self.defaults.eos_ids
-        request = Request(prompt.ids, job.mode, job.max_new_tokens, job.sampling, eos_ids, heard=prompt.heard)
-        sound = SoundStream(self.voice, self.settings.block_sizes, job.sampling.seed) if job.task.speaks else None
-        yield from stream_session(self._engine.stream(request), self.tokenizer, sound, job.mode.name, watch, question)
+    def generate(self, prompt: Prompt, decoding: Decoding | None = None) -> Generator[TokenEvent, None, None]:
+        """The answer's tokens as they become final; closing the generator stops generation."""
+        chosen = decoding or self.decoding(prompt.task)
+        limit, eos_ids = chosen.max_new_tokens, self.defaults.eos_ids
+        request = Request(prompt.ids, chosen.mode, limit, chosen.sampling, eos_ids, heard=prompt.heard)
+        return self._engine.stream(request)
 
-    def _hear(self, wave: Wave) -> Sequence[int] | AudioFeatures:
-        """A recording as content of a prompt: the ids of its codes, or features."""
-        heard = self.hearing.encode(wave)
+    def speak(
+        self,
+        tokens: Iterable[TokenEvent],
+        prompt: Prompt,
+        *,
+        mode: str = "",
+        seed: int = 0,
+        clock: Clock | None = None,
+    ) -> Generator[AnswerEvent, None, None]:
+        """Tokens to text and sound, as they form, then one `Done`; closing the generator closes `tokens`.
+
+        mode: its name, for `Done`. seed: of the decoder's noise. clock: started when the question was handed over.
+        """
+        sound = SoundStream(self.audio_decoder, self.settings.block_sizes, seed) if prompt.task.speaks else None
+        return stream_answer(tokens, self.tokenizer, sound, mode, clock or Clock(), prompt.question)
+
+    def _segment(self, heard: AudioCodes | AudioFeatures) -> Sequence[int] | AudioFeatures:
+        """As content of a prompt."""
         return heard if isinstance(heard, AudioFeatures) else self._chat.speech(heard.ids.tolist())
 
     def _read(self, question: Recording, task: Task) -> Wave | str:
@@ -223,14 +262,11 @@ class SpeechLM:
             raise ConfigError(f"the task {task.value} wants a text, got {type(question).__name__}; give some words")
         return question
 
-    def _read_voice(self, voice: Recording | None, task: Task) -> Wave | None:
-        if voice is None:
-            return None
-        if not task.speaks:
+    def _check_voice(self, task: Task, given: bool) -> None:
+        if given and not task.speaks:
             raise ConfigError(f"the task {task.value} makes no speech; leave the voice prompt out")
-        if not self.settings.voice_prompts:
+        if given and not self.settings.voice_prompts:
             raise ConfigError("this model has one voice and was not trained with voice prompts; leave the voice out")
-        return self._read_wave(voice)
 
     def _read_wave(self, recording: Recording) -> Wave:
         return recording if isinstance(recording, Wave) else self.settings.read_recording(recording)
@@ -243,53 +279,38 @@ def recent_turns(history: Sequence[Turn], questions: int) -> tuple[Turn, ...]:
     """
     if history and not questions:
         raise ConfigError("this model was trained on single questions, not on dialogues; leave the history out")
-    starts = [place for place, turn in enumerate(history) if turn.role is Role.USER]
+    starts = [index for index, turn in enumerate(history) if turn.role is Role.USER]
     return tuple(history[starts[-questions] :] if len(starts) > questions else history)
 
 
-def collect(events: Iterable[SessionEvent]) -> Answer:
-    """A whole answer out of its events."""
-    chunks: list[WaveChunk] = []
-    for event in events:
-        if isinstance(event, WaveChunk):
-            chunks.append(event)
-        elif isinstance(event, Done):
-            return Answer(event.text.strip(), join_chunks(chunks), event)
-    raise ValueError("the events end without Done")
-
-
-def join_chunks(chunks: Sequence[WaveChunk]) -> Wave:
-    """The wave of an answer; without chunks, one without samples."""
-    rate = chunks[0].sample_rate if chunks else 1
-    return Wave(np.concatenate([np.zeros(0, np.float32), *(chunk.samples for chunk in chunks)]), rate)
-
-
-def _open_ears(settings: SpeechSettings, place: torch.device) -> Hearing:
+def _open_frontend(settings: SpeechSettings, place: torch.device) -> AudioFrontend:
     ref = settings.audio_tokenizer
     if settings.tokenizer_kind == VocabularyKind.CONTINUOUS:
         return registry.feature_extractor(ref.name, Path(ref.folder))
     return registry.audio_tokenizer(ref.name, Path(ref.folder), place)
 
 
-def _check_ears(model: VitaMctpForCausalLM, tokenizer: TextTokenizer, hearing: Hearing) -> None:
+def _check_frontend(model: VitaMctpForCausalLM, tokenizer: TextTokenizer, audio_frontend: AudioFrontend) -> None:
     kind = tokenizer.vocabulary.input_kind
     by_features = [
         isinstance(model, VitaMctpPlusForCausalLM),
         kind is VocabularyKind.CONTINUOUS,
-        isinstance(hearing, AudioFeatureExtractor),
+        isinstance(audio_frontend, AudioFeatureExtractor),
     ]
     if len(set(by_features)) > 1:
         raise CheckpointError(
-            f"a {model.config.model_type} model, a tokenizer of kind {kind.value} and {hearing.name}, which hears, do "
-            "not go together: with VITA-Audio-Plus all three are for features, otherwise all are for codes"
+            f"a {model.config.model_type} model, a tokenizer of kind {kind.value} and the audio front end "
+            f"{audio_frontend.name} do not go together; wanted: all for features (VITA-Audio-Plus), or all for codes"
         )
 
 
-def _check_sizes(model: VitaMctpForCausalLM, tokenizer: TextTokenizer, hearing: Hearing, voice: AudioDecoder) -> None:
-    if isinstance(hearing, AudioTokenizer) and hearing.codebook_size != voice.codebook_size:
+def _check_sizes(
+    model: VitaMctpForCausalLM, tokenizer: TextTokenizer, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
+) -> None:
+    if isinstance(audio_frontend, AudioTokenizer) and audio_frontend.codebook_size != audio_decoder.codebook_size:
         raise CheckpointError(
-            f"the audio tokenizer {hearing.name} has {hearing.codebook_size} codes and the audio decoder {voice.name} "
-            f"has {voice.codebook_size}; give two that share a codebook"
+            f"the audio tokenizer {audio_frontend.name} has {audio_frontend.codebook_size} codes and the audio decoder "
+            f"{audio_decoder.name} has {audio_decoder.codebook_size}; give two that share a codebook"
         )
     if tokenizer.vocabulary.size > model.config.vocab_size:
         raise CheckpointError(

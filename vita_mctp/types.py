@@ -119,11 +119,15 @@ class HeardAudio:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of everything before the answer; no strings after this point."""
+    """Token ids of everything before the answer; no strings after this point.
+
+    question: the turn that asks, for the history of the next question.
+    """
 
     ids: tuple[int, ...]
     task: Task
     heard: tuple[HeardAudio, ...] = ()
+    question: Turn | None = None
 
 
 class Role(StrEnum):
@@ -186,9 +190,14 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds since the question was handed over, unless said otherwise. None: it never happened."""
+    """Seconds since the question was handed over, unless said otherwise. None: it never happened.
+
+    heard: the recording was encoded, for tasks that hear one. first_token: the prompt was read.
+    """
 
     total: float
+    heard: float | None = None
+    first_token: float | None = None
     first_text: float | None = None
     first_audio_tokens: float | None = None
     first_sound: float | None = None

@@ -85,9 +85,9 @@ def test_a_step_reads_its_own_layers_the_head_and_what_was_said(subject: Subject
     assert traffic.weights == (4 * (2 * layer + head), *[4 * (block + head)] * 3)
     per_layer = 2 * 2 * (32 // 4) * 4
     assert traffic.cache_per_token == (2 * per_layer, per_layer, per_layer, per_layer)
-    assert traffic.step(-1, seen=10) == traffic.weights[0] + 10 * 2 * per_layer
-    assert traffic.step(1, seen=10) == traffic.weights[2] + 8 * per_layer
-    one_cycle = [traffic.step(-1, 5), traffic.step(0, 6), traffic.step(1, 7), traffic.step(-1, 8)]
+    assert traffic.step(0, seen=10) == traffic.weights[0] + 10 * 2 * per_layer
+    assert traffic.step(2, seen=10) == traffic.weights[2] + 8 * per_layer
+    one_cycle = [traffic.step(0, 5), traffic.step(1, 6), traffic.step(2, 7), traffic.step(0, 8)]
     assert traffic.run(Mode("1,2", (1, 2)), prefill=5, tokens=4) == sum(one_cycle)
 
 

@@ -46,7 +46,7 @@ def prompts(speech_lm: SpeechLM) -> Iterator[list[str]]:
 
 
 def heard(speech_lm: SpeechLM, wave: Wave) -> str:
-    codes = speech_lm.hearing.encode(wave).ids
+    codes = speech_lm.audio_frontend.encode(wave).ids
     return "<|begin_of_audio|>" + "".join(f"<|audio_{code}|>" for code in codes) + "<|end_of_audio|>"
 
 

@@ -81,7 +81,7 @@ def test_each_recording_is_heard_where_its_placeholders_stand(plus: SpeechLM, re
         places = [place for place, token in enumerate(request.prompt_ids) if token == context]
         assert places == [place for audio in request.heard for place in range(audio.start, audio.end)]
         for audio, wave in zip(request.heard, waves, strict=True):
-            np.testing.assert_array_equal(audio.features.frames, plus.hearing.encode(wave).frames)
+            np.testing.assert_array_equal(audio.features.frames, plus.audio_frontend.encode(wave).frames)
 
 
 def test_what_is_heard_changes_the_answer_and_earlier_turns_are_heard_too(plus: SpeechLM) -> None:
@@ -100,13 +100,13 @@ def test_it_transcribes_speaks_and_chats(plus: SpeechLM) -> None:
     assert plus.defaults.mode(Task.TTS).counts == (1, 2)
 
 
-def test_ears_that_do_not_fit_are_refused(tmp_path: Path, tiny_speech_folder: Path) -> None:
+def test_an_audio_front_end_that_does_not_fit_is_refused(tmp_path: Path, tiny_speech_folder: Path) -> None:
     codes = {"name": "ramp"}
     folder = write_folder(tmp_path, tokenizer_kind="glm4voice", audio_tokenizer=codes)
     with pytest.raises(CheckpointError, match="sensevoice_glm4voice, glm4voice is wanted"):
         SpeechLM.from_pretrained(folder)
     plain, plus = SpeechLM.from_pretrained(tiny_speech_folder), SpeechLM.from_pretrained(write_folder(tmp_path))
     with pytest.raises(CheckpointError, match=r"qwen2_mtp model.* do not go together"):
-        SpeechLM(plain.model, plus.tokenizer, plus.hearing, plus.voice, plus.settings)
-    with pytest.raises(CheckpointError, match="ramp, which hears, do not go together"):
-        SpeechLM(plus.model, plus.tokenizer, plain.hearing, plus.voice, plus.settings)
+        SpeechLM(plain.model, plus.tokenizer, plus.audio_frontend, plus.audio_decoder, plus.settings)
+    with pytest.raises(CheckpointError, match="ramp do not go together"):
+        SpeechLM(plus.model, plus.tokenizer, plain.audio_frontend, plus.audio_decoder, plus.settings)

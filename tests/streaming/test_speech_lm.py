@@ -30,13 +30,13 @@ def test_the_streamed_wave_is_the_decoded_codes(speech_lm: SpeechLM, mode: str |
     answer = speech_lm.ask(QUESTION, mode, seed=1)
     codes = np.array(answer.done.codes, np.int64)
     assert len(codes) > 3 and len(answer.wave.samples) == len(codes) * HOP
-    offline = speech_lm.voice.decode(AudioCodes(codes, 64, speech_lm.voice.frame_rate, "ramp"))
+    offline = speech_lm.audio_decoder.decode(AudioCodes(codes, 64, speech_lm.audio_decoder.frame_rate, "ramp"))
     np.testing.assert_array_equal(answer.wave.samples, offline.samples)
 
 
 def test_the_questions_own_codes_are_not_spoken(speech_lm: SpeechLM) -> None:
     answer = speech_lm.ask(QUESTION, seed=1)
-    asked = len(speech_lm.hearing.encode(QUESTION).ids)
+    asked = len(speech_lm.audio_frontend.encode(QUESTION).ids)
     assert asked == 25 and answer.done.timings.tokens <= 120
     assert len(answer.done.codes) <= answer.done.timings.tokens - 1
     assert len(answer.wave.samples) == HOP * len(answer.done.codes)

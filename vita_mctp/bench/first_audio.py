@@ -112,7 +112,7 @@ def open_chain(speech_lm: SpeechLM, name: str, question: Wave) -> Chain:
     chat = ChatFormat(speech_lm.tokenizer, PromptStyle(settings.system_text, settings.before_speech))
 
     def hear(wave: Wave, mode: Mode) -> Request:
-        heard = speech_lm.hearing.encode(wave)
+        heard = speech_lm.audio_frontend.encode(wave)
         content = heard if isinstance(heard, AudioFeatures) else chat.speech(heard.ids.tolist())
         task = Task.SPEECH_TO_SPEECH
         prompt = chat.ask(chat.turn(task, content), task, voice=None, history=())
@@ -123,10 +123,12 @@ def open_chain(speech_lm: SpeechLM, name: str, question: Wave) -> Chain:
     def code_of(event: TokenEvent) -> int | None:
         return vocabulary.code_of(event.id) if event.kind is TokenKind.AUDIO else None
 
-    sizes = tuple(settings.block_sizes) or (speech_lm.voice.block_size,)
-    weights = (_weights(speech_lm.hearing), _weights(speech_lm.voice))
+    sizes = tuple(settings.block_sizes) or (speech_lm.audio_decoder.block_size,)
+    weights = (_weights(speech_lm.audio_frontend), _weights(speech_lm.audio_decoder))
     engine = Engine(speech_lm.model, classify=vocabulary.kind)
-    return Chain(Subject(name, speech_lm.model), question, hear, code_of, speech_lm.voice, sizes, weights, engine)
+    return Chain(
+        Subject(name, speech_lm.model), question, hear, code_of, speech_lm.audio_decoder, sizes, weights, engine
+    )
 
 
 def random_chain(wanted: Wanted, question: Wave) -> Chain:

@@ -19,7 +19,7 @@ from vita_mctp.errors import ConfigError, OutputError
 from vita_mctp.types import Done, Task, TextDelta, Wave, WaveChunk
 
 if TYPE_CHECKING:
-    from vita_mctp.answer import SessionEvent
+    from vita_mctp.answer import AnswerEvent
     from vita_mctp.speech_lm import SpeechLM
 
 
@@ -94,7 +94,7 @@ def train(options: argparse.Namespace) -> int:
 
 def _speak(options: argparse.Namespace, question: Wave | str, task: Task) -> int:
     """Text goes to standard output as it forms, or to standard error when the wave goes there."""
-    from vita_mctp.speech_lm import join_chunks
+    from vita_mctp.answer import join_chunks
 
     stream = sys.stderr if options.output == STDIO else sys.stdout
     voice = None if options.voice_prompt is None else _read_speech(options, options.voice_prompt)
@@ -138,7 +138,7 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
 
 def _events(
     options: argparse.Namespace, question: Wave | str, task: Task, voice: Wave | None = None
-) -> Iterator[SessionEvent]:
+) -> Iterator[AnswerEvent]:
     parse_mode(options.mode, num_blocks=0)
     drawing = {name: getattr(options, name) for name in ("seed", "temperature", "max_new_tokens")}
     events = load_model(options).stream(question, task, options.mode, voice_prompt=voice, **drawing)
@@ -146,7 +146,7 @@ def _events(
         yield from events
 
 
-def _show(events: Iterator[SessionEvent], as_json: bool, stream: TextIO) -> tuple[Done, list[WaveChunk]]:
+def _show(events: Iterator[AnswerEvent], as_json: bool, stream: TextIO) -> tuple[Done, list[WaveChunk]]:
     """Prints events as they come; gives back the end and the sound."""
     chunks: list[WaveChunk] = []
     for event in events:

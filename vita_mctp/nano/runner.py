@@ -102,9 +102,9 @@ def _judged(row: Row, judge: Judge, wave: Wave) -> Row:
 
 def _copied(speech_lm: SpeechLM, wave: Wave) -> Wave:
     """Through the codec and back, cut to the original's length; ConfigError for a model that hears no codes."""
-    codes = speech_lm.hearing.encode(wave)
+    codes = speech_lm.audio_frontend.encode(wave)
     if not isinstance(codes, AudioCodes):
-        raise ConfigError(f"{speech_lm.hearing.name} hears features, not codes that could be spoken; leave copies out")
-    copy = speech_lm.voice.decode(codes)
+        raise ConfigError(f"{speech_lm.audio_frontend.name} gives features, no codes to decode; leave copies out")
+    copy = speech_lm.audio_decoder.decode(codes)
     length = round(wave.seconds * copy.sample_rate)
     return Wave(np.ascontiguousarray(copy.samples[:length]), copy.sample_rate)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from vita_mctp.answer import join_chunks
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.settings import NANO, SpeechSettings, find_model
 from vita_mctp.decoding.plan import MODES
@@ -30,7 +31,7 @@ from vita_mctp.serving.page_text import (
     conversation_hint,
     figures_table,
 )
-from vita_mctp.speech_lm import SpeechLM, join_chunks, recent_turns
+from vita_mctp.speech_lm import SpeechLM, recent_turns
 from vita_mctp.types import FloatArray, TextDelta, Turn, Wave, WaveChunk
 
 PcmArray = npt.NDArray[np.int16]

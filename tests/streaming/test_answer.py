@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita_mctp.answer import SessionEvent, SoundStream, stream_session
+from vita_mctp.answer import AnswerEvent, Clock, SoundStream, stream_answer
 from vita_mctp.codecs.ramp import RampDecoder, RampSettings
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.tokenizer_training import train_tokenizer
-from vita_mctp.timing import Stopwatch
 from vita_mctp.types import BACKBONE, Done, Role, StopReason, TextDelta, TokenEvent, TokenKind, Turn, WaveChunk
 
 HOP = 1280
@@ -27,14 +26,14 @@ def events_of(tokenizer: TextTokenizer, ids: Iterable[int]) -> Iterator[TokenEve
         yield TokenEvent(index, token, tokenizer.vocabulary.kind(token), BACKBONE)
 
 
-def session(
+def answer_of(
     tokenizer: TextTokenizer, ids: Iterable[int], block_sizes: Sequence[int] = (), look_ahead: int = 2
-) -> Iterator[SessionEvent]:
+) -> Iterator[AnswerEvent]:
     sound = SoundStream(RampDecoder(RampSettings(look_ahead=look_ahead)), block_sizes)
-    return stream_session(events_of(tokenizer, ids), tokenizer, sound, "boost", Stopwatch())
+    return stream_answer(events_of(tokenizer, ids), tokenizer, sound, "boost", Clock())
 
 
-def sound_of(events: list[SessionEvent]) -> np.ndarray:
+def sound_of(events: list[AnswerEvent]) -> np.ndarray:
     return np.concatenate([event.samples for event in events if isinstance(event, WaveChunk)])
 
 
@@ -61,7 +60,7 @@ def spoken(tokenizer: TextTokenizer, text: str, codes: list[int], every: int) ->
 def test_sound_and_text_come_out_whole(
     tokenizer: TextTokenizer, codes: list[int], text: str, every: int, block_sizes: list[int], look_ahead: int
 ) -> None:
-    events = list(session(tokenizer, spoken(tokenizer, text, codes, every), block_sizes, look_ahead))
+    events = list(answer_of(tokenizer, spoken(tokenizer, text, codes, every), block_sizes, look_ahead))
     np.testing.assert_array_equal(sound_of(events), ramp(codes))
     deltas = [event.text for event in events if isinstance(event, TextDelta)]
     assert "".join(deltas) == text and all(deltas) and "\ufffd" not in "".join(deltas)
@@ -78,9 +77,9 @@ def test_sound_and_text_come_out_whole(
     answers=st.lists(st.lists(st.integers(0, 63), max_size=20), min_size=2, max_size=4),
     order=st.lists(st.integers(0, 3), max_size=60),
 )
-def test_sessions_side_by_side_do_not_mix(tokenizer: TextTokenizer, answers: list[list[int]], order: list[int]) -> None:
-    running = [session(tokenizer, spoken(tokenizer, "two plus", codes, 3)) for codes in answers]
-    heard: list[list[SessionEvent]] = [[] for _ in answers]
+def test_answers_side_by_side_do_not_mix(tokenizer: TextTokenizer, answers: list[list[int]], order: list[int]) -> None:
+    running = [answer_of(tokenizer, spoken(tokenizer, "two plus", codes, 3)) for codes in answers]
+    heard: list[list[AnswerEvent]] = [[] for _ in answers]
     for turn in [*(number % len(answers) for number in order), *(list(range(len(answers))) * 80)]:
         heard[turn] += [event for event in [next(running[turn], None)] if event is not None]
     for codes, events in zip(answers, heard, strict=True):
@@ -88,7 +87,7 @@ def test_sessions_side_by_side_do_not_mix(tokenizer: TextTokenizer, answers: lis
 
 
 def test_an_answer_cut_by_its_length_still_gives_its_held_back_sound(tokenizer: TextTokenizer) -> None:
-    events = list(session(tokenizer, [tokenizer.vocabulary.audio_id(code) for code in range(8)], look_ahead=3))
+    events = list(answer_of(tokenizer, [tokenizer.vocabulary.audio_id(code) for code in range(8)], look_ahead=3))
     np.testing.assert_array_equal(sound_of(events), ramp(list(range(8))))
     assert isinstance(events[-1], Done) and events[-1].reason is StopReason.LENGTH
 
@@ -99,28 +98,28 @@ def test_the_turns_of_an_answer_are_what_it_was_without_its_end(tokenizer: TextT
     v, cut = tokenizer.vocabulary, ids.index(tokenizer.vocabulary.end_of_audio)
     for made, kept in ((ids, ids[:-1]), (ids[:cut], [*ids[:cut], v.end_of_audio]), (ids[: cut + 1], ids[: cut + 1])):
         events = events_of(tokenizer, made)
-        *_, done = stream_session(events, tokenizer, None, "boost", Stopwatch(), asked)
+        *_, done = stream_answer(events, tokenizer, None, "boost", Clock(), asked)
         assert isinstance(done, Done) and done.turns == (asked, Turn(Role.ASSISTANT, tuple(kept)))
 
 
 def test_half_a_character_at_the_end_is_marked(tokenizer: TextTokenizer) -> None:
-    events = list(session(tokenizer, tokenizer.encode("é")[:1]))
+    events = list(answer_of(tokenizer, tokenizer.encode("é")[:1]))
     assert isinstance(events[-1], Done) and events[-1].text == "\ufffd"
 
 
 def test_an_answer_without_sound_still_sends_a_last_chunk(tokenizer: TextTokenizer) -> None:
-    chunks = [event for event in session(tokenizer, tokenizer.encode("two")) if isinstance(event, WaveChunk)]
+    chunks = [event for event in answer_of(tokenizer, tokenizer.encode("two")) if isinstance(event, WaveChunk)]
     assert [(len(chunk.samples), chunk.is_last) for chunk in chunks] == [(0, True)]
 
 
-def test_a_session_without_a_voice_is_text_alone(tokenizer: TextTokenizer) -> None:
+def test_an_answer_without_a_decoder_is_text_alone(tokenizer: TextTokenizer) -> None:
     ids = spoken(tokenizer, "two", [1, 2, 3], 3)
-    events = list(stream_session(events_of(tokenizer, ids), tokenizer, None, "vanilla", Stopwatch()))
+    events = list(stream_answer(events_of(tokenizer, ids), tokenizer, None, "vanilla", Clock()))
     assert [type(event) for event in events] == [TextDelta, Done]
 
 
 @pytest.mark.parametrize("taken", [1, 3])
-def test_closing_a_session_stops_generation(tokenizer: TextTokenizer, taken: int) -> None:
+def test_closing_an_answer_stops_generation(tokenizer: TextTokenizer, taken: int) -> None:
     made: list[int] = []
     stopped: list[bool] = []
 
@@ -133,7 +132,7 @@ def test_closing_a_session_stops_generation(tokenizer: TextTokenizer, taken: int
             stopped.append(True)
 
     tokens = endless()
-    running = stream_session(tokens, tokenizer, SoundStream(RampDecoder()), "boost", Stopwatch())
+    running = stream_answer(tokens, tokenizer, SoundStream(RampDecoder()), "boost", Clock())
     for _ in range(taken):
         next(running)
     running.close()
@@ -141,7 +140,7 @@ def test_closing_a_session_stops_generation(tokenizer: TextTokenizer, taken: int
 
 
 def test_times_are_noted_in_the_order_of_events(tokenizer: TextTokenizer) -> None:
-    done = list(session(tokenizer, spoken(tokenizer, "two plus", list(range(30)), 10)))[-1]
+    done = list(answer_of(tokenizer, spoken(tokenizer, "two plus", list(range(30)), 10)))[-1]
     assert isinstance(done, Done)
     times = done.timings
     assert times.first_text is not None and times.first_audio_tokens is not None and times.first_sound is not None
