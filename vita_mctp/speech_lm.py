@@ -7,7 +7,7 @@ hear (wave -> codes or features) -> prompt (-> ids) -> generate (-> tokens) -> s
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -228,7 +228,7 @@ class SpeechLM:
         chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
         return Decoding(chosen, sampling, max_new_tokens or self.settings.max_new_tokens)
 
-    def generate(self, prompt: Prompt, decoding: Decoding | None = None) -> Generator[TokenEvent, None, None]:
+    def generate(self, prompt: Prompt, decoding: Decoding | None = None) -> Iterator[TokenEvent]:
         """The answer's tokens as they become final; closing the generator stops generation."""
         chosen = decoding or self.decoding(prompt.task)
         limit, eos_ids = chosen.max_new_tokens, self.defaults.eos_ids

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from vita_mctp.answer import collect
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.decoding.plan import parse_mode
@@ -22,7 +23,7 @@ from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
 from vita_mctp.evaluation.cases import Question
 from vita_mctp.evaluation.judges import ENDPOINT, open_client, wav_bytes
-from vita_mctp.speech_lm import SpeechLM, collect
+from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import StopReason, Task, Wave
 
 FINISHED = "wavs:"

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vita_mctp.answer import Answer, collect
 from vita_mctp.errors import ConfigError, VitaError
 from vita_mctp.evaluation.judge import Judge
 from vita_mctp.nano.rows import ANSWER, ASR, COPY, NO_AUDIO, NO_TEXT, ORIGINAL, TTS, UNFINISHED, Row
 from vita_mctp.nano.samples import Sample, Samples
-from vita_mctp.speech_lm import Answer, SpeechLM, collect
+from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import AudioCodes, StopReason, Task, Wave
 
 NO_MODE = "-"
