@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, GenerationConfig, Qwen2Model, Qwen2PreTrainedModel
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 from transformers.utils import GENERATION_CONFIG_NAME, ModelOutput
 
 from vita_mctp.checkpoints.weights import model_type_of, quiet_transformers, refuse_incomplete, verify_folder
@@ -33,6 +34,10 @@ from vita_mctp.types import HeardAudio
 Detach = Literal["when_frozen", "always"]
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+_CACHE_ARGUMENT = "cache" if "cache" in signature(Qwen2DecoderLayer.forward).parameters else "past_key_values"
+"""transformers 5.24 renamed the argument of its decoder layers."""
 
 
 @dataclass
@@ -141,7 +146,7 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
         attention = attention_inputs(kernel, positions, hidden.dtype, mask, num_cached)
         rotary = self.model.rotary_emb(hidden, positions)
         for layer in self.model.layers[first:end]:
-            hidden = layer(hidden, position_embeddings=rotary, past_key_values=cache, **attention)
+            hidden = layer(hidden, position_embeddings=rotary, **{_CACHE_ARGUMENT: cache}, **attention)
         return cast(Tensor, self.model.norm(hidden))
 
     def chain(
