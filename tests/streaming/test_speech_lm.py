@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vita_mctp import SpeechLM
+from vita_mctp.answer import collect
 from vita_mctp.audio import write_wave
 from vita_mctp.checkpoints.settings import SpeechSettings, find_model
 from vita_mctp.decoding.engine import Engine
@@ -40,6 +41,17 @@ def test_the_questions_own_codes_are_not_spoken(speech_lm: SpeechLM) -> None:
     assert asked == 25 and answer.done.timings.tokens <= 120
     assert len(answer.done.codes) <= answer.done.timings.tokens - 1
     assert len(answer.wave.samples) == HOP * len(answer.done.codes)
+
+
+def test_stream_is_its_public_stages_one_after_another(speech_lm: SpeechLM) -> None:
+    prompt = speech_lm.prompt(speech_lm.hear(QUESTION))
+    decoding = speech_lm.decoding(mode="boost", seed=1)
+    by_hand = collect(speech_lm.speak(speech_lm.generate(prompt, decoding), prompt, mode="boost", seed=1))
+    streamed = collect(speech_lm.stream(QUESTION, mode="boost", seed=1))
+    assert (by_hand.text, by_hand.done.codes, by_hand.turns) == (streamed.text, streamed.done.codes, streamed.turns)
+    np.testing.assert_array_equal(by_hand.wave.samples, streamed.wave.samples)
+    times = streamed.done.timings
+    assert times.heard is not None and times.first_token is not None and 0 < times.heard < times.first_token
 
 
 def test_a_seed_settles_an_answer(speech_lm: SpeechLM) -> None:
