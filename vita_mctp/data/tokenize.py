@@ -129,7 +129,13 @@ def load_codec(source: CodecSource, digest: str) -> LoadedCodec:
         extractor = feature_extractor(FRONT_END, source.features)
         statistics = (source.features / STATISTICS_FILE).read_bytes()
         made_by = f"{FRONT_END} {hashlib.sha256(statistics).hexdigest()}"
-    identity = CodecIdentity(source.name, digest, tokenizer.codebook_size, str(tokenizer.frame_rate), made_by)
+    identity = CodecIdentity(
+        name=source.name,
+        digest=digest,
+        codebook_size=tokenizer.codebook_size,
+        frame_rate=str(tokenizer.frame_rate),
+        features=made_by,
+    )
     return LoadedCodec(identity, tokenizer, extractor)
 
 
@@ -205,10 +211,9 @@ class _Encoder:
 
     def audios(self, sample: ManifestSample) -> tuple[TokenizedAudio, ...]:
         keeps = self._codec.extractor is not None
-        places = enumerate(zip(sample.audios, sample.heard, strict=True))
         return tuple(
             self._audio(audio, keeps and heard, f"{sample.where}: audios[{number}]")
-            for number, (audio, heard) in places
+            for number, (audio, heard) in enumerate(zip(sample.audios, sample.heard, strict=True))
         )
 
     def _audio(self, audio: Audio, heard: bool, where: str) -> TokenizedAudio:
