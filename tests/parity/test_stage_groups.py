@@ -10,7 +10,7 @@ import pytest
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.models.vita import VitaMctpForCausalLM
-from vita_mctp.training.freezing import set_trainable, trainable_names
+from vita_mctp.training.freezing import set_trainable
 from vita_mctp.training.optimizer import build_optimizer, split_groups
 from vita_mctp.training.recipe import OptimizerRecipe
 
@@ -29,6 +29,10 @@ def staged(folder: Path, stage: str, expected: dict[str, Any]) -> VitaMctpForCau
     model = load_model(source, num_mctp_blocks=len(expected.get("mtp_losses", [])))
     set_trainable(model, freeze_backbone=stage in ("2", "3"))
     return model
+
+
+def trainable_names(model: VitaMctpForCausalLM) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 @pytest.fixture

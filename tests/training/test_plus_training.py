@@ -34,8 +34,8 @@ from vita_mctp.text.interleave import BOOST_RATIO
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.training.plan import plan
-from vita_mctp.training.rows import collate
 from vita_mctp.training.stage import files_of, train_stage
+from vita_mctp.training.trainer import collate
 
 STAGES = Path(__file__).parents[2] / "stages"
 RECIPES = [f"{stage}_plus" for stage in ("stage1_alignment", "stage2_single_mctp", "stage3_mctp_chain", "stage4_sft")]

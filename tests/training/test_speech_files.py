@@ -12,7 +12,7 @@ import pytest
 
 from vita_mctp.errors import CheckpointError
 from vita_mctp.nano.start import train
-from vita_mctp.training.speech_files import SPEECH_FILE, copy_speech_files
+from vita_mctp.training.run_folder import SPEECH_FILE, copy_speech_files
 
 
 def speaking(folder: Path, decoder: Path) -> dict[str, Any]:

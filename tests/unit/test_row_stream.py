@@ -96,8 +96,8 @@ def test_samples_that_all_exceed_a_row_are_an_error_and_no_endless_loop() -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"used": "x"}, "no position in a mixture"),
-        ({"packed": {"rowz": 1}}, "no position in a mixture"),
+        ({"used": "x"}, "used: got 'x'"),
+        ({"packed": {"rowz": 1}}, "rowz"),
         ({"order": "0"}, "another order of samples"),
     ],
 )

@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from vita_mctp.data.mixture import Mixture, MixtureSampler
 from vita_mctp.data.packing import CHUNK, PackedRow, PackingReport, best_fit_decreasing, join
 from vita_mctp.data.token_store import TokenStore
 from vita_mctp.errors import ConfigError, DataError
+from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ChatFormat, Clip, Sample
 from vita_mctp.text.interleave import Ratio
 
@@ -52,6 +54,19 @@ class _Chunk:
     rows: tuple[tuple[Sample, ...], ...] = ()
     next: _Chunk | None = None
     """The one behind it, still without rows."""
+
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class _State(Schema):
+    """Rows `used` of those packed from the draws `carried` and from `position` on."""
+
+    order: str
+    position: _Count
+    carried: tuple[_Count, ...]
+    used: _Count
+    packed: dict[Literal["samples", "tokens", "rows", "over_long", "longest"], _Count]
 
 
 class RowStream:
@@ -165,19 +180,13 @@ def _digest(mixture: Mixture, *sizes: Any) -> str:
 
 
 def _read_state(state: Mapping[str, Any], order: str) -> tuple[_Chunk, int]:
-    try:
-        first = _Chunk(int(state["position"]), tuple(map(int, state["carried"])), PackingReport(**state["packed"]))
-        used, of = int(state["used"]), state["order"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{state!r} is no position in a mixture ({error!r}); resume from a whole checkpoint"
-        ) from error
-    if of != order:
+    saved = _State.parse(dict(state), "a saved position in a mixture")
+    if saved.order != order:
         raise ConfigError(
             "the saved position belongs to another order of samples: the mixture, the sizes of its sets, row_length or "
             "chunk were changed; undo that, or begin the mixture anew"
         )
-    return first, used
+    return _Chunk(saved.position, saved.carried, PackingReport(**saved.packed)), saved.used
 
 
 def open_pools(mixture: Mixture, root: Path, chat: ChatFormat, ratio: Ratio) -> dict[str, Pool]:

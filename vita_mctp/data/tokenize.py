@@ -147,10 +147,9 @@ def write_shard(spec: ShardSpec, folder: Path, source: CodecSource, digest: str,
     path, codec = folder / shard_file(spec.group), load_codec(source, digest)
     data, done = tokenize_shard(spec, codec, options, _known(path, codec.identity))
     try:
-        if not path.is_file() or path.read_bytes() != data:
+        if not _holds(path, data):
             (folder / INDEX_FILE).unlink(missing_ok=True)
-            for part in folder.glob(f".{path.name}.*.part"):  # what a killed process left
-                part.unlink(missing_ok=True)
+            _remove_parts(path)
             write_whole(path, data)
     except OSError as error:
         raise not_written(path, error) from error
@@ -191,11 +190,23 @@ def finish_store(specs: list[ShardSpec], folder: Path, codec: CodecIdentity) -> 
         headers.append(header)
     index, data = folder / INDEX_FILE, index_bytes(headers)
     try:
-        if not index.is_file() or index.read_bytes() != data:
+        if not _holds(index, data):
             write_whole(index, data)
+        _remove_parts(index)
     except OSError as error:
-        raise not_written(index, error) from error
+        if not _holds(index, data):  # else another rank has written it, and removed this one's part
+            raise not_written(index, error) from error
     return True
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
+
+
+def _remove_parts(path: Path) -> None:
+    """What killed processes left of writing `path`."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def not_written(path: Path, error: OSError) -> OutputError:

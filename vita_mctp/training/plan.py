@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from vita_mctp.checkpoints.loading import read_config
 from vita_mctp.errors import ConfigError
-from vita_mctp.models.vita.configuration import VitaMctpConfig
-from vita_mctp.models.vita.losses import CHUNK_BYTES
-from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
-from vita_mctp.models.vita.plus import VitaMctpPlusConfig, VitaMctpPlusForCausalLM
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.flops import PEAK_BF16_FLOPS, flops_per_token
-from vita_mctp.training.freezing import set_trainable
-from vita_mctp.training.lora import adapter_weights
-from vita_mctp.training.recipe import BACKBONES, Recipe
-from vita_mctp.training.recipe_file import load_recipe
+from vita_mctp.training.family import CHUNK_BYTES, Config, build_config, empty_model
+from vita_mctp.training.freezing import adapter_weights, set_trainable
+from vita_mctp.training.metrics import PEAK_BF16_FLOPS, flops_per_token
+from vita_mctp.training.recipe import BACKBONES, Recipe, load_recipe
 
 PADDED_VOCABULARY = 168072
 """Qwen2.5's tokens, the 20 released additions and 16,384 audio codes, padded to a multiple of 8."""
@@ -36,9 +29,8 @@ def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
         ConfigError: the recipe is wrong, or neither it nor its parent in `out` says how large the model is.
     """
     recipe = load_recipe(recipe_path, settings)
-    config = planned_config(recipe, recipe_path.parent, out)
-    with torch.device("meta"):
-        model = (VitaMctpForCausalLM if recipe.ears is None else VitaMctpPlusForCausalLM)(config)
+    config = _planned_config(recipe, recipe_path.parent, out)
+    model = empty_model(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     if recipe.lora is None:
         trainable = set_trainable(model, freeze_backbone=recipe.freeze_backbone)
@@ -59,7 +51,7 @@ def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> VitaMctpConfig:
+def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Config:
     """The configuration that the stage will have. Where the tokenizer is yet to be made, its text tokens are not in."""
     if recipe.backbone is not None:
         b = BACKBONES[recipe.backbone]
@@ -86,8 +78,9 @@ def planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> VitaMctpCo
 
 def _config(
     recipe: Recipe, hidden: int, layers: int, heads: int, keys: int, inner: int, tied: bool, vocabulary: int
-) -> VitaMctpConfig:
-    return (VitaMctpConfig if recipe.ears is None else VitaMctpPlusConfig)(
+) -> Config:
+    return build_config(
+        hears_features=recipe.audio_encoder is not None,
         vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=inner,
@@ -102,8 +95,8 @@ def _config(
 def _trained_line(recipe: Recipe, trainable: int, total: int) -> str:
     if recipe.lora is not None:
         return f"trained: adapters of rank {recipe.lora.rank}, {trainable:,} weights beside the model's {total:,}"
-    ears = "" if recipe.ears is None else " but the audio encoder"
-    what = "the MCTP blocks" if recipe.freeze_backbone else f"everything{ears}"
+    encoder = "" if recipe.audio_encoder is None else " but the audio encoder"
+    what = "the MCTP blocks" if recipe.freeze_backbone else f"everything{encoder}"
     return f"trained: {what}, {trainable:,} of {total:,} weights"
 
 
@@ -111,7 +104,7 @@ def _gpu_hours(flops: float, device: str) -> float:
     return flops / (PEAK_BF16_FLOPS[device] * ASSUMED_MFU) / 3600
 
 
-def _memory_lines(recipe: Recipe, config: VitaMctpConfig, total: int, trainable: int) -> list[str]:
+def _memory_lines(recipe: Recipe, config: Config, total: int, trainable: int) -> list[str]:
     """Bytes a weight: 2 for itself, 2 for its gradient, 12 for Adam and the float32 copy (ZeRO, arXiv 1910.02054)."""
     positions = recipe.data.row_length * recipe.data.rows_per_forward
     if recipe.lora is not None:
