@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,20 @@ def zero_stage(deepspeed: dict[str, Any] | None) -> int:
     """0 without DeepSpeed."""
     section = (deepspeed or {}).get("zero_optimization")
     return section.get("stage", 0) if isinstance(section, dict) else 0
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """For libraries that print, and the compilers that they start; standard output is for results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _announce_single_process() -> None:

@@ -15,6 +15,7 @@ from vita_mctp.models.vita.modeling import VitaMctpForCausalLM as Model
 from vita_mctp.models.vita.modeling import VitaMctpOutput as Output
 from vita_mctp.models.vita.plus import VitaMctpPlusConfig, VitaMctpPlusForCausalLM
 from vita_mctp.models.vita.rows import IGNORED
+from vita_mctp.training.recipe import ModelShape
 
 __all__ = ["CHUNK_BYTES", "IGNORED", "Config", "Model", "Output", "is_block_parameter", "is_encoder_parameter"]
 
@@ -22,6 +23,18 @@ __all__ = ["CHUNK_BYTES", "IGNORED", "Config", "Model", "Output", "is_block_para
 def build_config(*, hears_features: bool, **sizes: Any) -> Config:
     """sizes: in the terms of the checkpoints' config.json."""
     return (VitaMctpPlusConfig if hears_features else Config)(**sizes)
+
+
+def sizes_of(shape: ModelShape) -> dict[str, Any]:
+    """All that a recipe says of a backbone but its depth, as `build_config` takes it."""
+    return {
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_key_value_heads or shape.num_heads,
+        "max_position_embeddings": shape.max_positions,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+    }
 
 
 def empty_model(config: Config) -> Model:

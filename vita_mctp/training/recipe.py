@@ -58,7 +58,7 @@ class ModelShape(Schema):
     """None: as many as `num_heads`."""
     tie_word_embeddings: bool = True
     max_positions: Tokens = 2048
-    audio_code_levels: tuple[Width, ...] | None = None
+    audio_code_levels: tuple[Annotated[Width, Field(ge=2)], ...] | None = None
     """Start the audio embeddings as sums over the levels of a finite scalar quantiser; None: plain normal."""
 
     @model_validator(mode="after")
@@ -73,20 +73,28 @@ class ModelShape(Schema):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A released Qwen2.5 model that stage 1 starts from, and its sizes."""
+    """A released Qwen2.5 model that stage 1 starts from."""
 
     hub_id: str
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_key_value_heads: int
-    intermediate_size: int
-    tie_word_embeddings: bool
+    shape: ModelShape
+
+
+def _qwen(name: str, hidden: int, layers: int, heads: int, keys: int, inner: int, tied: bool) -> Backbone:
+    shape = ModelShape(
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_key_value_heads=keys,
+        intermediate_size=inner,
+        num_audio_codes=1 << 14,
+        tie_word_embeddings=tied,
+    )
+    return Backbone(f"Qwen/Qwen2.5-{name}-Instruct", shape)
 
 
 BACKBONES = {
-    "qwen2.5-7b": Backbone("Qwen/Qwen2.5-7B-Instruct", 3584, 28, 28, 4, 18944, False),
-    "qwen2.5-0.5b": Backbone("Qwen/Qwen2.5-0.5B-Instruct", 896, 24, 14, 2, 4864, True),
+    "qwen2.5-7b": _qwen("7B", 3584, 28, 28, 4, 18944, tied=False),
+    "qwen2.5-0.5b": _qwen("0.5B", 896, 24, 14, 2, 4864, tied=True),
 }
 """Sizes as in the config.json of each."""
 

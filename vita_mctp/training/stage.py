@@ -22,7 +22,14 @@ from vita_mctp.schema import read_json
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.arguments import rank, read_deepspeed, training_arguments, world_size, zero_stage
+from vita_mctp.training.arguments import (
+    rank,
+    read_deepspeed,
+    stdout_to_stderr,
+    training_arguments,
+    world_size,
+    zero_stage,
+)
 from vita_mctp.training.callbacks import Evaluate, EvaluateSometimes, tensorboard
 from vita_mctp.training.family import Model
 from vita_mctp.training.freezing import add_adapters, merge_adapters, set_trainable
@@ -105,7 +112,8 @@ def train_stage(
         folder.clear()
     if folder.final.exists():
         return folder.final
-    return _Run(recipe, recipe_path.parent, folder, data).finish(out, evaluate)
+    with stdout_to_stderr():
+        return _Run(recipe, recipe_path.parent, folder, data).finish(out, evaluate)
 
 
 class _Run:
@@ -118,7 +126,7 @@ class _Run:
         recipe, folder = self._recipe, self._folder
         newest = folder.newest()
         done = _record(recipe) if newest is None else read_record(newest)
-        check_same_recipe(done.recipe, recipe.to_json_values())
+        _check_same_recipe(done.recipe, recipe.to_json_values())
         saved_whole = newest if recipe.lora is None else None  # adapters are put on the parent's model again
         origin = saved_whole or find_parent(recipe, self._recipe_folder, out) or self._released()
         tokenizer = self._tokenizer(origin)
@@ -222,8 +230,8 @@ def save_checkpoint(
         copy_speech_files(last, folder)
 
 
-def check_same_recipe(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise CheckpointError if a resumed run would silently follow another recipe than the one it began with."""
+def _check_same_recipe(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises CheckpointError if a resumed run would follow another recipe than the one it began with."""
     changed = sorted(key for key in wanted if key not in _MAY_CHANGE and saved.get(key) != wanted[key])
     if changed:
         raise CheckpointError(

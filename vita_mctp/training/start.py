@@ -12,7 +12,7 @@ from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import Vocabulary
-from vita_mctp.training.family import Model, build_config, hears_features, random_model, resize_vocabulary
+from vita_mctp.training.family import Model, build_config, hears_features, random_model, resize_vocabulary, sizes_of
 from vita_mctp.training.recipe import BACKBONES, ModelShape, Recipe
 from vita_mctp.training.run_folder import TRAINING_FILE, read_record
 
@@ -56,11 +56,7 @@ def released_folder(recipe: Recipe, recipe_folder: Path) -> Path:
     if recipe.start is not None:
         folder = recipe_folder / recipe.start
         if not folder.is_dir():
-            how = (
-                "download the backbone there"
-                if recipe.audio_encoder is None
-                else "write it by `vita-mctp convert plus`"
-            )
+            how = "let `vita-mctp convert plus` write it" if recipe.audio_encoder else "download the backbone there"
             raise CheckpointError(f"{recipe.name}: start: {folder} is no folder; {how}")
         return folder
     assert recipe.backbone is not None
@@ -101,7 +97,7 @@ def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -
 def _check_size(model: Model, recipe: Recipe, origin: Path) -> None:
     if recipe.backbone is None:
         return
-    wanted, config = BACKBONES[recipe.backbone], model.config
+    wanted, config = BACKBONES[recipe.backbone].shape, model.config
     got = (config.hidden_size, config.num_backbone_layers, config.num_attention_heads)
     if got != (wanted.hidden_size, wanted.num_layers, wanted.num_heads):
         raise ConfigError(
@@ -120,17 +116,12 @@ def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, atte
     config = build_config(
         hears_features=False,
         vocab_size=vocabulary.padded_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_layers,
         num_nextn_predict_layers=0,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_key_value_heads or shape.num_heads,
-        max_position_embeddings=shape.max_positions,
-        tie_word_embeddings=shape.tie_word_embeddings,
         speech_token_offset=vocabulary.audio_0,
         eos_token_id=vocabulary.im_end,
         pad_token_id=vocabulary.pad,
+        **sizes_of(shape),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
