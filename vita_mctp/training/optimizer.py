@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,40 +26,28 @@ _ITERATIONS = 5
 _NOT_HIDDEN = ("embed_tokens", "lm_head")
 
 
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters that share a learning rate and a weight decay."""
-
-    names: tuple[str, ...]
-    parameters: tuple[nn.Parameter, ...]
-    lr: float
-    weight_decay: float
-
-    def as_torch(self) -> dict[str, Any]:
-        """The form that torch optimizers take."""
-        return {"params": list(self.parameters), "lr": self.lr, "weight_decay": self.weight_decay}
-
-
 def split_groups(
     config: Config, named: Iterable[tuple[str, nn.Parameter]], lr: float, recipe: OptimizerRecipe
-) -> list[ParameterGroup]:
+) -> list[dict[str, Any]]:
     """The trainable ones of `named` as backbone decay, backbone no-decay, MCTP decay, MCTP no-decay; none empty.
 
-    lr: the backbone's.
+    In the form that torch optimizers take. lr: the backbone's.
     """
-    trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-    groups = []
-    for mctp, decayed in ((False, True), (False, False), (True, True), (True, False)):
-        members = [
-            (name, parameter)
-            for name, parameter in trained
-            if is_block_parameter(config, name) == mctp and _is_decayed(name, recipe) == decayed
-        ]
-        if members:
-            names, parameters = zip(*members, strict=True)
-            rate = lr * recipe.mctp_lr_multiplier if mctp else lr
-            groups.append(ParameterGroup(names, parameters, rate, recipe.weight_decay if decayed else 0.0))
-    return groups
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
+        (mctp, decayed): [] for mctp in (False, True) for decayed in (True, False)
+    }
+    for name, parameter in named:
+        if parameter.requires_grad:
+            groups[is_block_parameter(config, name), _is_decayed(name, recipe)].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * recipe.mctp_lr_multiplier if mctp else lr,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (mctp, decayed), parameters in groups.items()
+        if parameters
+    ]
 
 
 def _is_decayed(name: str, recipe: OptimizerRecipe) -> bool:
@@ -71,11 +58,14 @@ def build_optimizer(model: nn.Module, config: Config, recipe: OptimizerRecipe) -
     """Over the trainable parameters of `model`, which may be wrapped; groups as `split_groups` makes them."""
     named = list(model.named_parameters())
     hidden = {name for name, parameter in named if recipe.name == "muon" and _is_hidden_matrix(name, parameter)}
-    adamw = split_groups(config, [(n, p) for n, p in named if n not in hidden], recipe.lr, recipe)
-    if not hidden:
-        return _adamw(adamw, recipe)
-    muon = split_groups(config, [(n, p) for n, p in named if n in hidden], recipe.muon_lr or 0.0, recipe)
-    return SideBySide([_adamw(adamw, recipe), _muon(muon, recipe)] if adamw else [_muon(muon, recipe)])
+    parts: list[torch.optim.Optimizer] = []
+    if others := split_groups(config, [(n, p) for n, p in named if n not in hidden], recipe.lr, recipe):
+        parts.append(torch.optim.AdamW(others, betas=recipe.betas, eps=recipe.eps, fused=True))
+    if hidden:
+        groups = split_groups(config, [(n, p) for n, p in named if n in hidden], recipe.muon_lr or 0.0, recipe)
+        precision = torch.bfloat16 if recipe.newton_schulz_precision == "bf16" else torch.float32
+        parts.append(Muon(groups, momentum=recipe.muon_momentum, precision=precision))
+    return parts[0] if recipe.name == "adamw" else SideBySide(parts)
 
 
 class SideBySide(torch.optim.Optimizer):
@@ -98,15 +88,6 @@ class SideBySide(torch.optim.Optimizer):
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self._parts for group in part.param_groups]
-
-
-def _adamw(groups: list[ParameterGroup], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([g.as_torch() for g in groups], betas=recipe.betas, eps=recipe.eps, fused=True)
-
-
-def _muon(groups: list[ParameterGroup], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    precision = torch.bfloat16 if recipe.newton_schulz_precision == "bf16" else torch.float32
-    return Muon([g.as_torch() for g in groups], momentum=recipe.muon_momentum, precision=precision)
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -169,8 +169,7 @@ class DataRecipe(Schema):
 
     @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:
-        at_once = self.row_length * self.rows_per_forward
-        if self.tokens_per_step % at_once:
+        if self.tokens_per_step % (self.row_length * self.rows_per_forward):
             raise ValueError("tokens_per_step must be a multiple of row_length * rows_per_forward")
         return self
 
@@ -232,10 +231,7 @@ class Recipe(Schema):
     def _stage_1_problems(self) -> list[tuple[bool, str]]:
         begins = self.backbone is not None or self.start is not None
         return [
-            (
-                (self.model is not None) == begins,
-                "stage 1 begins with either `model`, or `backbone` or a `start`",
-            ),
+            ((self.model is not None) == begins, "stage 1 begins with either `model`, or `backbone` or `start`"),
             (self.parent is not None, "stage 1 is the first, so `parent` contradicts it"),
             (self.num_mctp_blocks > 0, "stage 1 has no MCTP block: num_mctp_blocks must be 0"),
             (self.freeze_backbone, "stage 1 trains the backbone: freeze_backbone must be false"),
