@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,11 +30,18 @@ class Schema(BaseModel):
         Raises `error`, which names `where`, the key, what came and what is wanted.
         """
         try:
-            return cls.model_validate_json(json.dumps(values), strict=True)
-        except ValidationError as wrong:
-            raise error(f"{where}: {_first(wrong)}") from None
+            text = json.dumps(values)
         except (TypeError, ValueError, RecursionError) as wrong:
             raise error(f"{where}: no JSON values ({wrong}); wanted text, numbers, lists and objects") from None
+        return cls.parse_json(text, where, error)
+
+    @classmethod
+    def parse_json(cls, text: str | bytes, where: str, error: type[VitaError] = ConfigError) -> Self:
+        """A JSON document -> the typed value, as `parse`; of equal keys the last one counts."""
+        try:
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as wrong:
+            raise error(f"{where}: {_first(cls, wrong)}") from None
 
     @classmethod
     def read_json(cls, path: Path, error: type[VitaError] = CheckpointError) -> Self:
@@ -56,14 +63,34 @@ def read_json(path: Path, error: type[VitaError] = CheckpointError) -> Any:
         raise error(f"{path} is damaged ({' '.join(str(wrong).split())}); wanted JSON: get or write it again") from None
 
 
-def _first(wrong: ValidationError) -> str:
-    """The first of its problems in words, and how many more there are."""
-    problem, *others = wrong.errors(include_url=False)
-    key = ".".join(map(str, problem["loc"])) or "value"
+def _first(kind: type[Schema], wrong: ValidationError) -> str:
+    """The first of its problems in words, a mistyped key before what is then missing, and how many more there are."""
+    problem, *others = sorted(wrong.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+    key = _short(".".join(map(str, problem["loc"])) or "value")
     more = f" (and {len(others)} more)" if others else ""
     if problem["type"] == "value_error":  # our own words, of a validator
         return f"{key}: {problem['ctx']['error']}{more}" if problem["loc"] else f"{problem['ctx']['error']}{more}"
-    came = repr(problem["input"])
-    came = came if len(came) <= LONGEST_SHOWN else came[:LONGEST_SHOWN] + "..."
-    words = {"extra_forbidden": f"unknown key {key}", "missing": f"missing key {key}"}
-    return words.get(problem["type"], f"{key}: got {came}; {problem['msg']}") + more
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}{_known_keys(kind, problem['loc'][:-1])}{more}"
+    if problem["type"] == "missing":
+        return f"missing key {key}{more}"
+    return f"{key}: got {_short(repr(problem['input']))}; {problem['msg']}{more}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+
+
+def _known_keys(kind: Any, path: tuple[int | str, ...]) -> str:
+    """The keys of the object at `path` of a `kind`'s values; nothing where it may be of several kinds."""
+    for key in path:
+        if isinstance(key, str):
+            field = getattr(kind, "model_fields", {}).get(key)
+            kind = None if field is None else _schema_in(field.annotation)
+    return "" if kind is None else f"; known: {', '.join(kind.model_fields)}"
+
+
+def _schema_in(annotation: Any) -> type[Schema] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Schema):
+        return annotation
+    return next(filter(None, map(_schema_in, get_args(annotation))), None)

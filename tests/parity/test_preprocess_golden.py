@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vita_mctp.data.packing import ReferencePacker
+from vita_mctp.data.packing import PackedRow, join
 from vita_mctp.text import (
     BOOST_RATIO,
     ChatFormat,
@@ -23,6 +25,45 @@ from vita_mctp.text import (
     VocabularyKind,
 )
 from vita_mctp.types import Task
+
+
+class ReferencePacker:
+    """The released packing with its defects.
+
+    Rows in order of arrival, the last never emitted; padding belongs to the last sample; the features of a row's first
+    sample that has any are not moved to where that sample stands.
+    """
+
+    def __init__(self, max_length: int, pad_id: int) -> None:
+        self._max_length = max_length
+        self._pad_id = pad_id
+        self._pending: list[Sample] = []
+
+    @property
+    def pending_tokens(self) -> int:
+        return sum(map(len, self._pending))
+
+    def push(self, sample: Sample) -> PackedRow | None:
+        """A padded row when `sample` does not fit behind the others any more; it then starts the next row."""
+        if len(sample) > self._max_length:
+            return None
+        if self.pending_tokens + len(sample) <= self._max_length:
+            self._pending.append(sample)
+            return None
+        finished, self._pending = self._pending, [sample]
+        row = join(finished)
+        padded = row.padded(self._max_length, self._pad_id)
+        positions = padded.position_ids.copy()
+        positions[len(row) :] += len(finished[-1])  # the padding goes on where the last sample ends
+        ends = (*row.ends[:-1], self._max_length)
+        return replace(padded, position_ids=positions, ends=ends, features=_misplaced_features(finished, row.ends))
+
+
+def _misplaced_features(samples: Sequence[Sample], ends: Sequence[int]) -> tuple[FeatureSpan, ...]:
+    starts = [0, *ends[:-1]]
+    starts[next((index for index, sample in enumerate(samples) if sample.features), 0)] = 0
+    spans = [(start, span) for start, sample in zip(starts, samples, strict=True) for span in sample.features]
+    return tuple(replace(span, clip=clip, start=start + span.start) for clip, (start, span) in enumerate(spans))
 
 
 @pytest.fixture(params=[kind.value for kind in VocabularyKind])
@@ -90,6 +131,15 @@ def test_packs(golden: dict[str, Any]) -> None:
         assert list(row.ends) == expected["actual_seq_len"]
         assert _indices(row.features) == expected.get("audio_indices", [])
     assert packer.pending_tokens == golden["left_over_tokens_never_emitted"]
+
+
+def test_the_last_row_is_kept_back_and_long_samples_are_dropped() -> None:
+    packer = ReferencePacker(6, pad_id=0)
+    samples = [Sample((1,) * length, (1,) * length) for length in (4, 7, 3)]
+    assert [packer.push(sample) for sample in samples[:2]] == [None, None]
+    row = packer.push(samples[2])
+    assert row is not None and row.ends == (6,) and row.position_ids.tolist() == [0, 1, 2, 3, 4, 5]
+    assert packer.pending_tokens == 3
 
 
 def test_a_dialogue_with_a_voice_is_prompted_as_it_was_trained(golden: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.data.packing import PackedRow
 from vita_mctp.training.arguments import training_arguments
 from vita_mctp.training.freezing import set_trainable
-from vita_mctp.training.recipe_file import load_recipe
-from vita_mctp.training.run_folder import RunFolder
+from vita_mctp.training.recipe import load_recipe
+from vita_mctp.training.run_folder import RunFolder, TrainingRecord
 from vita_mctp.training.trainer import VitaTrainer
 
 STAGES = Path(__file__).parents[2] / "stages"
@@ -50,9 +49,9 @@ def test_the_trainer_s_objects_are_the_reference_s(
     recorded = json.loads((stages_folder / "stages.json").read_text())
     expected, length = recorded["stages"][stage], len(recorded["batch"]["labels"])
     whole = load_recipe(STAGES / RECIPES[stage])
-    data = replace(whole.data, row_length=length, tokens_per_step=length)
+    data = whole.data.model_copy(update={"row_length": length, "tokens_per_step": length})
     small = {"precision": "fp32", "deepspeed": None, "gradient_checkpointing": False, "label_shift": "reference_row"}
-    recipe = replace(whole, data=data, **small)
+    recipe = whole.model_copy(update={"data": data, **small})
     source = stages_folder / ("stage1_ckpt" if stage == "1" else "stage2_ckpt")
     model = load_model(source, num_mctp_blocks=len(expected.get("mtp_losses", [])))
     set_trainable(model, freeze_backbone=recipe.freeze_backbone)
@@ -63,7 +62,7 @@ def test_the_trainer_s_objects_are_the_reference_s(
         OneRow(recorded["batch"]),
         RunFolder(tmp_path),
         save=lambda *_: None,
-        record={},
+        record=TrainingRecord(name="", stage=recipe.stage, parent=None, recipe={}, versions={}),
     )
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert set(names.values()) == set(expected["trainable"])

@@ -5,14 +5,17 @@ Minutes: run with `-m slow`. DeepSpeed compiles a helper at its first use, once 
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from smoke_stages import STAGES, arguments, curve, launch, tokenize
+from smoke_stages import ROOT, STAGES, arguments, curve, launch, tokenize
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
@@ -93,3 +96,13 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(tokens: Path, parents: Pat
     )
     expected, got = (curve(tmp_path / name / "smoke4") for name in ("whole", "killed"))
     assert got == expected and len(got) == 20
+
+
+def test_deepspeed_s_own_lines_are_no_results(tokens: Path, parents: Path, tmp_path: Path) -> None:
+    command = stage4(tokens, parents, tmp_path / "out", ZERO_2, "max_steps=1")
+    programs = Path(sys.executable).parent  # ninja, which compiles DeepSpeed's helper
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    run = [sys.executable, "-m", "vita_mctp.cli", *command]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=ATTEMPT_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'out' / 'smoke4' / 'final'}\n"

@@ -12,7 +12,7 @@ import pytest
 from documented import COMMANDS, ROOT, TEXT, arguments
 
 from vita_mctp.cli import build_parser
-from vita_mctp.training.recipe_file import load_recipe
+from vita_mctp.training.recipe import load_recipe
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -212,9 +212,9 @@ def test_the_page_leads_from_recordings_to_models_that_answer(
     runs = machine / "runs"
     trained = ("stage1_alignment", "stage2_single_mctp", "stage3_mctp_chain", "stage4_sft", "stage4_lora")
     records = [read_record(runs / name / "final") for name in (*trained, "stage1_alignment_plus")]
-    assert [record["parent"] for record in records] == [None, *trained[:3], "../boost", None]
+    assert [record.parent for record in records] == [None, *trained[:3], "../boost", None]
     zero2 = "deepspeed/zero2.json"
-    assert [record["recipe"]["deepspeed"] for record in records] == [zero2, zero2, zero2, None, None, zero2]
+    assert [record.recipe["deepspeed"] for record in records] == [zero2, zero2, zero2, None, None, zero2]
     assert load_model(runs / "stage4_sft" / "final").config.num_nextn_predict_layers == 10
     assert isinstance(load_model(runs / "stage1_alignment_plus" / "final"), VitaMctpPlusForCausalLM)
     fine_tuned = next(text for line, text in said.items() if "ask" in line and "stage4_lora" in line)

@@ -11,7 +11,7 @@ import yaml
 
 from vita_mctp.cli import main
 from vita_mctp.errors import ConfigError
-from vita_mctp.training.recipe_file import load_recipe
+from vita_mctp.training.recipe import load_recipe
 
 STAGES = Path(__file__).parents[2] / "stages"
 WHOLE = {
@@ -79,6 +79,13 @@ def is_right(path: tuple[str, ...], value: Any) -> bool:
     return (path[-1] in text and isinstance(value, str)) or (path[-1] in truth and value is True)
 
 
+def is_number(path: tuple[str, ...]) -> bool:
+    value: Any = WHOLE
+    for part in path:
+        value = value[part]
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 MUTATIONS = [(path, value) for path in leaves(WHOLE) for value in WRONG if not is_right(path, value)]
 MUTATIONS += [((*path[:-1], path[-1] + "_"), 1) for path in leaves(WHOLE)]
 
@@ -110,10 +117,14 @@ def test_the_whole_one_is_right(tmp_path: Path) -> None:
         ("- a\n- b", "wanted a mapping"),
         ("\0", "not YAML"),
         ("a: &x [*x", "not YAML"),
+        ("name: &x [a, a]\nparent: [*x, *x]", r"alias \*x"),
+        ("name: !!binary a", "tag"),
+        ("seed: 1\nseed: 2", "seed occurs twice"),
+        ("data: {root: a, root: b}", "root occurs twice"),
         ("base: ../other.yaml", "the name of a recipe in the same folder"),
         ("base: 3", "the name of a recipe in the same folder"),
         ("base: recipe.yaml", "is built on this recipe itself"),
-        ("base: absent.yaml", "no recipe at"),
+        ("base: absent.yaml", r"cannot read .*absent\.yaml"),
         ("base: other.yaml", "wanted a mapping"),
     ],
 )
@@ -128,6 +139,50 @@ def test_files_and_bases_that_do_not_work(text: str, words: str, tmp_path: Path)
 def test_a_wrong_setting_is_named(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"seed|=1|data|nonsense"):
         load_recipe(STAGES / "stage4_sft.yaml", [setting])
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", "..", ".", "", "a\0b", "a" * 300])
+def test_a_name_that_is_no_folder_within_out_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(WHOLE | {"name": name}))
+    with pytest.raises(ConfigError, match="name: got"):
+        load_recipe(file)
+
+
+HUGE = [path for path in leaves(WHOLE) if is_number(path)]
+
+
+@pytest.mark.parametrize("path", HUGE, ids=str)
+def test_sizes_beyond_any_machine_are_refused(path: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(changed(path, 10**30)))
+    with pytest.raises(ConfigError, match=path[-1]):
+        load_recipe(file)
+    if path[-1] != "seed":
+        file.write_text(yaml.safe_dump(changed(path, 10**12)))
+        with pytest.raises(ConfigError, match=path[-1]):
+            load_recipe(file)
+
+
+@pytest.mark.parametrize("size", ["hidden_size", "num_layers", "num_heads", "intermediate_size", "num_audio_codes"])
+def test_a_model_beyond_any_machine_is_refused(size: str) -> None:
+    smoke = STAGES / "smoke" / "stage1_alignment.yaml"
+    with pytest.raises(ConfigError, match=size):
+        load_recipe(smoke, [f"model.{size}={10**12}"])
+
+
+@pytest.mark.parametrize("betas", ["[1, 2]", "[0.9, 1.0]", "[-0.1, 0.9]", "[0.9]", "[0.9, 0.9, 0.9]"])
+def test_betas_that_do_not_converge_are_refused(betas: str) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.betas"):
+        load_recipe(STAGES / "stage4_sft.yaml", [f"optimizer.betas={betas}"])
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1E-3", "1.0e-3", "+1e-3", "0.001", "10e-4", ".1e-2"])
+def test_a_rate_is_a_number_however_it_is_written(written: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(WHOLE).replace("lr: 0.1", f"lr: {written}"))
+    assert load_recipe(file).optimizer.lr == pytest.approx(1e-3)
+    assert load_recipe(STAGES / "stage4_sft.yaml", [f"optimizer.lr={written}"]).optimizer.lr == pytest.approx(1e-3)
 
 
 def test_nano_takes_neither_plan_nor_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vita_mctp.training.muon import Muon, orthogonalize
+from vita_mctp.training.optimizer import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -20,9 +20,9 @@ from vita_mctp.checkpoints.conversion import ENCODER_FILE, convert_plus
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
 from vita_mctp.codecs.sensevoice import SenseVoiceFrontEnd
-from vita_mctp.data.dataset import open_rows
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.recordings import decode
+from vita_mctp.data.row_stream import RowStream, open_pools
 from vita_mctp.data.token_store import TokenStore
 from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
 from vita_mctp.data.tokenize_run import tokenize_manifest
@@ -34,8 +34,8 @@ from vita_mctp.text.interleave import BOOST_RATIO
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.training.plan import plan
-from vita_mctp.training.rows import collate
 from vita_mctp.training.stage import files_of, train_stage
+from vita_mctp.training.trainer import collate
 
 STAGES = Path(__file__).parents[2] / "stages"
 RECIPES = [f"{stage}_plus" for stage in ("stage1_alignment", "stage2_single_mctp", "stage3_mctp_chain", "stage4_sft")]
@@ -142,10 +142,14 @@ def train(recipe: str, data: Path, out: Path, *settings: str) -> Path:
     return final
 
 
+def rows(mixture: Mixture, data: Path, tokenizer: TextTokenizer, row_length: int) -> RowStream:
+    return RowStream(mixture, open_pools(mixture, data, ChatFormat(tokenizer), BOOST_RATIO), row_length=row_length)
+
+
 def first_loss(start: Path, data: Path, *, deaf: bool) -> float:
     """Of the first row that training takes."""
     mixture, tokenizer = Mixture.from_file(data / "mixture.yaml"), TextTokenizer.from_folder(start)
-    row = next(open_rows(mixture, data, ChatFormat(tokenizer), BOOST_RATIO, row_length=ROW))
+    row = next(rows(mixture, data, tokenizer, ROW))
     batch = collate([row], tokenizer.vocabulary.pad)
     names = ("input_ids", "labels", "position_ids")
     heard = [[]] if deaf else batch["heard"]
@@ -155,9 +159,8 @@ def first_loss(start: Path, data: Path, *, deaf: bool) -> float:
 
 def test_recordings_stand_where_their_placeholders_do(data: Path, start: Path) -> None:
     tokenizer, mixture = TextTokenizer.from_folder(start), Mixture.from_file(data / "mixture.yaml")
-    stream = open_rows(mixture, data, ChatFormat(tokenizer), BOOST_RATIO, row_length=2 * ROW)
-    rows = [next(stream) for _ in range(4)]
-    batch = collate(rows, tokenizer.vocabulary.pad)
+    stream = rows(mixture, data, tokenizer, 2 * ROW)
+    batch = collate([next(stream) for _ in range(4)], tokenizer.vocabulary.pad)
     assert max(len(heard) for heard in batch["heard"]) > 1, "no row has several recordings"
     for ids, heard in zip(batch["input_ids"].tolist(), batch["heard"], strict=True):
         covered = [place for audio in heard for place in range(audio.start, audio.end)]

@@ -43,12 +43,26 @@ def test_the_curves_are_those_in_the_repository(trained: Path) -> None:
     assert wrong == {}
 
 
+def test_what_libraries_print_is_no_result(tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def chatty(_model: object, _step: int) -> str:
+        print("from Python")
+        os.write(1, b"from a compiler\n")
+        return "none"
+
+    settings = [f"data.root={tokens}", "max_steps=1"]
+    train_stage(SMOKE / "stage1_alignment.yaml", files_of(SMOKE), out=tmp_path, settings=settings, evaluate=chatty)
+    print("afterwards")
+    printed = capfd.readouterr()
+    assert printed.out == "afterwards\n"
+    assert "from Python" in printed.err and "from a compiler" in printed.err
+
+
 def test_each_checkpoint_says_where_it_comes_from(trained: Path) -> None:
     records = [read_record(trained / f"smoke{stage}" / "final") for stage in (1, 2, 3, 4)]
-    assert [record["parent"] for record in records] == [None, "smoke1", "smoke2", "smoke3"]
+    assert [record.parent for record in records] == [None, "smoke1", "smoke2", "smoke3"]
     for record in records:
-        assert record["recipe"]["name"] == record["name"] and record["step"] == 12 and record["tokens"] > 5000
-        assert {"torch", "transformers", "vita_mctp"} <= record["versions"].keys()
+        assert record.recipe["name"] == record.name and record.step == 12 and record.tokens > 5000
+        assert {"torch", "transformers", "vita_mctp"} <= record.versions.keys()
     final = trained / "smoke4" / "final"
     assert load_model(final).config.num_nextn_predict_layers == 4
     assert (final / "data_position.json").is_file() and not [*final.glob("*.pt"), *final.glob("*.bin")]

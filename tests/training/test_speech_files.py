@@ -12,7 +12,7 @@ import pytest
 
 from vita_mctp.errors import CheckpointError
 from vita_mctp.nano.start import train
-from vita_mctp.training.speech_files import SPEECH_FILE, copy_speech_files
+from vita_mctp.training.run_folder import SPEECH_FILE, copy_speech_files
 
 
 def speaking(folder: Path, decoder: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_a_released_model_brings_nothing_and_a_damaged_file_is_named(tmp_path: P
         copy_speech_files(tmp_path / "parent", child)
     for text in ("[]", "{", '{"audio_tokenizer": 1}'):
         (tmp_path / "parent" / SPEECH_FILE).write_text(text)
-        with pytest.raises(CheckpointError, match=r"speech\.json is damaged"):
+        with pytest.raises(CheckpointError, match=r"speech\.json"):
             copy_speech_files(tmp_path / "parent", child)
 
 

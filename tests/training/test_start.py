@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,10 @@ import torch
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
 from vita_mctp.models.vita.losses import SharedHead
+from vita_mctp.training.family import resize_vocabulary
 from vita_mctp.training.plan import plan
-from vita_mctp.training.recipe_file import load_recipe
-from vita_mctp.training.start import find_parent, released_folder, resize_vocabulary, start_model
+from vita_mctp.training.recipe import load_recipe
+from vita_mctp.training.start import find_parent, released_folder, start_model
 
 STAGES = Path(__file__).parents[2] / "stages"
 
@@ -61,12 +61,12 @@ def test_a_parent_of_another_size_is_refused(tmp_path: Path) -> None:
 
 def test_adapters_go_on_from_released_weights_with_as_many_blocks(tmp_path: Path) -> None:
     tiny(tied=True).save_pretrained(tmp_path / "released")
-    recipe = replace(load_recipe(STAGES / "stage4_lora.yaml"), parent="released")
+    recipe = load_recipe(STAGES / "stage4_lora.yaml").model_copy(update={"parent": "released"})
     with pytest.raises(CheckpointError, match="has 0 MCTP blocks, stage4_lora wants 10"):
         find_parent(recipe, tmp_path, tmp_path)
-    assert find_parent(replace(recipe, num_mctp_blocks=0), tmp_path, tmp_path) == tmp_path / "released"
+    assert find_parent(recipe.model_copy(update={"num_mctp_blocks": 0}), tmp_path, tmp_path) == tmp_path / "released"
     with pytest.raises(CheckpointError, match=r"no training\.json"):
-        find_parent(replace(recipe, lora=None), tmp_path, tmp_path)
+        find_parent(recipe.model_copy(update={"lora": None}), tmp_path, tmp_path)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="starts from stage1_alignment, not found at"):
         find_parent(recipe, STAGES, tmp_path)
     with pytest.raises(CheckpointError, match="is no folder; download the backbone there"):
-        released_folder(replace(recipe, start="nowhere"), tmp_path)
+        released_folder(recipe.model_copy(update={"start": "nowhere"}), tmp_path)
 
 
 @pytest.mark.parametrize(

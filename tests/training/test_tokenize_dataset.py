@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vita_mctp.data.dataset import open_pools, open_rows
-from vita_mctp.data.mixture import Mixture, MixtureSet
+from vita_mctp.data.mixture import Mixture
+from vita_mctp.data.row_stream import RowStream, open_pools
 from vita_mctp.data.tokenize import CodecSource
 from vita_mctp.data.tokenize_run import tokenize_manifest
 from vita_mctp.errors import ConfigError, DataError
@@ -17,7 +17,15 @@ from vita_mctp.text import ChatFormat, Clip, Message, Ratio, train_tokenizer
 
 CODES = 50
 RATIO = Ratio((1, 5, 2, 5))
-MIXTURE = Mixture((MixtureSet("asr", "sets/asr"), MixtureSet("text", "sets/text"), MixtureSet("off", ratio=0)), seed=1)
+
+
+def mixture(*sets: str) -> Mixture:
+    """Of stores below sets/, and one that no sample is drawn from."""
+    values = [{"name": name, "path": f"sets/{name}"} for name in sets]
+    return Mixture.parse({"sets": [*values, {"name": "off", "ratio": 0}], "seed": 1}, "")
+
+
+MIXTURE = mixture("asr", "text")
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +69,25 @@ def test_samples_are_those_of_the_chat_format(root: Path, chat: ChatFormat) -> N
 
 
 def test_rows_hold_every_sample_and_go_on_from_a_state(root: Path, chat: ChatFormat) -> None:
+    pools = open_pools(MIXTURE, root, chat, RATIO)
+
     def rows(**options: object) -> list[list[int]]:
-        stream = open_rows(MIXTURE, root, chat, RATIO, row_length=100, **options)  # type: ignore[arg-type]
+        stream = RowStream(MIXTURE, pools, row_length=100, **options)  # type: ignore[arg-type]
         return [row.input_ids.tolist() for row in islice(stream, 10)]
 
     whole = rows()
     assert rows(rank=1, world_size=2)[:5] == whole[1::2]
-    stream = open_rows(MIXTURE, root, chat, RATIO, row_length=100)
+    stream = RowStream(MIXTURE, pools, row_length=100)
     list(islice(stream, 4))
     assert rows(state=json.loads(json.dumps(stream.state())))[:6] == whole[4:]
 
 
 def test_sets_that_do_not_fit_together_are_refused(root: Path, chat: ChatFormat) -> None:
     with pytest.raises(DataError, match="holds no finished token store"):
-        open_pools(Mixture((MixtureSet("missing"),)), root, chat, RATIO)
+        open_pools(mixture("missing"), root, chat, RATIO)
     store(root, "text", [("one", "two<|audio|>", [1])], codebook=40)
     with pytest.raises(ConfigError, match=r"want one codec, got asr by ramp \w{8}, text by ramp \w{8}"):
         open_pools(MIXTURE, root, chat, RATIO)
     store(root, "wide", [("one", "two<|audio|>", [1])], codebook=60)
     with pytest.raises(ConfigError, match=r"wide holds codes of ramp in \[0, 60\), the tokenizer has 50 audio tokens"):
-        open_pools(Mixture((MixtureSet("wide", "sets/wide"),)), root, chat, RATIO)
+        open_pools(mixture("wide"), root, chat, RATIO)

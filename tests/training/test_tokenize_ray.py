@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
-from vita_mctp.data.tokenize_ray import tokenize_on_ray
-from vita_mctp.data.tokenize_run import tokenize_manifest
+from vita_mctp.data.tokenize_run import tokenize_manifest, tokenize_on_ray
 from vita_mctp.errors import DataError
 
 ray = pytest.importorskip("ray")

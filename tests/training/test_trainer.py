@@ -17,8 +17,8 @@ from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.models.vita import is_mctp_parameter
 from vita_mctp.nano.start import train
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.backbone import grid_embeddings
 from vita_mctp.training.run_folder import RunFolder, read_record, replacing
+from vita_mctp.training.start import grid_embeddings
 
 Write = Callable[..., Path]
 
@@ -52,7 +52,7 @@ def test_four_stages_follow_each_other(write_recipe: Write, tiny_data: dict[str,
         assert not torch.equal(weights[4][name], weights[1][name]), f"stage 4 must train {name}"
     projections = [weights[3][f"mtp_projs.{k}.weight"] for k in range(3)]
     assert not torch.equal(projections[0], projections[1]) and not torch.equal(projections[1], projections[2])
-    assert [read_record(folder)["stage"] for folder in checkpoints.values() if folder] == [1, 2, 3, 4]
+    assert [read_record(folder).stage for folder in checkpoints.values() if folder] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("stage", [1, 2])

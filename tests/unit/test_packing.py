@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita_mctp.data.packing import PackedRow, PackingReport, ReferencePacker, join, pack
+from vita_mctp.data.packing import PackedRow, PackingReport, fills, join, pack
 from vita_mctp.errors import ConfigError
 from vita_mctp.text import IGNORED, FeatureSpan, Sample
 
@@ -58,10 +58,9 @@ def test_rows_fill_better_than_in_order_of_arrival() -> None:
     fed = [sample(n, generator.randint(20, 150)) for n in range(2000)]
     report = PackingReport()
     list(pack(fed, 256, report=report))
-    packer = ReferencePacker(256, pad_id=0)
-    reference_rows = sum(packer.push(s) is not None for s in fed) + 1
+    reference, *_ = fills([len(s) for s in fed], 256).values()
     assert report.fill(256) > 0.97
-    assert report.rows < reference_rows * 0.9
+    assert reference < report.fill(256) * 0.9
     assert PackingReport().fill(256) == 0.0
 
 
@@ -80,14 +79,6 @@ def test_padding_is_a_segment_of_its_own() -> None:
 def test_features_move_with_their_sample() -> None:
     heard = Sample((1, 2, 3), (IGNORED,) * 3, (FeatureSpan(1, 0, 2),))
     assert join([sample(1, 4), heard, heard]).features == (FeatureSpan(0, 4, 2), FeatureSpan(1, 7, 2))
-
-
-def test_reference_packer_keeps_the_last_row_and_drops_long_samples() -> None:
-    packer = ReferencePacker(6, pad_id=0)
-    assert [packer.push(sample(1, n)) for n in (4, 7)] == [None, None]
-    row = packer.push(sample(2, 3))
-    assert row is not None and row.ends == (6,) and row.position_ids.tolist() == [0, 1, 2, 3, 4, 5]
-    assert packer.pending_tokens == 3
 
 
 @pytest.mark.parametrize(("max_length", "buffer"), [(0, 4), (4, 0)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.cli import main
-from vita_mctp.data.pack_report import fills, read_lengths
+from vita_mctp.data.packing import fills, read_lengths
 from vita_mctp.errors import ConfigError, DataError
 
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita_mctp.data.mixture import Mixture, MixtureSampler, MixtureSet
+from vita_mctp.data.mixture import Mixture, MixtureSampler
 from vita_mctp.data.packing import PackedRow
 from vita_mctp.data.row_stream import Pool, RowStream
 from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.text.chat import Sample
 
-MIXTURE = Mixture((MixtureSet("asr", ratio=0.5), MixtureSet("qa", ratio=2.0)), seed=7)
+MIXTURE = Mixture.parse({"sets": [{"name": "asr", "ratio": 0.5}, {"name": "qa", "ratio": 2}], "seed": 7}, "")
 SIZES = {"asr": 60, "qa": 9}
 ROW = 50
 
@@ -90,14 +90,14 @@ def test_figures_go_on_where_they_were() -> None:
 def test_samples_that_all_exceed_a_row_are_an_error_and_no_endless_loop() -> None:
     pools = {"long": Pool(5, lambda item, variant: make(0, 3))}
     with pytest.raises(DataError, match=r"none of the \d+ samples .* row of 50 tokens, the shortest of them has 51"):
-        next(RowStream(Mixture((MixtureSet("long"),)), pools, row_length=ROW, chunk=4))
+        next(RowStream(Mixture.parse({"sets": [{"name": "long"}]}, ""), pools, row_length=ROW, chunk=4))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"used": "x"}, "no position in a mixture"),
-        ({"packed": {"rowz": 1}}, "no position in a mixture"),
+        ({"used": "x"}, "used: got 'x'"),
+        ({"packed": {"rowz": 1}}, "rowz"),
         ({"order": "0"}, "another order of samples"),
     ],
 )

@@ -88,7 +88,7 @@ def data_from_hub(options: argparse.Namespace) -> int:
 
 def data_pack_report(options: argparse.Namespace) -> int:
     """One line for each way."""
-    from vita_mctp.data.pack_report import fills, read_lengths
+    from vita_mctp.data.packing import fills, read_lengths
 
     lengths = read_lengths(Path(options.lengths))
     over_long = sum(length > options.row_length for length in lengths)
@@ -108,7 +108,7 @@ def tokenize(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     manifest, folder = Path(options.manifest), Path(options.out)
     if options.ray:
-        from vita_mctp.data.tokenize_ray import tokenize_on_ray
+        from vita_mctp.data.tokenize_run import tokenize_on_ray
 
         done = tokenize_on_ray(manifest, folder, source, wanted, _show_shard)
     else:

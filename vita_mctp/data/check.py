@@ -22,7 +22,7 @@ _PERCENTILES = {"shortest": 0, "p5": 5, "median": 50, "p95": 95, "longest": 100}
 
 @dataclass
 class ManifestSummary:
-    """Running figures; samples with a problem count as lines alone."""
+    """Running counts; samples with a problem count as lines alone."""
 
     lines: int = 0
     problems: int = 0
@@ -113,5 +113,5 @@ class ManifestCheck:
 def _spread(values: array[Any]) -> dict[str, float]:
     if not values:
         return {}
-    figures = np.percentile(np.frombuffer(values, dtype=values.typecode), list(_PERCENTILES.values()))
-    return {name: round(float(figure), 3) for name, figure in zip(_PERCENTILES, figures, strict=True)}
+    found = np.percentile(np.frombuffer(values, dtype=values.typecode), list(_PERCENTILES.values()))
+    return {name: round(float(value), 3) for name, value in zip(_PERCENTILES, found, strict=True)}

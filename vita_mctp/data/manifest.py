@@ -19,20 +19,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from vita_mctp.errors import DataError
+from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ASR_INSTRUCTION, TTS_INSTRUCTION, Message, role_of
 from vita_mctp.text.vocabulary import AUDIO_TAG
 from vita_mctp.types import Role
 
 MAX_LINE_BYTES = 1 << 24
 TAR_MEMBER = "::"
-_KEYS = ("messages", "audios", "id")
 _CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|(?:begin|end|context)_of_audio|audio_\d+)\|>")
 
 
@@ -146,125 +148,122 @@ def read_lines(path: Path, offset: int = 0, number: int = 1) -> Iterator[Line]:
 def parse_line(line: bytes, path: Path, number: int) -> ManifestSample:
     """The sample of line `number` of the manifest `path`. Raises DataError."""
     where = f"{path}:{number}"
-    values = _known(_parse_json(line, where), _KEYS, ("messages",), where)
-    messages = tuple(_message(each, f"{where}: messages[{n}]") for n, each in _list(values, "messages", where))
-    audios = tuple(_audio(each, path.parent, f"{where}: audios[{n}]") for n, each in _list(values, "audios", where))
-    _check_conversation(messages, len(audios), where)
-    name = values.get("id")
-    if name is not None and (not isinstance(name, str) or not name):
-        _refuse(f"{where}: id", name, "a text that is not empty")
-    return ManifestSample(messages, audios, where, name)
+    _check_json(line, where)
+    values = _Line.parse_json(line, where, DataError)
+    audios = tuple(_located(audio, path.parent) for audio in values.audios)
+    return ManifestSample(tuple(Message(m.role, m.content) for m in values.messages), audios, where, values.id)
 
 
-def _parse_json(line: bytes, where: str) -> Any:
+def _check_json(line: bytes, where: str) -> None:
+    """Refuses what is no JSON, and what pydantic's parser lets pass: keys that occur twice."""
     if len(line) > MAX_LINE_BYTES:
         raise DataError(f"{where}: the line has over {MAX_LINE_BYTES >> 20} MB; write one JSON object a line")
     if not line.strip():
-        raise DataError(f"{where}: the line is empty, a JSON object is wanted; delete it")
+        raise DataError(f"{where}: the line is empty; wanted a JSON object: delete it")
     try:
-        text = line.decode("utf-8")
-        values = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
-        json.dumps(values, ensure_ascii=False).encode("utf-8")
+        json.loads(line.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: byte {error.start} is no UTF-8; convert the manifest to UTF-8") from error
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: \\u escapes hold half a surrogate pair; write characters whole") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: no JSON object ({' '.join(str(error).split())}); write one object a line") from error
-    return values
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"a key occurs twice among {', '.join(keys[:5])[:100]}")
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"a key occurs twice among {', '.join(key for key, _ in pairs)}")
-    return values
-
-
-def _known(values: Any, keys: Iterable[str], required: Iterable[str], where: str) -> Mapping[str, Any]:
-    if not isinstance(values, dict):
-        _refuse(where, values, f"an object with {', '.join(keys)}")
-    if unknown := [key for key in values if key not in keys]:
-        raise DataError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(keys)}")
-    if missing := [key for key in required if key not in values]:
-        raise DataError(f"{where}: {missing[0]!r} is missing; add it")
-    return values
-
-
-def _list(values: Mapping[str, Any], key: str, where: str) -> Iterable[tuple[int, Any]]:
-    content = values.get(key, [])
-    if not isinstance(content, list):
-        _refuse(f"{where}: {key}", content, "a list")
-    return enumerate(content)
-
-
-def _message(values: Any, where: str) -> Message:
-    values = _known(values, ("role", "content"), ("role", "content"), where)
-    for key in ("role", "content"):
-        if not isinstance(values[key], str):
-            _refuse(f"{where}: {key}", values[key], "a text")
-    message = Message(values["role"], values["content"])
-    try:
-        role_of(message)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    if control := _CONTROL.search(message.content):
-        raise DataError(f"{where}: content holds {control.group()}, which stands for no text; take it out")
-    if not message.content.strip():
-        _refuse(f"{where}: content", message.content, "text or <|audio|>")
-    return message
-
-
-def _check_conversation(messages: tuple[Message, ...], audios: int, where: str) -> None:
-    if not messages:
-        raise DataError(f"{where}: messages is empty, a question and its answer are wanted; add them")
-    if role_of(messages[-1]) is not Role.ASSISTANT:
-        raise DataError(f"{where}: the last message is of the role {messages[-1].role!r}, an answer is wanted; add it")
-    tags = [message.content.count(AUDIO_TAG) for message in messages]
-    if sum(tags) != audios:
-        raise DataError(f"{where}: {sum(tags)} {AUDIO_TAG} tags and {audios} audios; give one audio for each tag")
-    for message, count in zip(messages, tags, strict=True):
-        if count > 1 and role_of(message) is Role.ASSISTANT:
-            raise DataError(f"{where}: an answer has {count} {AUDIO_TAG} tags, at most one is wanted; join its speech")
-
-
-def _audio(values: Any, folder: Path, where: str) -> Audio:
-    if isinstance(values, str):
-        tar, found, member = values.partition(TAR_MEMBER)
-        if not tar or (found and not member):
-            _refuse(where, values, f"a path, or tar{TAR_MEMBER}member")
-        return TarMember(_path(tar, folder, where), member) if found else AudioFile(_path(tar, folder, where))
-    if isinstance(values, dict) and "codes" in values:
-        return _given_codes(_known(values, ("codes", "codec"), ("codes", "codec"), where), where)
-    keys = ("tar", "offset", "size")
-    values = _known(values, keys, keys, where)
-    if not isinstance(values["tar"], str) or not values["tar"]:
-        _refuse(f"{where}: tar", values["tar"], "a path")
-    for key, least in (("offset", 0), ("size", 1)):
-        if type(values[key]) is not int or not least <= values[key] < 1 << 63:
-            _refuse(f"{where}: {key}", values[key], f"a whole number of bytes of at least {least}")
-    return TarRange(_path(values["tar"], folder, where), values["offset"], values["size"])
-
-
-def _given_codes(values: Mapping[str, Any], where: str) -> GivenCodes:
-    codes, codec = values["codes"], values["codec"]
-    if not isinstance(codec, str) or not codec:
-        _refuse(f"{where}: codec", codec, "a codec's name")
-    if not isinstance(codes, list) or not codes or not all(type(code) is int and 0 <= code < 1 << 31 for code in codes):
-        _refuse(f"{where}: codes", codes, "a list of codes of at least 0, not empty")
-    return GivenCodes(tuple(codes), codec)
-
-
-def _path(text: str, folder: Path, where: str) -> Path:
+def _no_nul(text: str) -> str:
     if "\0" in text:
-        _refuse(where, text, "a path without NUL characters")
-    return folder / text
+        raise ValueError("got a NUL character; wanted a path")
+    return text
 
 
-def _refuse(where: str, value: Any, wanted: str) -> NoReturn:
-    shown = repr(value)
-    raise DataError(f"{where}: got {shown if len(shown) <= 80 else shown[:77] + '...'}, wanted {wanted}")
+def _file_or_member(text: str) -> str:
+    tar, found, member = _no_nul(text).partition(TAR_MEMBER)
+    if not tar or (found and not member):
+        raise ValueError(f"got {text[:80]!r}; wanted a path, or tar{TAR_MEMBER}member")
+    return text
+
+
+def _known_role(role: str) -> str:
+    try:
+        role_of(Message(role, ""))
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    return role
+
+
+def _spoken_or_written(content: str) -> str:
+    if control := _CONTROL.search(content):
+        raise ValueError(f"got {control.group()[:40]}, which stands for no text; take it out")
+    if not content.strip():
+        raise ValueError(f"got nothing but {content[:10]!r}; wanted text or {AUDIO_TAG}")
+    return content
+
+
+def _not_empty(codes: tuple[int, ...]) -> tuple[int, ...]:
+    if not codes:
+        raise ValueError("got []; wanted at least one code")
+    return codes
+
+
+class _Message(Schema):
+    role: Annotated[str, AfterValidator(_known_role)]
+    content: Annotated[str, AfterValidator(_spoken_or_written)]
+
+
+class _TarRange(Schema):
+    tar: Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+    offset: int = Field(ge=0, lt=1 << 63)
+    size: int = Field(ge=1, lt=1 << 63)
+
+
+class _GivenCodes(Schema):
+    codes: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], AfterValidator(_not_empty)]
+    codec: str = Field(min_length=1)
+
+
+def _kind(values: Any) -> str:
+    if isinstance(values, str):
+        return "path"
+    return "codes" if isinstance(values, dict) and "codes" in values else "range"
+
+
+_Audio = Annotated[
+    Annotated[str, AfterValidator(_file_or_member), Tag("path")]
+    | Annotated[_TarRange, Tag("range")]
+    | Annotated[_GivenCodes, Tag("codes")],
+    Discriminator(_kind),
+]
+
+
+class _Line(Schema):
+    messages: tuple[_Message, ...]
+    audios: tuple[_Audio, ...] = ()
+    id: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _a_conversation(self) -> Self:
+        if not self.messages:
+            raise ValueError("messages is empty; wanted a question and its answer: add them")
+        tags = [message.content.count(AUDIO_TAG) for message in self.messages]
+        if sum(tags) != len(self.audios):
+            raise ValueError(f"{sum(tags)} {AUDIO_TAG} tags and {len(self.audios)} audios; give one audio for each tag")
+        roles = [role_of(Message(message.role, "")) for message in self.messages]
+        if roles[-1] is not Role.ASSISTANT:
+            raise ValueError(f"the last message is of the role {self.messages[-1].role!r}; wanted an answer: add it")
+        spoken = max((count for role, count in zip(roles, tags, strict=True) if role is Role.ASSISTANT))
+        if spoken > 1:
+            raise ValueError(f"an answer has {spoken} {AUDIO_TAG} tags; wanted at most one: join its speech")
+        return self
+
+
+def _located(audio: str | _TarRange | _GivenCodes, folder: Path) -> Audio:
+    if isinstance(audio, _GivenCodes):
+        return GivenCodes(audio.codes, audio.codec)
+    if isinstance(audio, _TarRange):
+        return TarRange(folder / audio.tar, audio.offset, audio.size)
+    tar, _, member = audio.partition(TAR_MEMBER)
+    return TarMember(folder / tar, member) if member else AudioFile(folder / audio)

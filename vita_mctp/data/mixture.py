@@ -13,74 +13,62 @@ that takes a part only is followed by one that takes the next part: nothing retu
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-import yaml
+from pydantic import AfterValidator, Field, model_validator
 
-from vita_mctp.data.shuffle import ShuffledRange
 from vita_mctp.errors import ConfigError
+from vita_mctp.schema import Schema
+from vita_mctp.yaml_file import read_yaml
+
+MAX_RATIO = 1e6
+_ROUNDS = 6
+_MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class MixtureSet:
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("got a NUL character; wanted text without")
+    return text
+
+
+class MixtureSet(Schema):
     """One data set of a mixture; `path` is relative to the data root, by default the name."""
 
-    name: str
-    path: str = ""
-    ratio: float = 1.0
+    name: Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+    ratio: float = Field(1.0, ge=0, le=MAX_RATIO)
 
-    def __post_init__(self) -> None:
-        if not self.name or "\0" in self.name + self.path:
-            raise ConfigError(
-                f"a set wants a name, and a path without NUL characters; got {self.name!r}, {self.path!r}"
-            )
-        if not 0 <= self.ratio < float("inf"):
-            raise ConfigError(f"set {self.name!r} wants a finite sampling ratio of 0 or more, got {self.ratio}")
-        if not self.path:
-            object.__setattr__(self, "path", self.name)
+    @model_validator(mode="before")
+    @classmethod
+    def _path_of_the_name(cls, values: Any) -> Any:
+        return {"path": values["name"], **values} if isinstance(values, dict) and "name" in values else values
 
 
-@dataclass(frozen=True)
-class Mixture:
+class Mixture(Schema):
     """Named sets with sampling ratios, and the seed of their order."""
 
     sets: tuple[MixtureSet, ...]
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
         names = [each.name for each in self.sets]
         if not names or len(set(names)) != len(names):
-            raise ConfigError(f"a mixture wants at least one set, each name once; got {names}")
-        if self.seed < 0:
-            raise ConfigError(f"a mixture wants a seed of 0 or more, got {self.seed}")
+            raise ValueError(f"sets: got {names}; wanted at least one set, each name once")
+        return self
 
     @classmethod
     def from_file(cls, path: str | Path) -> Mixture:
-        """Read a YAML mixture; ConfigError for a file that cannot be read, an unknown key or a wrong type."""
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the mixture {path}: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no such date
-            raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-        return cls.from_dict(content, where=str(path))
-
-    @classmethod
-    def from_dict(cls, content: Any, where: str = "mixture") -> Mixture:
-        """A mixture from parsed YAML; `where` names it in errors."""
-        values = _checked(content, cls, {"sets": list, "seed": int}, where)
-        types = {"name": str, "path": str, "ratio": (int, float)}
-        sets = [_checked(each, MixtureSet, types, f"{where}: sets[{n}]") for n, each in enumerate(values["sets"])]
-        try:
-            return cls(tuple(MixtureSet(**each) for each in sets), values.get("seed", 0))
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+        """Read a YAML mixture; ConfigError for a file that cannot be read, an unknown key or a wrong value."""
+        return cls.parse(read_yaml(Path(path)), str(path))
 
 
 @dataclass(frozen=True)
@@ -107,8 +95,8 @@ class MixtureSampler:
         self._seed = mixture.seed
         self._names = [each.name for each in drawn]
         self._sizes = [sizes[each.name] for each in drawn]
-        self._shares = [max(1, round(each.ratio * sizes[each.name])) for each in drawn]
-        self._ends = list(accumulate(self._shares))
+        self._counts = [max(1, round(each.ratio * sizes[each.name])) for each in drawn]
+        self._ends = list(accumulate(self._counts))
         if not drawn:
             raise ConfigError("every set of the mixture has the sampling ratio 0; raise one")
 
@@ -119,13 +107,13 @@ class MixtureSampler:
 
     def draw(self, position: int) -> Draw:
         """What stands at `position` >= 0 of the order."""
-        epoch, place = divmod(position, self.epoch_size)
-        slot = _shuffled(self.epoch_size, (self._seed, 0, epoch))[place]
+        epoch, within = divmod(position, self.epoch_size)
+        slot = _shuffled(self.epoch_size, (self._seed, 0, epoch))[within]
         number = bisect_right(self._ends, slot)
-        share, size = self._shares[number], self._sizes[number]
-        count = epoch * share + slot - (self._ends[number] - share)
-        turn, place = divmod(count, size)
-        return Draw(self._names[number], _shuffled(size, (self._seed, 1 + number, turn))[place])
+        count, size = self._counts[number], self._sizes[number]
+        drawn = epoch * count + slot - (self._ends[number] - count)
+        turn, index = divmod(drawn, size)
+        return Draw(self._names[number], _shuffled(size, (self._seed, 1 + number, turn))[index])
 
     def draws(self, start: int = 0, stop: int | None = None, worker: int = 0, workers: int = 1) -> Iterator[Draw]:
         """This worker's draws from position `start` up to `stop` (None: for ever)."""
@@ -140,17 +128,41 @@ def _shuffled(size: int, key: tuple[int, ...]) -> ShuffledRange:
     return ShuffledRange(size, key)
 
 
-def _checked(content: Any, schema: type, types: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`content` as a mapping with known keys of the right types, required ones present."""
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where} wants a mapping with {', '.join(types)}; got {type(content).__name__}")
-    unknown = [key for key in content if key not in types]
-    if unknown:
-        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(types)}")
-    required = fields(schema)[0].name
-    if required not in content:
-        raise ConfigError(f"{where} lacks {required!r}")
-    for key, value in content.items():
-        if isinstance(value, bool) or not isinstance(value, types[key]):
-            raise ConfigError(f"{where}: {key} has the wrong type, got {value!r}")
-    return content
+class ShuffledRange:
+    """A permutation of range(size) that depends on `key` alone, never laid out: it takes no memory, however large.
+
+    A balanced Feistel network over the smallest even number of bits that holds `size` is a bijection; walking its cycle
+    until the value is below `size` makes it one of [0, size) (Black and Rogaway, "Ciphers with arbitrary finite
+    domains", 2002).
+    """
+
+    def __init__(self, size: int, key: tuple[int, ...]) -> None:
+        self._size = size
+        self._half = max(1, ((size - 1).bit_length() + 1) // 2)
+        digest = hashlib.blake2b(repr((size, *key)).encode(), digest_size=8 * _ROUNDS).digest()
+        self._keys = [int.from_bytes(digest[8 * n : 8 * n + 8], "little") for n in range(_ROUNDS)]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < self._size:
+            raise IndexError(f"position {index} of {self._size}")
+        value = self._encrypt(index)
+        while value >= self._size:  # at most 3 of 4 values lie outside, so this ends soon
+            value = self._encrypt(value)
+        return value
+
+    def _encrypt(self, value: int) -> int:
+        half, mask = self._half, (1 << self._half) - 1
+        left, right = value >> half, value & mask
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        return left << half | right
+
+
+def _mix(value: int) -> int:
+    """The finaliser of splitmix64."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & _MASK
+    return value ^ value >> 31

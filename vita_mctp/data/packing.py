@@ -1,4 +1,7 @@
-"""Packs samples into rows; positions restart at each sample, so that attention can be block-diagonal."""
+"""Packs samples into rows; positions restart at each sample, so that attention can be block-diagonal.
+
+`fills` tells how full rows become by each way of packing, for given lengths of samples.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 
-from vita_mctp.errors import ConfigError
+from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.text.chat import IGNORED, FeatureSpan, Sample
 from vita_mctp.types import IntArray
 
 BUFFER = 512
 """Samples looked at together; more fill rows better and lie further from their order of arrival."""
+
+CHUNK = 2048
+"""Samples that training packs and shuffles together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +39,23 @@ class PackedRow:
 
     def padded(self, length: int, pad_id: int) -> PackedRow:
         """The row at `length`, padding being a segment of its own with no labels."""
-        return self if len(self) == length else _pad(self, length, pad_id, first_position=0)
+        missing = length - len(self)
+        if missing < 0:
+            raise ConfigError(f"a row of {len(self)} tokens cannot be padded to {length}; pack with that length")
+        if not missing:
+            return self
+        return replace(
+            self,
+            input_ids=np.concatenate([self.input_ids, np.full(missing, pad_id, dtype=np.int64)]),
+            labels=np.concatenate([self.labels, np.full(missing, IGNORED, dtype=np.int64)]),
+            position_ids=np.concatenate([self.position_ids, np.arange(missing, dtype=np.int64)]),
+            ends=(*self.ends, length),
+        )
 
 
 @dataclass
 class PackingReport:
-    """Running figures of a packing."""
+    """Running counts of a packing."""
 
     samples: int = 0
     tokens: int = 0
@@ -48,7 +66,7 @@ class PackingReport:
     """Tokens of the longest sample met, left out or not."""
 
     def fill(self, max_length: int) -> float:
-        """Share of the rows' places that hold a token of a sample."""
+        """Fraction of the rows' positions that hold a token of a sample."""
         return self.tokens / (self.rows * max_length) if self.rows else 0.0
 
     def admit(self, sample: Sample, max_length: int) -> bool:
@@ -88,43 +106,6 @@ def pack(
     yield from _emit(_bins(waiting, max_length), report)
 
 
-class ReferencePacker:
-    """The released packing, for parity with its defects.
-
-    Rows in order of arrival, the last never emitted; padding belongs to the last sample; the features of a row's first
-    sample that has any are not moved to where that sample stands.
-    """
-
-    def __init__(self, max_length: int, pad_id: int) -> None:
-        self._max_length = max_length
-        self._pad_id = pad_id
-        self._pending: list[Sample] = []
-
-    @property
-    def pending_tokens(self) -> int:
-        return sum(map(len, self._pending))
-
-    def push(self, sample: Sample) -> PackedRow | None:
-        """A padded row when `sample` does not fit behind the others any more; it then starts the next row."""
-        if len(sample) > self._max_length:
-            return None
-        if self.pending_tokens + len(sample) <= self._max_length:
-            self._pending.append(sample)
-            return None
-        finished, self._pending = self._pending, [sample]
-        row = join(finished)
-        padded = _pad(row, self._max_length, self._pad_id, first_position=len(finished[-1]))
-        ends = (*row.ends[:-1], self._max_length)
-        return replace(padded, ends=ends, features=self._misplaced_features(finished, row.ends))
-
-    @staticmethod
-    def _misplaced_features(samples: Sequence[Sample], ends: Sequence[int]) -> tuple[FeatureSpan, ...]:
-        starts = [0, *ends[:-1]]
-        first = next((index for index, sample in enumerate(samples) if sample.features), 0)
-        starts[first] = 0
-        return _shift_features(samples, starts)
-
-
 def join(samples: Sequence[Sample]) -> PackedRow:
     """The row of `samples` in their order, unpadded."""
     ends = tuple(accumulate(map(len, samples)))
@@ -144,12 +125,12 @@ def best_fit_decreasing(lengths: Sequence[int], max_length: int) -> list[list[in
     No length may exceed `max_length`. Bins and their members come back in order of arrival.
     """
     bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free places, bin), sorted
+    room: list[tuple[int, int]] = []  # (free positions, bin), sorted
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
-        place = bisect_left(room, (length, 0))
-        if place < len(room):
-            free, number = room.pop(place)
+        fullest = bisect_left(room, (length, 0))
+        if fullest < len(room):
+            free, number = room.pop(fullest)
             bins[number].append(index)
         else:
             free, number = max_length, len(bins)
@@ -179,15 +160,56 @@ def _shift_features(samples: Sequence[Sample], starts: Sequence[int]) -> tuple[F
     return tuple(replace(span, clip=clip, start=start + span.start) for clip, (start, span) in enumerate(spans))
 
 
-def _pad(row: PackedRow, length: int, pad_id: int, first_position: int) -> PackedRow:
-    missing = length - len(row)
-    if missing < 0:
-        raise ConfigError(f"a row of {len(row)} tokens cannot be padded to {length}; pack with that length")
-    positions = np.arange(first_position, first_position + missing, dtype=np.int64)
-    return replace(
-        row,
-        input_ids=np.concatenate([row.input_ids, np.full(missing, pad_id, dtype=np.int64)]),
-        labels=np.concatenate([row.labels, np.full(missing, IGNORED, dtype=np.int64)]),
-        position_ids=np.concatenate([row.position_ids, positions]),
-        ends=(*row.ends, length),
-    )
+def read_lengths(path: Path) -> list[int]:
+    """One length of a sample, in tokens, a line. Raises DataError with file and line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}; give a file with one length a line") from error
+    for number, line in enumerate(lines, 1):
+        if not (line.isascii() and line.isdecimal() and int(line) > 0):
+            raise DataError(f"{path}:{number}: got {line[:40]!r}; wanted a length of at least 1")
+    if not lines:
+        raise DataError(f"{path} is empty; wanted one length a line")
+    return [int(line) for line in lines]
+
+
+def fills(lengths: Sequence[int], row_length: int) -> dict[str, float]:
+    """Fraction of the rows' positions that hold a token, samples longer than a row left out."""
+    fitting = [length for length in lengths if length <= row_length]
+    if not fitting:
+        raise ConfigError(f"none of {len(lengths)} samples fits a row of {row_length}; give longer rows")
+    chunks = [fitting[start : start + CHUNK] for start in range(0, len(fitting), CHUNK)]
+    rows = {
+        "reference, in order of arrival": _next_fit(fitting, row_length),
+        f"first fit among {CHUNK}": sum(_first_fit(chunk, row_length) for chunk in chunks),
+    }
+    fills = {way: sum(fitting) / (count * row_length) for way, count in rows.items()}
+    samples = [Sample((0,) * length, (0,) * length) for length in fitting]
+    for buffer in (BUFFER, CHUNK):
+        report = PackingReport()
+        for _ in pack(samples, row_length, buffer, report):
+            pass
+        fills[f"best fit, longest first, among {buffer}"] = report.fill(row_length)
+    return fills
+
+
+def _next_fit(lengths: Sequence[int], row_length: int) -> int:
+    """Rows used when a sample that does not fit behind the one before it begins the next row, as released."""
+    rows, used = 1, 0
+    for length in lengths:
+        fits = used + length <= row_length
+        rows, used = (rows, used + length) if fits else (rows + 1, length)
+    return rows
+
+
+def _first_fit(lengths: Sequence[int], row_length: int) -> int:
+    """Rows used when each sample goes into the first row with room."""
+    room: list[int] = []
+    for length in lengths:
+        row = next((number for number, free in enumerate(room) if free >= length), None)
+        if row is None:
+            room.append(row_length - length)
+        else:
+            room[row] -= length
+    return len(room)

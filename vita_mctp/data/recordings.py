@@ -22,7 +22,7 @@ Recording = AudioFile | TarMember | TarRange
 
 def read_bytes(recording: Recording, where: str) -> bytes:
     """The whole recording in its own format. Raises DataError beginning with `where`."""
-    path, offset, size = _place(recording, where)
+    path, offset, size = _location(recording, where)
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never end
             raise DataError(f"{where}: {path} is no regular file; give a recording's path")
@@ -49,7 +49,7 @@ def decode(data: bytes, where: str, max_seconds: float = MAX_SECONDS) -> Wave:
         raise DataError(f"{where}: {error}") from error
 
 
-def _place(recording: Recording, where: str) -> tuple[Path, int, int]:
+def _location(recording: Recording, where: str) -> tuple[Path, int, int]:
     """(file, first byte, number of bytes)."""
     if isinstance(recording, AudioFile):
         return recording.path, 0, MAX_BYTES + 1

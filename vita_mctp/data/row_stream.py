@@ -1,5 +1,6 @@
-"""A mixture of sample pools as an endless sequence of packed rows, the same one on any number of ranks.
+"""What training reads: a mixture as an endless sequence of packed rows, the same one on any number of ranks.
 
+    pools = open_pools(mixture, root, chat, ratio)   # below `root`, under each set's `path`, a store of `tokenize`
     stream = RowStream(mixture, pools, row_length=8192, rank=r, world_size=W, state=saved or None)
     for row in stream:      # rank r has rows r, r + W, r + 2 W, ... of the one global sequence
         ...
@@ -15,17 +16,20 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from vita_mctp.data.mixture import Mixture, MixtureSampler
-from vita_mctp.data.packing import PackedRow, PackingReport, best_fit_decreasing, join
+from vita_mctp.data.packing import CHUNK, PackedRow, PackingReport, best_fit_decreasing, join
+from vita_mctp.data.token_store import TokenStore
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.text.chat import Sample
-
-CHUNK = 2048
-"""Samples that are packed and shuffled together."""
+from vita_mctp.schema import Schema
+from vita_mctp.text.chat import ChatFormat, Clip, Sample
+from vita_mctp.text.interleave import Ratio
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,25 @@ class _Chunk:
     carried: tuple[int, ...]
     """Positions of samples that the chunk before left over."""
     packed: PackingReport
-    """Figures up to this chunk."""
+    """Counts up to this chunk."""
     barren: int = 0
     """Draws before it, in a row, of which none fitted."""
     rows: tuple[tuple[Sample, ...], ...] = ()
     next: _Chunk | None = None
     """The one behind it, still without rows."""
+
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class _State(Schema):
+    """Rows `used` of those packed from the draws `carried` and from `position` on."""
+
+    order: str
+    position: _Count
+    carried: tuple[_Count, ...]
+    used: _Count
+    packed: dict[Literal["samples", "tokens", "rows", "over_long", "longest"], _Count]
 
 
 class RowStream:
@@ -96,12 +113,12 @@ class RowStream:
         """Where all ranks are once each has taken as many rows as this one; JSON values of at most a few kB."""
         self._row(self._used)
         first = self._open[0]
-        place = {"position": first.position, "carried": list(first.carried), "used": self._used}
-        return {"order": self._order, **place, "packed": asdict(first.packed)}
+        begins = {"position": first.position, "carried": list(first.carried), "used": self._used}
+        return {"order": self._order, **begins, "packed": asdict(first.packed)}
 
     @property
     def report(self) -> PackingReport:
-        """Figures of all rows packed so far, those of other ranks and of before a resumption included."""
+        """Counts of all rows packed so far, those of other ranks and of before a resumption included."""
         return self._last.packed
 
     @property
@@ -116,15 +133,15 @@ class RowStream:
         assert following is not None
         return following
 
-    def _row(self, place: int) -> tuple[Sample, ...]:
-        """The row `place` >= used rows behind the first open chunk's beginning; forgets chunks used up."""
-        while sum(len(chunk.rows) for chunk in self._open) <= place:
+    def _row(self, index: int) -> tuple[Sample, ...]:
+        """The row `index` >= used rows behind the first open chunk's beginning; forgets chunks used up."""
+        while sum(len(chunk.rows) for chunk in self._open) <= index:
             self._open.append(self._pack(self._last))
         while self._used >= len(self._open[0].rows):
             passed = len(self._open.popleft().rows)
-            self._used, place = self._used - passed, place - passed
+            self._used, index = self._used - passed, index - passed
         rows = [row for chunk in self._open for row in chunk.rows]
-        return rows[place]
+        return rows[index]
 
     def _pack(self, chunk: _Chunk) -> _Chunk:
         """The same chunk with its rows, shuffled, and with the one that follows."""
@@ -163,16 +180,49 @@ def _digest(mixture: Mixture, *sizes: Any) -> str:
 
 
 def _read_state(state: Mapping[str, Any], order: str) -> tuple[_Chunk, int]:
-    try:
-        place = _Chunk(int(state["position"]), tuple(map(int, state["carried"])), PackingReport(**state["packed"]))
-        used, of = int(state["used"]), state["order"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{state!r} is no position in a mixture ({error!r}); resume from a whole checkpoint"
-        ) from error
-    if of != order:
+    saved = _State.parse(dict(state), "a saved position in a mixture")
+    if saved.order != order:
         raise ConfigError(
             "the saved position belongs to another order of samples: the mixture, the sizes of its sets, row_length or "
             "chunk were changed; undo that, or begin the mixture anew"
         )
-    return place, used
+    return _Chunk(saved.position, saved.carried, PackingReport(**saved.packed)), saved.used
+
+
+def open_pools(mixture: Mixture, root: Path, chat: ChatFormat, ratio: Ratio) -> dict[str, Pool]:
+    """Pools of the sets that the mixture draws from. ratio: how the text and speech of answers are interleaved.
+
+    Raises DataError for a set that is not tokenised, ConfigError for sets of different codecs, or of one with more
+    codes than the tokenizer has.
+    """
+    stores = {each.name: TokenStore(root / each.path) for each in mixture.sets if each.ratio > 0}
+    _check_codecs(stores, chat.tokenizer.vocabulary.num_audio)
+    return {name: _pool(store, chat, ratio) for name, store in stores.items()}
+
+
+def _pool(store: TokenStore, chat: ChatFormat, ratio: Ratio) -> Pool:
+    def make(item: int, _variant: int) -> Sample:
+        stored = store[item]
+        clips = [Clip(codes, frames or None) for codes, frames in zip(stored.codes, stored.frames, strict=True)]
+        try:
+            sample = chat.sample(stored.sample.messages, clips, ratio)
+        except DataError as error:
+            raise DataError(f"{stored.sample.where}: {error}") from error
+        spans = (replace(span, load=partial(store.features, item, span.clip)) for span in sample.features)
+        return replace(sample, features=tuple(spans))
+
+    return Pool(len(store), make)
+
+
+def _check_codecs(stores: Mapping[str, TokenStore], num_audio: int) -> None:
+    spoken = {name: store.codec for name, store in stores.items() if store.audios}
+    by_codec = {codec: name for name, codec in spoken.items()}
+    if len(by_codec) > 1:
+        which = ", ".join(f"{name} by {codec.name} {codec.digest[:8]}" for codec, name in by_codec.items())
+        raise ConfigError(f"the sets of one mixture want one codec, got {which}; tokenize them with the same files")
+    for codec, name in by_codec.items():
+        if codec.codebook_size > num_audio:
+            raise ConfigError(
+                f"{name} holds codes of {codec.name} in [0, {codec.codebook_size}), the tokenizer has {num_audio} "
+                "audio tokens; take the tokenizer made for this codec"
+            )

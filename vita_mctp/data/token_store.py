@@ -21,27 +21,27 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from vita_mctp.data.manifest import ManifestSample, parse_line
-from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.strict import build_strict
+from vita_mctp.errors import DataError
+from vita_mctp.schema import Schema
 from vita_mctp.types import AudioFeatures
 
 Frames = npt.NDArray[np.int16]
 """(F, D) features as the upper halves of float32, which is bfloat16."""
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 INDEX_FILE = "index.json"
 KEY_BYTES = 32
 _HEADER = "shard"  # the only metadata key: safetensors writes several in any order
@@ -59,33 +59,61 @@ _DTYPES = {
 _FEATURE_DTYPES = {"frames": "I16", "frame_ends": "I64"}
 
 
-@dataclass(frozen=True)
-class CodecIdentity:
+_Kind = TypeVar("_Kind", bound=Schema)
+_Count = Annotated[int, Field(ge=0, lt=1 << 48)]
+_Seconds = Annotated[float, Field(ge=0, le=1e12)]
+
+
+class CodecIdentity(Schema):
     """Which codec made codes: two with equal identities make equal ones. digest: of its files."""
 
     name: str
     digest: str
-    codebook_size: int
-    frame_rate: str
+    codebook_size: int = Field(ge=1, lt=1 << 31)
+    frame_rate: str = Field(pattern=r"^[1-9]\d{0,8}(/[1-9]\d{0,8})?$")
     """Codes per second, as `Fraction` writes it."""
     features: str = ""
     """What also made features, with the digest of its file; "" where the store keeps none."""
 
 
-@dataclass(frozen=True)
-class ShardHeader:
+class ShardHeader(Schema):
     """What a shard says of itself."""
 
-    format: int
+    format: Literal[1]
     codec: CodecIdentity
     source: str
     """SHA-256 of the manifest lines it was made from, left-out ones included."""
-    samples: int
-    audios: int
-    codes: int
-    seconds: float
-    left_out: tuple[int, ...] = ()
+    samples: _Count
+    audios: _Count
+    codes: _Count
+    seconds: _Seconds
+    left_out: tuple[_Count, ...] = ()
     """Numbers of the lines whose recordings could not be used."""
+
+
+class _IndexEntry(Schema):
+    file: str
+    samples: _Count
+    source: str
+
+
+class _Index(Schema):
+    format: Literal[1]
+    codec: CodecIdentity
+    samples: _Count
+    audios: _Count
+    codes: _Count
+    seconds: _Seconds
+    left_out: _Count
+    shards: tuple[_IndexEntry, ...]
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if not all(Path(entry.file).name == entry.file for entry in self.shards):
+            raise ValueError("shards: got a file outside the folder; wanted names alone")
+        if sum(entry.samples for entry in self.shards) != self.samples:
+            raise ValueError(f"samples: got {self.samples}; wanted the sum of the shards' samples")
+        return self
 
 
 @dataclass(frozen=True)
@@ -137,7 +165,16 @@ def shard_bytes(lines: Sequence[TokenizedLine], codec: CodecIdentity, source: st
     audios = [audio for line in lines for audio in line.audios]
     text, codes = b"".join(line.line for line in lines), [code for audio in audios for code in audio.codes]
     seconds = sum(audio.seconds for audio in audios)
-    header = ShardHeader(FORMAT, codec, source, len(lines), len(audios), len(codes), seconds, tuple(left_out))
+    header = ShardHeader(
+        format=FORMAT,
+        codec=codec,
+        source=source,
+        samples=len(lines),
+        audios=len(audios),
+        codes=len(codes),
+        seconds=seconds,
+        left_out=tuple(left_out),
+    )
     tensors = {
         "lines": np.frombuffer(text, dtype=np.uint8),
         "line_ends": _ends(len(line.line) for line in lines),
@@ -152,7 +189,7 @@ def shard_bytes(lines: Sequence[TokenizedLine], codec: CodecIdentity, source: st
         kept = [audio.frames for audio in audios if audio.frames is not None]
         tensors["frames"] = np.concatenate(kept) if kept else np.zeros((0, 0), np.int16)
         tensors["frame_ends"] = _ends(0 if audio.frames is None else len(audio.frames) for audio in audios)
-    return save(tensors, metadata={_HEADER: json.dumps(asdict(header))})
+    return save(tensors, metadata={_HEADER: json.dumps(header.to_json_values())})
 
 
 def read_header(path: Path) -> ShardHeader:
@@ -174,16 +211,20 @@ def read_audios(path: Path) -> dict[bytes, TokenizedAudio]:
 
 def index_bytes(headers: Sequence[ShardHeader]) -> bytes:
     """The index of a store whose shards are all there, in order."""
-    shards = [{"file": shard_file(n), "samples": h.samples, "source": h.source} for n, h in enumerate(headers)]
-    totals = {
-        "samples": sum(header.samples for header in headers),
-        "audios": sum(header.audios for header in headers),
-        "codes": sum(header.codes for header in headers),
-        "seconds": sum(header.seconds for header in headers),
-        "left_out": sum(len(header.left_out) for header in headers),
-    }
-    codec = asdict(headers[0].codec)
-    return (json.dumps({"format": FORMAT, "codec": codec, **totals, "shards": shards}, indent=1) + "\n").encode()
+    index = _Index(
+        format=FORMAT,
+        codec=headers[0].codec,
+        samples=sum(header.samples for header in headers),
+        audios=sum(header.audios for header in headers),
+        codes=sum(header.codes for header in headers),
+        seconds=sum(header.seconds for header in headers),
+        left_out=sum(len(header.left_out) for header in headers),
+        shards=tuple(
+            _IndexEntry(file=shard_file(number), samples=header.samples, source=header.source)
+            for number, header in enumerate(headers)
+        ),
+    )
+    return (json.dumps(index.to_json_values(), indent=1) + "\n").encode()
 
 
 class TokenStore:
@@ -205,16 +246,16 @@ class TokenStore:
         """Raises DataError for a shard that is missing, damaged, or not the one that the index tells of."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        shard, place = self._find(index)
-        return shard.sample(place)
+        shard, row = self._find(index)
+        return shard.sample(row)
 
     def features(self, index: int, audio: int) -> AudioFeatures:
         """What was heard of audio number `audio` of a sample that has frames of it. Raises as `[]`."""
-        shard, place = self._find(index)
-        return shard.features(place, audio)
+        shard, row = self._find(index)
+        return shard.features(row, audio)
 
     def _find(self, index: int) -> tuple[_Shard, int]:
-        """The sample's shard and its place there."""
+        """The sample's shard and its index there."""
         number = bisect_right(self._ends, index)
         return self._open(number), index - (self._ends[number - 1] if number else 0)
 
@@ -316,62 +357,27 @@ class _Shard:
         return DataError(f"the token shard {self.path} is damaged: {what}; tokenize again into this folder")
 
 
-@dataclass(frozen=True)
-class _IndexEntry:
-    file: str
-    samples: int
-    source: str
-
-
-@dataclass(frozen=True)
-class _Index:
-    format: int
-    codec: CodecIdentity
-    samples: int
-    audios: int
-    codes: int
-    seconds: float
-    left_out: int
-    shards: tuple[_IndexEntry, ...]
-
-
 def _read_index(path: Path) -> _Index:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or error
         raise DataError(
-            f"{path.parent} holds no finished token store ({reason}); finish `vita-mctp tokenize`"
+            f"{path.parent} holds no finished token store ({error.strerror}); finish `vita-mctp tokenize`"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no index of a token store ({error}); tokenize again into this folder") from error
-    index: _Index = _strict(_Index, values, path)
-    names = [Path(entry.file).name == entry.file for entry in index.shards]
-    if index.format != FORMAT or not all(names) or sum(entry.samples for entry in index.shards) != index.samples:
-        raise DataError(f"{path} contradicts itself or is not of format {FORMAT}; tokenize again into this folder")
-    return index
+    return _parse(_Index, data, path)
 
 
 def _parse_header(metadata: Mapping[str, str] | None, path: Path) -> ShardHeader:
-    try:
-        values = json.loads((metadata or {})[_HEADER])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no token shard: it has no readable header ({error!r}); remove it") from error
-    header: ShardHeader = _strict(ShardHeader, values, path)
-    if header.format != FORMAT:
-        raise DataError(f"{path} is a token shard of format {header.format}, {FORMAT} is wanted; tokenize again")
-    return header
+    if _HEADER not in (metadata or {}):
+        raise DataError(f"{path} has no header; wanted a token shard: remove it")
+    return _parse(ShardHeader, (metadata or {})[_HEADER], path)
 
 
-def _strict(kind: type[Any], values: Any, path: Path) -> Any:
+def _parse(kind: type[_Kind], text: str | bytes, path: Path) -> _Kind:
     try:
-        built = build_strict(kind, values, str(path))
-        Fraction(built.codec.frame_rate)
-    except ConfigError as error:
-        raise DataError(f"{error}; tokenize again into this folder") from error
-    except (ValueError, ZeroDivisionError) as error:
-        raise DataError(f"{path}: frame_rate is no fraction ({error}); tokenize again into this folder") from error
-    return built
+        return kind.parse_json(text, str(path), DataError)
+    except DataError as error:
+        raise DataError(f"{error}; tokenize again into this folder") from None
 
 
 def _ends(lengths: Any) -> npt.NDArray[np.int64]:

@@ -129,7 +129,13 @@ def load_codec(source: CodecSource, digest: str) -> LoadedCodec:
         extractor = feature_extractor(FRONT_END, source.features)
         statistics = (source.features / STATISTICS_FILE).read_bytes()
         made_by = f"{FRONT_END} {hashlib.sha256(statistics).hexdigest()}"
-    identity = CodecIdentity(source.name, digest, tokenizer.codebook_size, str(tokenizer.frame_rate), made_by)
+    identity = CodecIdentity(
+        name=source.name,
+        digest=digest,
+        codebook_size=tokenizer.codebook_size,
+        frame_rate=str(tokenizer.frame_rate),
+        features=made_by,
+    )
     return LoadedCodec(identity, tokenizer, extractor)
 
 
@@ -141,10 +147,9 @@ def write_shard(spec: ShardSpec, folder: Path, source: CodecSource, digest: str,
     path, codec = folder / shard_file(spec.group), load_codec(source, digest)
     data, done = tokenize_shard(spec, codec, options, _known(path, codec.identity))
     try:
-        if not path.is_file() or path.read_bytes() != data:
+        if not _holds(path, data):
             (folder / INDEX_FILE).unlink(missing_ok=True)
-            for part in folder.glob(f".{path.name}.*.part"):  # what a killed process left
-                part.unlink(missing_ok=True)
+            _remove_parts(path)
             write_whole(path, data)
     except OSError as error:
         raise not_written(path, error) from error
@@ -185,11 +190,23 @@ def finish_store(specs: list[ShardSpec], folder: Path, codec: CodecIdentity) -> 
         headers.append(header)
     index, data = folder / INDEX_FILE, index_bytes(headers)
     try:
-        if not index.is_file() or index.read_bytes() != data:
+        if not _holds(index, data):
             write_whole(index, data)
+        _remove_parts(index)
     except OSError as error:
-        raise not_written(index, error) from error
+        if not _holds(index, data):  # else another rank has written it, and removed this one's part
+            raise not_written(index, error) from error
     return True
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
+
+
+def _remove_parts(path: Path) -> None:
+    """What killed processes left of writing `path`."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def not_written(path: Path, error: OSError) -> OutputError:
@@ -205,10 +222,9 @@ class _Encoder:
 
     def audios(self, sample: ManifestSample) -> tuple[TokenizedAudio, ...]:
         keeps = self._codec.extractor is not None
-        places = enumerate(zip(sample.audios, sample.heard, strict=True))
         return tuple(
             self._audio(audio, keeps and heard, f"{sample.where}: audios[{number}]")
-            for number, (audio, heard) in places
+            for number, (audio, heard) in enumerate(zip(sample.audios, sample.heard, strict=True))
         )
 
     def _audio(self, audio: Audio, heard: bool, where: str) -> TokenizedAudio:

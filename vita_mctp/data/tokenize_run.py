@@ -1,4 +1,4 @@
-"""Tokenizing on one machine: shards dealt to ranks, and within a rank to processes."""
+"""Tokenizing a manifest: shards dealt to ranks, and within a rank to processes, or to a Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
+from typing import Any
 
 from vita_mctp.data.token_store import INDEX_FILE
 from vita_mctp.data.tokenize import (
@@ -29,7 +30,7 @@ from vita_mctp.data.tokenize import (
     plan_shards,
     write_shard,
 )
-from vita_mctp.errors import ConfigError, OutputError
+from vita_mctp.errors import ConfigError, MissingExtraError, OutputError, VitaError
 
 _DEFAULTS = TokenizeOptions()
 
@@ -67,17 +68,55 @@ def tokenize_manifest(
             f"wanted 0 <= rank < world size, and at least 1 process and 1 line a shard; got rank {rank}, "
             f"world size {world_size}, {processes} processes, {options.lines_per_shard} lines"
         )
-    make_folder(folder)
+    _make_folder(folder)
     specs = plan_shards(manifest, options.lines_per_shard)
     write = partial(write_shard, folder=folder, source=codec, digest=codec_digest(codec), options=options)
     done: list[ShardDone] = []
     for each in _run(specs[rank::world_size], write, processes):
         progress(each)
         done.append(each)
-    return summed_up(done, specs, folder)
+    return _sum(done, specs, folder)
 
 
-def summed_up(done: Sequence[ShardDone], specs: list[ShardSpec], folder: Path) -> Tokenized:
+def tokenize_on_ray(
+    manifest: Path,
+    folder: Path,
+    codec: CodecSource,
+    options: TokenizeOptions = _DEFAULTS,
+    progress: Progress = lambda done: None,
+) -> Tokenized:
+    """The store that `tokenize_manifest` writes, byte for byte; each shard a task of one core, or of one GPU on cuda.
+
+    Its machines share the folders of the manifest, the codec and the output. Uses the cluster that Ray finds
+    (`RAY_ADDRESS`), or this machine. Raises what `tokenize_manifest` raises, and MissingExtraError without Ray.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtraError("tokenize --ray wants Ray: pip install 'vita-mctp[cluster]'") from None
+    _make_folder(folder)
+    specs = plan_shards(manifest.resolve(), options.lines_per_shard)
+    digest, target = codec_digest(codec), folder.resolve()
+
+    def write(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"result": write_shard(row["spec"], target, codec, digest, options)}
+        except VitaError as error:  # raised in a task, it would arrive without its type
+            return {"result": error}
+
+    needs = {"num_gpus": 1} if codec.device.startswith("cuda") else {"num_cpus": 1}
+    rows = ray.data.from_items([{"spec": spec} for spec in specs], override_num_blocks=len(specs)).map(write, **needs)
+    done: list[ShardDone] = []
+    for row in rows.iter_rows():
+        if isinstance(row["result"], VitaError):
+            raise row["result"]
+        progress(row["result"])
+        done.append(row["result"])
+    return _sum(done, specs, folder)
+
+
+def _sum(done: Sequence[ShardDone], specs: list[ShardSpec], folder: Path) -> Tokenized:
     """The sum of some shards, after writing the index if it can be written."""
     finished = finish_store(specs, folder, done[0].codec) if done else (folder / INDEX_FILE).is_file()
     return Tokenized(
@@ -90,7 +129,7 @@ def summed_up(done: Sequence[ShardDone], specs: list[ShardSpec], folder: Path) -
     )
 
 
-def make_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

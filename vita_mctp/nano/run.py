@@ -33,8 +33,8 @@ from vita_mctp.nano.start import train
 from vita_mctp.nano.tokens import CODES_FILE, tokenize_corpus
 from vita_mctp.nano.vocoder_training import Speaker, VocoderSchedule, VoiceCrops, newest_speaker, train_speaker
 from vita_mctp.strict import build_strict
-from vita_mctp.training.recipe_file import read_yaml
 from vita_mctp.types import Wave
+from vita_mctp.yaml_file import read_yaml
 
 log = logging.getLogger(__name__)
 CODEC_FOLDER = "codec"

@@ -13,7 +13,7 @@ from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.callbacks import Evaluate
 from vita_mctp.training.recipe import Recipe
-from vita_mctp.training.stage import Material, train_stage
+from vita_mctp.training.stage import TrainingData, train_stage
 
 
 def train(
@@ -41,5 +41,5 @@ def train(
             raise ConfigError(f"{recipe.name}: nano begins from nothing, so `model` is needed")
         return nano_tokenizer(folder, recipe.model.num_audio_codes)
 
-    material = Material(pools, tokenizer)
-    return train_stage(Path(recipe_path), material, out=Path(out), settings=settings, resume=resume, evaluate=evaluate)
+    data = TrainingData(pools, tokenizer)
+    return train_stage(Path(recipe_path), data, out=Path(out), settings=settings, resume=resume, evaluate=evaluate)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from vita_mctp.errors import ConfigError, MissingExtraError
+from vita_mctp.schema import read_json
 from vita_mctp.training.recipe import Recipe
 
 
@@ -38,7 +40,7 @@ def accumulation_steps(recipe: Recipe, processes: int) -> int:
 
 
 def training_arguments(recipe: Recipe, folder: Path, recipe_folder: Path) -> TrainingArguments:
-    """What transformers' Trainer is told; joins the other processes.
+    """The arguments of transformers' Trainer; joins the other processes.
 
     Args:
         folder: of the run.
@@ -83,14 +85,9 @@ def training_arguments(recipe: Recipe, folder: Path, recipe_folder: Path) -> Tra
 
 def read_deepspeed(path: Path) -> dict[str, Any]:
     """A DeepSpeed configuration. Raises ConfigError unless it is a JSON object with a ZeRO stage."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"no DeepSpeed file at {path}: {error.strerror}; see stages/deepspeed") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
+    values: dict[str, Any] = read_json(path, ConfigError)
     if not isinstance(values, dict) or zero_stage(values) not in (1, 2, 3):
-        raise ConfigError(f"{path}: wanted an object with zero_optimization.stage 1, 2 or 3, got {values!r}")
+        raise ConfigError(f"{path}: got {str(values)[:80]}; wanted an object with zero_optimization.stage 1, 2 or 3")
     return values
 
 
@@ -98,6 +95,20 @@ def zero_stage(deepspeed: dict[str, Any] | None) -> int:
     """0 without DeepSpeed."""
     section = (deepspeed or {}).get("zero_optimization")
     return section.get("stage", 0) if isinstance(section, dict) else 0
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """For libraries that print, and the compilers that they start; standard output is for results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _announce_single_process() -> None:

@@ -20,14 +20,14 @@ Log = Callable[[str], None]
 
 
 class Bar(ProgressCallback):
-    """The progress bar alone; the figures go to the log."""
+    """The progress bar alone; the metrics go to the log."""
 
     def on_log(self, *_: Any, **__: Any) -> None:
         return None
 
 
 def tensorboard(folder: Path, step: int) -> list[TrainerCallback]:
-    """Writes every figure of the log for tensorboard, from `step` on; nothing where tensorboard is not installed."""
+    """Writes every metric of the log for tensorboard, from `step` on; nothing where tensorboard is not installed."""
     if find_spec("tensorboard") is None:
         return []
     from torch.utils.tensorboard import SummaryWriter
@@ -57,13 +57,13 @@ class EvaluateSometimes(TrainerCallback):
 
 
 class StopWhen(TrainerCallback):
-    """Ends the run, saving, after the step in which `told` turns true."""
+    """Ends the run, saving, after the step in which `stopped` turns true."""
 
-    def __init__(self, told: Callable[[], bool]) -> None:
-        self._told = told
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self._stopped = stopped
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._told():
+        if self._stopped():
             control.should_save = control.should_training_stop = True
 
 

@@ -1,74 +1,71 @@
-"""Optimizer groups of the four stages, and the optimizer over them: AdamW, or Muon and AdamW side by side.
+"""Optimizer groups of the four stages, the optimizer over them (AdamW, or Muon and AdamW side by side), its rate.
 
 Groups follow the released scripts: backbone and MCTP parameters apart, each split by weight decay, which spares biases
 only (RMSNorm weights, embeddings and head are decayed) unless the recipe spares the norms too.
+
+Muon: momentum whose update is orthogonalised (Jordan et al. 2024), scaled as by Liu et al., arXiv 2502.16982. Unlike
+torch.optim.Muon it works on equal shapes as one batch (the MCTP blocks are ten copies of one layer) and lets the
+caller choose the precision of the iteration: bfloat16 is faster only on processors that multiply it natively.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vita_mctp.models.vita.configuration import VitaMctpConfig, is_mctp_parameter
-from vita_mctp.training.muon import Muon
-from vita_mctp.training.recipe import OptimizerRecipe
+from vita_mctp.training.family import Config, is_block_parameter
+from vita_mctp.training.recipe import OptimizerRecipe, ScheduleRecipe
 
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
 _NOT_HIDDEN = ("embed_tokens", "lm_head")
 
 
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters that share a learning rate and a weight decay."""
-
-    names: tuple[str, ...]
-    parameters: tuple[nn.Parameter, ...]
-    lr: float
-    weight_decay: float
-
-    def as_torch(self) -> dict[str, Any]:
-        """The form that torch optimizers take."""
-        return {"params": list(self.parameters), "lr": self.lr, "weight_decay": self.weight_decay}
-
-
 def split_groups(
-    config: VitaMctpConfig, named: Iterable[tuple[str, nn.Parameter]], lr: float, recipe: OptimizerRecipe
-) -> list[ParameterGroup]:
+    config: Config, named: Iterable[tuple[str, nn.Parameter]], lr: float, recipe: OptimizerRecipe
+) -> list[dict[str, Any]]:
     """The trainable ones of `named` as backbone decay, backbone no-decay, MCTP decay, MCTP no-decay; none empty.
 
-    lr: the backbone's.
+    In the form that torch optimizers take. lr: the backbone's.
     """
-    trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-    groups = []
-    for mctp, decayed in ((False, True), (False, False), (True, True), (True, False)):
-        members = [
-            (name, parameter)
-            for name, parameter in trained
-            if is_mctp_parameter(config, name) == mctp and _is_decayed(name, recipe) == decayed
-        ]
-        if members:
-            names, parameters = zip(*members, strict=True)
-            rate = lr * recipe.mctp_lr_multiplier if mctp else lr
-            groups.append(ParameterGroup(names, parameters, rate, recipe.weight_decay if decayed else 0.0))
-    return groups
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
+        (mctp, decayed): [] for mctp in (False, True) for decayed in (True, False)
+    }
+    for name, parameter in named:
+        if parameter.requires_grad:
+            groups[is_block_parameter(config, name), _is_decayed(name, recipe)].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * recipe.mctp_lr_multiplier if mctp else lr,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (mctp, decayed), parameters in groups.items()
+        if parameters
+    ]
 
 
 def _is_decayed(name: str, recipe: OptimizerRecipe) -> bool:
     return "bias" not in name and (recipe.decay_norms or "norm" not in name)
 
 
-def build_optimizer(model: nn.Module, config: VitaMctpConfig, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: Config, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     """Over the trainable parameters of `model`, which may be wrapped; groups as `split_groups` makes them."""
     named = list(model.named_parameters())
     hidden = {name for name, parameter in named if recipe.name == "muon" and _is_hidden_matrix(name, parameter)}
-    adamw = split_groups(config, [(n, p) for n, p in named if n not in hidden], recipe.lr, recipe)
-    if not hidden:
-        return _adamw(adamw, recipe)
-    muon = split_groups(config, [(n, p) for n, p in named if n in hidden], recipe.muon_lr or 0.0, recipe)
-    return SideBySide([_adamw(adamw, recipe), _muon(muon, recipe)] if adamw else [_muon(muon, recipe)])
+    parts: list[torch.optim.Optimizer] = []
+    if others := split_groups(config, [(n, p) for n, p in named if n not in hidden], recipe.lr, recipe):
+        parts.append(torch.optim.AdamW(others, betas=recipe.betas, eps=recipe.eps, fused=True))
+    if hidden:
+        groups = split_groups(config, [(n, p) for n, p in named if n in hidden], recipe.muon_lr or 0.0, recipe)
+        precision = torch.bfloat16 if recipe.newton_schulz_precision == "bf16" else torch.float32
+        parts.append(Muon(groups, momentum=recipe.muon_momentum, precision=precision))
+    return parts[0] if recipe.name == "adamw" else SideBySide(parts)
 
 
 class SideBySide(torch.optim.Optimizer):
@@ -93,14 +90,78 @@ class SideBySide(torch.optim.Optimizer):
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
 
-def _adamw(groups: list[ParameterGroup], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([g.as_torch() for g in groups], betas=recipe.betas, eps=recipe.eps, fused=True)
-
-
-def _muon(groups: list[ParameterGroup], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    precision = torch.bfloat16 if recipe.newton_schulz_precision == "bf16" else torch.float32
-    return Muon([g.as_torch() for g in groups], momentum=recipe.muon_momentum, precision=precision)
-
-
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and parameter.requires_grad and not any(part in name for part in _NOT_HIDDEN)
+
+
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, A, B) -> the same shape with singular values near one, by the quintic Newton-Schulz iteration in `dtype`."""
+    a, b, c = _COEFFICIENTS
+    x = matrices.to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """For 2-D parameters only. A step has the RMS of AdamW's: `lr` means the same for both."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float = 2e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._precision = precision
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update; parameters without a gradient are left alone."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            by_shape: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for shape, parameters in by_shape.items():
+                updates = torch.stack([self._nesterov(p, group["momentum"]) for p in parameters])
+                scale = 0.2 * max(shape) ** 0.5
+                for parameter, update in zip(parameters, orthogonalize(updates, self._precision), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-group["lr"] * scale)
+        return loss
+
+    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
+        state, grad = self.state[parameter], parameter.grad
+        assert grad is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        state["momentum_buffer"].lerp_(grad, 1 - momentum)
+        return grad.lerp(state["momentum_buffer"], momentum)
+
+
+def lr_factor(step: int, max_steps: int, schedule: ScheduleRecipe) -> float:
+    """What every group's rate is multiplied with at `step` (0-based) of `max_steps`; in (0, 1] until the end."""
+    warmup = max(1, math.ceil(schedule.warmup_ratio * max_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    shape = _cosine(step, warmup, max_steps) if schedule.kind == "cosine" else _plateau(step, max_steps, schedule)
+    return schedule.final_lr_fraction + (1 - schedule.final_lr_fraction) * shape
+
+
+def _cosine(step: int, warmup: int, max_steps: int) -> float:
+    progress = (step - warmup) / max(1, max_steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _plateau(step: int, max_steps: int, schedule: ScheduleRecipe) -> float:
+    decay = max(1, round((schedule.decay_fraction or 0.0) * max_steps))
+    return min(1.0, max(0.0, (max_steps - step) / decay))

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from vita_mctp.checkpoints.loading import read_config
 from vita_mctp.errors import ConfigError
-from vita_mctp.models.vita.configuration import VitaMctpConfig
-from vita_mctp.models.vita.losses import CHUNK_BYTES
-from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
-from vita_mctp.models.vita.plus import VitaMctpPlusConfig, VitaMctpPlusForCausalLM
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.flops import PEAK_BF16_FLOPS, flops_per_token
-from vita_mctp.training.freezing import set_trainable
-from vita_mctp.training.lora import adapter_weights
-from vita_mctp.training.recipe import BACKBONES, Recipe
-from vita_mctp.training.recipe_file import load_recipe
+from vita_mctp.training.family import CHUNK_BYTES, Config, build_config, empty_model, sizes_of
+from vita_mctp.training.freezing import adapter_weights, set_trainable
+from vita_mctp.training.metrics import PEAK_BF16_FLOPS, flops_per_token
+from vita_mctp.training.recipe import BACKBONES, Recipe, load_recipe
 
 PADDED_VOCABULARY = 168072
 """Qwen2.5's tokens, the 20 released additions and 16,384 audio codes, padded to a multiple of 8."""
@@ -27,6 +20,14 @@ GPUS = (1, 8, 16)
 ASSUMED_MFU = 0.35
 PLANNED_FOR = ("H20", "A100", "H100")
 _GIB = 2**30
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+)
 
 
 def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
@@ -36,9 +37,8 @@ def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
         ConfigError: the recipe is wrong, or neither it nor its parent in `out` says how large the model is.
     """
     recipe = load_recipe(recipe_path, settings)
-    config = planned_config(recipe, recipe_path.parent, out)
-    with torch.device("meta"):
-        model = (VitaMctpForCausalLM if recipe.ears is None else VitaMctpPlusForCausalLM)(config)
+    config = _planned_config(recipe, recipe_path.parent, out)
+    model = empty_model(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     if recipe.lora is None:
         trainable = set_trainable(model, freeze_backbone=recipe.freeze_backbone)
@@ -59,51 +59,41 @@ def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> VitaMctpConfig:
+def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Config:
     """The configuration that the stage will have. Where the tokenizer is yet to be made, its text tokens are not in."""
+    shape, vocabulary = recipe.model, PADDED_VOCABULARY
     if recipe.backbone is not None:
-        b = BACKBONES[recipe.backbone]
-        sizes = (b.hidden_size, b.num_layers, b.num_heads, b.num_key_value_heads, b.intermediate_size)
-        return _config(recipe, *sizes, b.tie_word_embeddings, PADDED_VOCABULARY)
-    if recipe.model is not None:
-        m = recipe.model
-        keys = m.num_key_value_heads or m.num_heads
-        sizes = (m.hidden_size, m.num_layers, m.num_heads, keys, m.intermediate_size)
-        vocabulary = m.num_audio_codes
-        if recipe.tokenizer is not None:
-            vocabulary = TextTokenizer.from_folder(recipe_folder / recipe.tokenizer).vocabulary.padded_size
-        return _config(recipe, *sizes, m.tie_word_embeddings, vocabulary)
+        shape = BACKBONES[recipe.backbone].shape
+    elif recipe.tokenizer is not None:
+        vocabulary = TextTokenizer.from_folder(recipe_folder / recipe.tokenizer).vocabulary.padded_size
+    elif shape is not None:
+        vocabulary = shape.num_audio_codes
+    if shape is not None:
+        layers, sizes = shape.num_layers, sizes_of(shape) | {"vocab_size": vocabulary}
+    else:
+        start = _start_config(recipe, recipe_folder, out)
+        layers, sizes = start.num_backbone_layers, {name: getattr(start, name) for name in _SIZES}
+    return build_config(
+        hears_features=recipe.audio_encoder is not None,
+        num_hidden_layers=layers + recipe.num_mctp_blocks,
+        num_nextn_predict_layers=recipe.num_mctp_blocks,
+        **sizes,
+    )
+
+
+def _start_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Config:
     folder = out / str(recipe.parent) / "final" if recipe.start is None else recipe_folder / recipe.start
     if not (folder / "config.json").is_file():
         what = f"train {recipe.parent} first" if recipe.start is None else "name another start"
         raise ConfigError(f"{recipe.name} has the size of what it starts from, and there is no {folder}; {what}")
-    c = read_config(folder)
-    sizes = (
-        c.hidden_size, c.num_backbone_layers, c.num_attention_heads, c.num_key_value_heads, c.intermediate_size
-    )  # fmt: skip
-    return _config(recipe, *sizes, c.tie_word_embeddings, c.vocab_size)
-
-
-def _config(
-    recipe: Recipe, hidden: int, layers: int, heads: int, keys: int, inner: int, tied: bool, vocabulary: int
-) -> VitaMctpConfig:
-    return (VitaMctpConfig if recipe.ears is None else VitaMctpPlusConfig)(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers + recipe.num_mctp_blocks,
-        num_nextn_predict_layers=recipe.num_mctp_blocks,
-        num_attention_heads=heads,
-        num_key_value_heads=keys,
-        tie_word_embeddings=tied,
-    )
+    return read_config(folder)
 
 
 def _trained_line(recipe: Recipe, trainable: int, total: int) -> str:
     if recipe.lora is not None:
         return f"trained: adapters of rank {recipe.lora.rank}, {trainable:,} weights beside the model's {total:,}"
-    ears = "" if recipe.ears is None else " but the audio encoder"
-    what = "the MCTP blocks" if recipe.freeze_backbone else f"everything{ears}"
+    encoder = "" if recipe.audio_encoder is None else " but the audio encoder"
+    what = "the MCTP blocks" if recipe.freeze_backbone else f"everything{encoder}"
     return f"trained: {what}, {trainable:,} of {total:,} weights"
 
 
@@ -111,7 +101,7 @@ def _gpu_hours(flops: float, device: str) -> float:
     return flops / (PEAK_BF16_FLOPS[device] * ASSUMED_MFU) / 3600
 
 
-def _memory_lines(recipe: Recipe, config: VitaMctpConfig, total: int, trainable: int) -> list[str]:
+def _memory_lines(recipe: Recipe, config: Config, total: int, trainable: int) -> list[str]:
     """Bytes a weight: 2 for itself, 2 for its gradient, 12 for Adam and the float32 copy (ZeRO, arXiv 1910.02054)."""
     positions = recipe.data.row_length * recipe.data.rows_per_forward
     if recipe.lora is not None:

@@ -1,123 +1,190 @@
-"""What a training recipe may say. `recipe_file` reads one; an unknown or contradictory key is an error."""
+"""Training recipes: what one may say, and how one is read: YAML, perhaps built on another recipe, perhaps changed.
+
+Unknown, missing and contradictory keys, wrong types and sizes out of bounds are one ConfigError with file and key.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import AfterValidator, Field, model_validator
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.strict import build_strict
+from vita_mctp.schema import Schema
 from vita_mctp.text.interleave import Ratio
+from vita_mctp.yaml_file import parse_yaml, read_yaml
+
+BASE = "base"
+
+Width = Annotated[int, Field(ge=1, le=1 << 20)]
+"""Of a matrix, or entries of a table."""
+Depth = Annotated[int, Field(ge=1, le=4096)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+Tokens = Annotated[int, Field(ge=1, le=1 << 32)]
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+Interval = Annotated[int, Field(ge=0, le=10**9)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Of a running mean in one step."""
+Scale = Annotated[float, Field(ge=0, le=1e6)]
 
 
-@dataclass(frozen=True)
-class ModelShape:
+def _folder_name(name: str) -> str:
+    if "\0" in name or Path(name).name != name or name in (".", "..") or len(name.encode()) > 200:
+        raise ValueError(f"got {name[:60]!r}; wanted the name of one folder, without / or .. : rename it")
+    return name
+
+
+def _interleaves(counts: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        return Ratio(counts).counts
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+class ModelShape(Schema):
     """The backbone that stage 1 builds; later stages take it from their parent."""
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    num_audio_codes: int
-    num_key_value_heads: int | None = None
+    hidden_size: Width
+    num_layers: Depth
+    num_heads: Depth
+    intermediate_size: Width
+    num_audio_codes: Width
+    num_key_value_heads: Depth | None = None
     """None: as many as `num_heads`."""
     tie_word_embeddings: bool = True
-    max_positions: int = 2048
-    audio_code_levels: tuple[int, ...] | None = None
+    max_positions: Tokens = 2048
+    audio_code_levels: tuple[Annotated[Width, Field(ge=2)], ...] | None = None
     """Start the audio embeddings as sums over the levels of a finite scalar quantiser; None: plain normal."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        keys = self.num_key_value_heads or self.num_heads
+        if self.hidden_size % self.num_heads or self.num_heads % keys:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads, and that one of {keys}")
+        if self.audio_code_levels is not None and prod(self.audio_code_levels) != self.num_audio_codes:
+            raise ValueError("num_audio_codes must be the product of audio_code_levels")
+        return self
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A released Qwen2.5 model that stage 1 starts from, and its sizes."""
+    """A released Qwen2.5 model that stage 1 starts from."""
 
     hub_id: str
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_key_value_heads: int
-    intermediate_size: int
-    tie_word_embeddings: bool
+    shape: ModelShape
+
+
+def _qwen(name: str, hidden: int, layers: int, heads: int, keys: int, inner: int, tied: bool) -> Backbone:
+    shape = ModelShape(
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_key_value_heads=keys,
+        intermediate_size=inner,
+        num_audio_codes=1 << 14,
+        tie_word_embeddings=tied,
+    )
+    return Backbone(f"Qwen/Qwen2.5-{name}-Instruct", shape)
 
 
 BACKBONES = {
-    "qwen2.5-7b": Backbone("Qwen/Qwen2.5-7B-Instruct", 3584, 28, 28, 4, 18944, False),
-    "qwen2.5-0.5b": Backbone("Qwen/Qwen2.5-0.5B-Instruct", 896, 24, 14, 2, 4864, True),
+    "qwen2.5-7b": _qwen("7B", 3584, 28, 28, 4, 18944, tied=False),
+    "qwen2.5-0.5b": _qwen("0.5B", 896, 24, 14, 2, 4864, tied=True),
 }
 """Sizes as in the config.json of each."""
 
 
-@dataclass(frozen=True)
-class LoraRecipe:
+class LoraRecipe(Schema):
     """Low-rank adapters (arXiv 2106.09685) on every linear layer of backbone and blocks; all else is frozen."""
 
-    rank: int
-    alpha: int
-    dropout: float = 0.0
+    rank: Width
+    alpha: Width
+    dropout: Decay = 0.0
 
 
-@dataclass(frozen=True)
-class OptimizerRecipe:
+class OptimizerRecipe(Schema):
     """AdamW everywhere, or Muon on the hidden matrices and AdamW on embeddings, head, norms and biases."""
 
-    lr: float
+    lr: Rate
     """Backbone, AdamW parameters."""
     name: Literal["adamw", "muon"] = "adamw"
-    mctp_lr_multiplier: float = 1.0
+    mctp_lr_multiplier: Scale = 1.0
     """Every rate of the MCTP blocks is this times the backbone's."""
-    muon_lr: float | None = None
-    muon_momentum: float = 0.95
+    muon_lr: Rate | None = None
+    muon_momentum: Decay = 0.95
     newton_schulz_precision: Literal["fp32", "bf16"] = "fp32"
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: Fraction = 1e-8
+    weight_decay: Scale = 0.0
     decay_norms: bool = True
     """Decay RMSNorm weights too, as the released scripts do; biases never are."""
-    grad_clip: float = 1.0
+    grad_clip: Scale = 1.0
+
+    @model_validator(mode="after")
+    def _rate_of_muon(self) -> Self:
+        if self.name == "muon" and self.muon_lr is None:
+            raise ValueError("name muon needs muon_lr")
+        if self.name == "adamw" and self.muon_lr is not None:
+            raise ValueError("muon_lr contradicts name adamw")
+        return self
 
 
-@dataclass(frozen=True)
-class ScheduleRecipe:
+class ScheduleRecipe(Schema):
     """Linear warm-up, then a cosine, or a plateau with a linear decay at the end (WSD)."""
 
     kind: Literal["cosine", "wsd"] = "cosine"
-    warmup_ratio: float = 0.03
-    decay_fraction: float | None = None
-    """Share of all steps that `wsd` spends decaying."""
-    final_lr_fraction: float = 0.0
+    warmup_ratio: Fraction = 0.03
+    decay_fraction: Fraction | None = None
+    """Fraction of all steps that `wsd` spends decaying."""
+    final_lr_fraction: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _fits_the_run(self) -> Self:
+        if (self.kind == "wsd") != (self.decay_fraction is not None):
+            raise ValueError(f"kind {self.kind} {'needs' if self.kind == 'wsd' else 'has no'} decay_fraction")
+        if self.warmup_ratio + (self.decay_fraction or 0) > 1:
+            raise ValueError("warmup_ratio and decay_fraction exceed the whole run")
+        return self
 
 
-@dataclass(frozen=True)
-class DataRecipe:
+class DataRecipe(Schema):
     """What is trained on, and in what pieces."""
 
     mixture: str
     """Mixture file, relative to the recipe."""
-    row_length: int
+    row_length: Annotated[int, Field(ge=1, le=1 << 24)]
     """Tokens of one packed row; attention costs grow with it."""
-    tokens_per_step: int
-    rows_per_forward: int
-    """Rows computed at once; by one process; gradients accumulate until `tokens_per_step`."""
-    interleave_ratio: tuple[int, ...] = (1, 10, 4, 10)
+    tokens_per_step: Tokens
+    rows_per_forward: Width
+    """Rows computed at once by one process; gradients accumulate until `tokens_per_step`."""
+    interleave_ratio: Annotated[tuple[Width, ...], AfterValidator(_interleaves)] = (1, 10, 4, 10)
     """Text tokens, audio tokens with two markers, ... of an answer; also the mode that decoding takes by default."""
     root: str | None = None
     """Folder of the mixture's sets, relative to the recipe; None: they are handed over by the caller."""
 
+    @model_validator(mode="after")
+    def _steps_are_whole(self) -> Self:
+        if self.tokens_per_step % (self.row_length * self.rows_per_forward):
+            raise ValueError("tokens_per_step must be a multiple of row_length * rows_per_forward")
+        return self
 
-@dataclass(frozen=True)
-class Recipe:
+
+class Recipe(Schema):
     """One stage of training. `name` is also the checkpoint's name, which the next stage gives as its `parent`."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1), AfterValidator(_folder_name)]
     stage: Literal[1, 2, 3, 4]
-    num_mctp_blocks: int
+    num_mctp_blocks: Annotated[int, Field(ge=0, le=1000)]
     freeze_backbone: bool
     optimizer: OptimizerRecipe
     data: DataRecipe
-    max_tokens: int | None = None
-    max_steps: int | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    max_steps: Steps | None = None
     """Optimizer steps; either this or `max_tokens`."""
     parent: str | None = None
     model: ModelShape | None = None
@@ -127,7 +194,7 @@ class Recipe:
     """Stage 1: folder of the weights to begin with, relative to the recipe; None: fetched by the backbone's name."""
     tokenizer: str | None = None
     """With `model`: folder of the tokenizer, relative to the recipe; None: the caller makes one."""
-    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    schedule: ScheduleRecipe = ScheduleRecipe()
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: products in bfloat16, weights in float32 (with `deepspeed`: bfloat16 beside a float32 copy)."""
     attention: Literal["eager", "sdpa", "flex", "flash"] = "sdpa"
@@ -135,17 +202,17 @@ class Recipe:
     """DeepSpeed's JSON file, relative to the recipe."""
     gradient_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again: a third more work, a fraction of the memory."""
-    ears: Literal["sensevoice"] | None = None
-    """The audio encoder of VITA-Audio-Plus, which stays as it is; None: the model hears codes."""
+    audio_encoder: Literal["sensevoice"] | None = None
+    """Of VITA-Audio-Plus; no stage trains it. None: the model hears codes."""
     detach: Literal["when_frozen", "always"] = "when_frozen"
     """When the blocks' gradients stop before the backbone; `always` as in VITA-Audio-Plus."""
     label_shift: Literal["per_sample", "reference_row"] = "per_sample"
     lora: LoraRecipe | None = None
-    seed: int = 42
-    log_interval: int = 20
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 42
+    log_interval: Interval = 20
     """Steps."""
-    checkpoint_interval: int = 500
-    eval_interval: int = 0
+    checkpoint_interval: Interval = 500
+    eval_interval: Interval = 0
     """Steps between calls of the evaluation callback; 0: only at the end."""
 
     @property
@@ -154,80 +221,98 @@ class Recipe:
             return self.max_steps or 0
         return max(1, self.max_tokens // self.data.tokens_per_step)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, as the checkpoint records them."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
+    @model_validator(mode="after")
+    def _does_not_contradict_itself(self) -> Self:
+        problems = (self._stage_1_problems if self.stage == 1 else self._later_problems)()
+        if problem := next((text for wrong, text in (*problems, *self._other_problems()) if wrong), None):
+            raise ValueError(problem)
+        return self
+
+    def _stage_1_problems(self) -> list[tuple[bool, str]]:
+        begins = self.backbone is not None or self.start is not None
+        return [
+            ((self.model is not None) == begins, "stage 1 begins with either `model`, or `backbone` or `start`"),
+            (self.parent is not None, "stage 1 is the first, so `parent` contradicts it"),
+            (self.num_mctp_blocks > 0, "stage 1 has no MCTP block: num_mctp_blocks must be 0"),
+            (self.freeze_backbone, "stage 1 trains the backbone: freeze_backbone must be false"),
+            (
+                self.audio_encoder is not None and self.start is None,
+                "audio_encoder comes with the weights of `start`: vita-mctp convert plus makes them",
+            ),
+        ]
+
+    def _later_problems(self) -> list[tuple[bool, str]]:
+        stage, frozen = self.stage, self.stage != 4
+        return [
+            (self.model is not None, f"stage {stage} has its parent's backbone, so `model` contradicts it"),
+            (self.start is not None, f"stage {stage} begins with its `parent`, so `start` contradicts it"),
+            (self.parent is None, f"stage {stage} begins with stage {stage - 1}, so `parent` is needed"),
+            (self.num_mctp_blocks < 1, f"stage {stage} needs num_mctp_blocks of at least 1"),
+            (stage == 2 and self.num_mctp_blocks != 1, "stage 2 trains one MCTP block: num_mctp_blocks must be 1"),
+            (self.freeze_backbone != frozen, f"stage {stage} needs freeze_backbone: {str(frozen).lower()}"),
+        ]
+
+    def _other_problems(self) -> list[tuple[bool, str]]:
+        sharded, muon = self.deepspeed is not None, self.optimizer.name == "muon"
+        return [
+            ((self.max_steps is None) == (self.max_tokens is None), "give either max_steps or max_tokens"),
+            (self.tokenizer is not None and self.model is None, "tokenizer goes with `model` alone"),
+            (self.lora is not None and self.stage != 4, "lora is for stage 4"),
+            (self.lora is not None and sharded, "lora is for one process without deepspeed"),
+            (muon and sharded, "optimizer.name muon needs whole matrices, deepspeed cuts them"),
+        ]
 
 
-def parse_recipe(values: object, where: str = "recipe") -> Recipe:
-    """Nested mappings -> Recipe. Raises ConfigError on unknown, missing, ill-typed or contradictory keys."""
-    recipe: Recipe = build_strict(Recipe, values, where)
-    try:
-        Ratio(recipe.data.interleave_ratio)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: data: interleave_ratio: {error}") from error
-    problem = next((text for wrong, text in _contradictions(recipe) if wrong), None)
-    if problem is not None:
-        raise ConfigError(f"{where}: {problem}")
-    return recipe
+def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; a recipe with `base: FILE` says only what differs from that file.
+
+    Args:
+        settings: changes such as "data.row_length=4096"; values are YAML, keys are nested by dots.
+
+    Raises:
+        ConfigError: names the file and the key.
+    """
+    values = _with_base(path, ())
+    for setting in settings:
+        values = _merge(values, _parse_setting(setting))
+    return Recipe.parse(values, " ".join([str(path), *settings]))
 
 
-def _contradictions(r: Recipe) -> list[tuple[bool, str]]:
-    return [*_stage_contradictions(r), *_setting_contradictions(r)]
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with what `above` says; sections merge key by key, a null takes a key away."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        elif value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
 
 
-def _stage_contradictions(r: Recipe) -> list[tuple[bool, str]]:
-    m = r.model
-    return [
-        (
-            r.stage == 1 and (m is None) == (r.backbone is None and r.start is None),
-            "stage 1 begins with either `model` or `backbone`, or with a `start` of any size",
-        ),
-        (r.ears is not None and m is not None, "ears come with the weights of `start`, so `model` contradicts them"),
-        (r.stage == 1 and r.ears is not None and r.start is None, "ears need `start`: vita-mctp convert plus makes it"),
-        (r.stage == 1 and r.parent is not None, "stage 1 is the first, so `parent` contradicts it"),
-        (r.stage == 1 and r.num_mctp_blocks > 0, "stage 1 has no MCTP block: num_mctp_blocks must be 0"),
-        (r.stage == 1 and r.freeze_backbone, "stage 1 trains the backbone: freeze_backbone must be false"),
-        (r.stage > 1 and m is not None, f"stage {r.stage} has its parent's backbone, so `model` contradicts it"),
-        (r.stage > 1 and r.parent is None, f"stage {r.stage} starts from stage {r.stage - 1}, so `parent` is needed"),
-        (r.stage > 1 and r.num_mctp_blocks < 1, f"stage {r.stage} wants num_mctp_blocks of at least 1"),
-        (r.stage == 2 and r.num_mctp_blocks != 1, "stage 2 trains one MCTP block: num_mctp_blocks must be 1"),
-        (r.stage in (2, 3) and not r.freeze_backbone, f"stage {r.stage} wants freeze_backbone: true"),
-        (r.stage == 4 and r.freeze_backbone, "stage 4 trains everything: freeze_backbone must be false"),
-        (r.stage > 1 and r.start is not None, "start is for stage 1; a later stage starts from its `parent`"),
-        (r.tokenizer is not None and m is None, "tokenizer goes with `model` alone"),
-        (r.start is not None and m is not None, "start contradicts `model`, which is built from nothing"),
-        (r.stage != 4 and r.lora is not None, "lora is for stage 4"),
-    ]
+def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    values = read_yaml(path)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: wanted a mapping of keys to values, got {type(values).__name__}")
+    own = {key: value for key, value in values.items() if key != BASE}
+    if BASE not in values:
+        return own
+    name = values[BASE]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(f"{path}: base: got {name!r}, wanted the name of a recipe in the same folder")
+    base = path.with_name(name)
+    if base in (path, *above):
+        raise ConfigError(f"{path}: base: {name} is built on this recipe itself; remove one of the two")
+    return _merge(_with_base(base, (path, *above)), own)
 
 
-def _setting_contradictions(r: Recipe) -> list[tuple[bool, str]]:
-    o, d, s, m = r.optimizer, r.data, r.schedule, r.model
-    return [
-        ((r.max_steps is None) == (r.max_tokens is None), "give either max_steps or max_tokens"),
-        (r.num_steps < 1, "max_steps must be at least 1"),
-        (min(d.row_length, d.rows_per_forward, d.tokens_per_step) < 1, "data: the sizes must be at least 1"),
-        (o.lr == 0, "optimizer.lr must be above 0"),
-        (o.name == "muon" and r.deepspeed is not None, "optimizer.name muon wants whole matrices, deepspeed cuts them"),
-        (r.lora is not None and r.lora.rank < 1, "lora.rank must be at least 1"),
-        (r.lora is not None and r.deepspeed is not None, "lora is for one process without deepspeed"),
-        (o.name == "muon" and o.muon_lr is None, "optimizer.name muon needs optimizer.muon_lr"),
-        (o.name == "adamw" and o.muon_lr is not None, "optimizer.muon_lr contradicts optimizer.name adamw"),
-        (s.kind == "wsd" and s.decay_fraction is None, "schedule.kind wsd needs schedule.decay_fraction"),
-        (s.kind == "cosine" and s.decay_fraction is not None, "schedule.kind cosine has no decay_fraction"),
-        (not 0 <= s.warmup_ratio + (s.decay_fraction or 0) <= 1, "schedule: warm-up and decay exceed the whole run"),
-        (
-            d.tokens_per_step % max(1, d.row_length * d.rows_per_forward) != 0,
-            f"data.tokens_per_step {d.tokens_per_step} must be a multiple of row_length * rows_per_forward = "
-            f"{d.row_length * d.rows_per_forward}",
-        ),
-        (
-            m is not None and m.hidden_size % max(1, m.num_heads) != 0,
-            "model.hidden_size must be a multiple of model.num_heads",
-        ),
-        (
-            m is not None and m.audio_code_levels is not None and prod(m.audio_code_levels) != m.num_audio_codes,
-            "model.num_audio_codes must be the product of model.audio_code_levels",
-        ),
-    ]
+def _parse_setting(setting: str) -> dict[str, Any]:
+    """ "a.b=1" -> {"a": {"b": 1}}."""
+    name, equals, text = setting.partition("=")
+    if not equals or not all(name.split(".")):
+        raise ConfigError(f"--set {setting}: wanted KEY=VALUE with a key such as seed or data.row_length")
+    value = parse_yaml(text, f"--set {setting}")
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return cast(dict[str, Any], value)

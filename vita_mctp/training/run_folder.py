@@ -1,7 +1,8 @@
 """The folder of one training run: a log, the newest resumable checkpoint, and the finished model.
 
 `NAME/step-00001000/` is the newest checkpoint, `NAME/final/` the finished model, `NAME/log.txt` the loss curve. Every
-checkpoint is written beside its place and renamed into it, so that a killed run leaves a whole one behind.
+checkpoint is written under another name and then renamed, so that a killed run leaves a whole one behind. How a model
+hears and speaks, its `speech.json` and the codecs it names, is taken over from what a stage starts from.
 """
 
 from __future__ import annotations
@@ -12,14 +13,32 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from pydantic import Field
 from safetensors import SafetensorError
 
+from vita_mctp.checkpoints.settings import SpeechSettings
 from vita_mctp.errors import CheckpointError, OutputError
+from vita_mctp.schema import Schema, read_json
 
 TRAINING_FILE = "training.json"
 DATA_FILE = "data_position.json"
+SPEECH_FILE = "speech.json"
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class TrainingRecord(Schema):
+    """What a checkpoint says about its training. recipe: its JSON values."""
+
+    name: str
+    stage: int = Field(ge=1, le=4)
+    parent: str | None
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+    step: _Count = 0
+    tokens: _Count = 0
 
 
 class RunFolder:
@@ -49,10 +68,6 @@ class RunFolder:
             if old != folder:
                 shutil.rmtree(old)
 
-    @staticmethod
-    def write_record(folder: Path, record: dict[str, Any]) -> None:
-        write_json(folder / TRAINING_FILE, record)
-
     def cut_log(self, step: int) -> None:
         """Forget the lines of steps after `step`, which a resumed run makes again."""
         path = self.root / "log.txt"
@@ -68,13 +83,12 @@ class RunFolder:
         sys.stderr.write(line + "\n")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says about its training. Raises CheckpointError when it says nothing."""
+def read_record(folder: Path) -> TrainingRecord:
+    """Raises CheckpointError when the checkpoint says nothing of its training."""
     path = folder / TRAINING_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {TRAINING_FILE}; wanted a checkpoint that training has finished")
-    record: dict[str, Any] = json.loads(path.read_text())
-    return record
+    return TrainingRecord.read_json(path)
 
 
 class Processes(Protocol):
@@ -122,3 +136,38 @@ def _step_of(line: str) -> int:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_speech_files(origin: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """speech.json's values with codecs outside `origin` under their whole paths, and what of `origin` it names.
+
+    Nothing of a released model, which has no speech.json. Raises CheckpointError when it is damaged, or names a file
+    inside `origin` that is not there.
+    """
+    path = origin / SPEECH_FILE
+    if not path.is_file():
+        return {}, ()
+    settings, values = SpeechSettings.from_folder(origin), read_json(path)
+    names = [] if settings.self_check is None else [settings.self_check.question]
+    for key in ("audio_tokenizer", "audio_decoder"):
+        name = values[key].get("folder", ".")
+        folder = (origin / name).resolve()
+        if origin.resolve() in folder.parents:
+            names.append(name)
+        else:
+            values[key]["folder"] = str(folder)
+    if lost := [name for name in names if not (origin / name).exists()]:
+        raise CheckpointError(f"{path} names {lost[0]}, which {origin} has not; get it again")
+    return values, tuple(names)
+
+
+def copy_speech_files(origin: Path, folder: Path) -> None:
+    """Makes `folder` hear and speak as `origin` does. Raises as `read_speech_files`."""
+    values, names = read_speech_files(origin)
+    for name in names:
+        if (origin / name).is_dir():
+            shutil.copytree(origin / name, folder / name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(origin / name, folder / name)
+    if values:
+        write_json(folder / SPEECH_FILE, values)

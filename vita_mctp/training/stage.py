@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,22 +15,33 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 import vita_mctp
-from vita_mctp.data.dataset import open_pools
 from vita_mctp.data.mixture import Mixture
-from vita_mctp.data.row_stream import Pool, RowStream
+from vita_mctp.data.row_stream import Pool, RowStream, open_pools
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+from vita_mctp.schema import read_json
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.arguments import rank, read_deepspeed, training_arguments, world_size, zero_stage
+from vita_mctp.training.arguments import (
+    rank,
+    read_deepspeed,
+    stdout_to_stderr,
+    training_arguments,
+    world_size,
+    zero_stage,
+)
 from vita_mctp.training.callbacks import Evaluate, EvaluateSometimes, tensorboard
-from vita_mctp.training.freezing import set_trainable
-from vita_mctp.training.lora import add_adapters, merge_adapters
-from vita_mctp.training.recipe import Recipe
-from vita_mctp.training.recipe_file import load_recipe
-from vita_mctp.training.run_folder import DATA_FILE, RunFolder, read_record
-from vita_mctp.training.speech_files import copy_speech_files, read_speech_files
+from vita_mctp.training.family import Model
+from vita_mctp.training.freezing import add_adapters, merge_adapters, set_trainable
+from vita_mctp.training.recipe import Recipe, load_recipe
+from vita_mctp.training.run_folder import (
+    DATA_FILE,
+    RunFolder,
+    TrainingRecord,
+    copy_speech_files,
+    read_record,
+    read_speech_files,
+)
 from vita_mctp.training.start import find_parent, released_folder, start_model
 from vita_mctp.training.trainer import VitaTrainer
 
@@ -39,7 +49,7 @@ _MAY_CHANGE = frozenset({"max_tokens", "max_steps", "log_interval", "checkpoint_
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a caller trains on instead of the files that the recipe names.
 
     Attributes:
@@ -51,7 +61,7 @@ class Material:
     tokenizer: Callable[[Recipe, Path], TextTokenizer]
 
 
-def files_of(recipe_folder: Path) -> Material:
+def files_of(recipe_folder: Path) -> TrainingData:
     """What recipes name: sets tokenised below `data.root`, and for a model from nothing the folder `tokenizer`."""
 
     def pools(recipe: Recipe, tokenizer: TextTokenizer) -> Mapping[str, Pool]:
@@ -67,12 +77,12 @@ def files_of(recipe_folder: Path) -> Material:
             raise ConfigError(f"{recipe.name}: a model from nothing wants a tokenizer: --set tokenizer=FOLDER")
         return TextTokenizer.from_folder(recipe_folder / recipe.tokenizer)
 
-    return Material(pools, tokenizer)
+    return TrainingData(pools, tokenizer)
 
 
 def train_stage(
     recipe_path: Path,
-    material: Material,
+    data: TrainingData,
     *,
     out: Path,
     settings: Sequence[str] = (),
@@ -102,21 +112,21 @@ def train_stage(
         folder.clear()
     if folder.final.exists():
         return folder.final
-    return _Run(recipe, recipe_path.parent, folder, material).finish(out, evaluate)
+    with stdout_to_stderr():
+        return _Run(recipe, recipe_path.parent, folder, data).finish(out, evaluate)
 
 
 class _Run:
     """One start of one stage."""
 
-    def __init__(self, recipe: Recipe, recipe_folder: Path, folder: RunFolder, material: Material) -> None:
-        self._recipe, self._recipe_folder, self._folder, self._material = recipe, recipe_folder, folder, material
+    def __init__(self, recipe: Recipe, recipe_folder: Path, folder: RunFolder, data: TrainingData) -> None:
+        self._recipe, self._recipe_folder, self._folder, self._data = recipe, recipe_folder, folder, data
 
     def finish(self, out: Path, evaluate: Evaluate | None) -> Path | None:
         recipe, folder = self._recipe, self._folder
         newest = folder.newest()
-        saved = {} if newest is None else read_record(newest)
-        if newest is not None:
-            check_same_recipe(saved["recipe"], recipe.to_dict())
+        done = _record(recipe) if newest is None else read_record(newest)
+        _check_same_recipe(done.recipe, recipe.to_json_values())
         saved_whole = newest if recipe.lora is None else None  # adapters are put on the parent's model again
         origin = saved_whole or find_parent(recipe, self._recipe_folder, out) or self._released()
         tokenizer = self._tokenizer(origin)
@@ -138,16 +148,16 @@ class _Run:
             ),
             record=_record(recipe),
             pad_id=tokenizer.vocabulary.pad,
-            tokens=saved.get("tokens", 0),
+            tokens=done.tokens,
         )
-        self._log(saved.get("step", 0), f"{recipe.name}: {trainable} trainable, {recipe.num_steps} steps")
+        self._log(done.step, f"{recipe.name}: {trainable} trainable, {recipe.num_steps} steps")
         if rank() == 0:
-            for callback in tensorboard(folder.root / "tensorboard", saved.get("step", 0)):
+            for callback in tensorboard(folder.root / "tensorboard", done.step):
                 trainer.add_callback(callback)
         if evaluate is not None:
             self._refuse_sharded_evaluation()
             trainer.add_callback(EvaluateSometimes(evaluate, recipe.eval_interval, folder.log))
-        if saved.get("step", 0) < recipe.num_steps:
+        if done.step < recipe.num_steps:
             trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         if trainer.was_stopped:
             self._log(None, f"stopped at step {trainer.state.global_step}: run the same command again to resume")
@@ -158,7 +168,7 @@ class _Run:
             trainer.model = merge_adapters(trainer.model)
         return trainer.save_final()
 
-    def _trainable(self, model: VitaMctpForCausalLM) -> tuple[Any, int]:
+    def _trainable(self, model: Model) -> tuple[Any, int]:
         """The model to train, and the number of weights that it trains."""
         if self._recipe.gradient_checkpointing:
             _keep_layer_inputs_only(model)
@@ -171,15 +181,15 @@ class _Run:
 
     def _tokenizer(self, origin: Path | None) -> TextTokenizer:
         if origin is None:
-            return self._material.tokenizer(self._recipe, self._folder.root / "tokenizer")
+            return self._data.tokenizer(self._recipe, self._folder.root / "tokenizer")
         return TextTokenizer.from_folder(origin)
 
     def _stream(self, tokenizer: TextTokenizer, newest: Path | None) -> RowStream:
-        state = None if newest is None else json.loads((newest / DATA_FILE).read_text())
+        state = None if newest is None else read_json(newest / DATA_FILE)
         mixture = Mixture.from_file(self._recipe_folder / self._recipe.data.mixture)
-        pools = self._material.pools(self._recipe, tokenizer)
-        place = {"rank": rank(), "world_size": world_size()}
-        return RowStream(mixture, pools, row_length=self._recipe.data.row_length, state=state, **place)
+        pools = self._data.pools(self._recipe, tokenizer)
+        length, processes = self._recipe.data.row_length, world_size()
+        return RowStream(mixture, pools, row_length=length, rank=rank(), world_size=processes, state=state)
 
     def _refuse_sharded_evaluation(self) -> None:
         file = self._recipe.deepspeed
@@ -220,8 +230,8 @@ def save_checkpoint(
         copy_speech_files(last, folder)
 
 
-def check_same_recipe(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise CheckpointError if a resumed run would silently follow another recipe than the one it began with."""
+def _check_same_recipe(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises CheckpointError if a resumed run would follow another recipe than the one it began with."""
     changed = sorted(key for key in wanted if key not in _MAY_CHANGE and saved.get(key) != wanted[key])
     if changed:
         raise CheckpointError(
@@ -235,17 +245,13 @@ def _keep_layer_inputs_only(model: nn.Module) -> None:
     enable({"use_reentrant": False})  # type: ignore[operator]
 
 
-def _record(recipe: Recipe) -> dict[str, Any]:
+def _record(recipe: Recipe) -> TrainingRecord:
     versions = {
         "vita_mctp": vita_mctp.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-    return {
-        "name": recipe.name,
-        "stage": recipe.stage,
-        "parent": recipe.parent,
-        "recipe": recipe.to_dict(),
-        "versions": versions,
-    }
+    return TrainingRecord(
+        name=recipe.name, stage=recipe.stage, parent=recipe.parent, recipe=recipe.to_json_values(), versions=versions
+    )

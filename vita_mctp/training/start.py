@@ -1,22 +1,23 @@
-"""What a stage starts from: its parent's model, a released Qwen2.5, or nothing."""
+"""What a stage starts from: its parent's model, a released Qwen2.5, or nothing. V vocabulary, H hidden, D levels."""
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.vita.losses import SharedHead
-from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
-from vita_mctp.models.vita.plus import VitaMctpPlusForCausalLM
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.backbone import build_backbone
-from vita_mctp.training.recipe import BACKBONES, Recipe
+from vita_mctp.text.vocabulary import Vocabulary
+from vita_mctp.training.family import Model, build_config, hears_features, random_model, resize_vocabulary, sizes_of
+from vita_mctp.training.recipe import BACKBONES, ModelShape, Recipe
 from vita_mctp.training.run_folder import TRAINING_FILE, read_record
+
+_OWN_FRACTION = 0.3
+"""Spread of an audio embedding's own part, relative to what it has in common with its neighbours on the grid."""
 
 
 def find_parent(recipe: Recipe, recipe_folder: Path, out: Path) -> Path | None:
@@ -34,7 +35,7 @@ def find_parent(recipe: Recipe, recipe_folder: Path, out: Path) -> Path | None:
         raise CheckpointError(f"{recipe.name} starts from {recipe.parent}, not found at {named}; train that first")
     if recipe.lora is not None and not (folder / TRAINING_FILE).exists():
         return _released_parent(recipe, folder)
-    stage = read_record(folder).get("stage")
+    stage = read_record(folder).stage
     if stage != recipe.stage - 1 and not (recipe.lora is not None and stage == recipe.stage):
         raise CheckpointError(f"{folder} is of stage {stage}; {recipe.name} starts from stage {recipe.stage - 1}")
     return folder
@@ -55,7 +56,7 @@ def released_folder(recipe: Recipe, recipe_folder: Path) -> Path:
     if recipe.start is not None:
         folder = recipe_folder / recipe.start
         if not folder.is_dir():
-            how = "download the backbone there" if recipe.ears is None else "let `vita-mctp convert plus` write it"
+            how = "let `vita-mctp convert plus` write it" if recipe.audio_encoder else "download the backbone there"
             raise CheckpointError(f"{recipe.name}: start: {folder} is no folder; {how}")
         return folder
     assert recipe.backbone is not None
@@ -70,7 +71,7 @@ def released_folder(recipe: Recipe, recipe_folder: Path) -> Path:
         raise CheckpointError(f"cannot fetch {hub_id} ({reason}); download it and give --set start=FOLDER") from error
 
 
-def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -> VitaMctpForCausalLM:
+def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -> Model:
     """The stage's model before its first step.
 
     Args:
@@ -87,28 +88,16 @@ def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -
         origin, dtype=dtype, attn=recipe.attention, num_mctp_blocks=recipe.num_mctp_blocks, seed=recipe.seed
     )
     _check_size(model, recipe, origin)
-    _check_ears(model, recipe, origin)
+    _check_input(model, recipe, origin)
     if recipe.stage == 1 and model.config.vocab_size != tokenizer.vocabulary.padded_size:
         resize_vocabulary(model, tokenizer.vocabulary.padded_size, seed=recipe.seed)
     return model
 
 
-def resize_vocabulary(model: VitaMctpForCausalLM, size: int, *, seed: int) -> None:
-    """Give embeddings and head `size` rows; new ones are drawn around the mean of the old, as transformers does."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model.resize_token_embeddings(size, mean_resizing=True)
-    weight = cast(nn.Linear, model.lm_head).weight
-    head = SharedHead(1, 1)  # transformers has put a plain linear layer in its place
-    head.in_features, head.out_features, head.weight = weight.shape[1], weight.shape[0], weight
-    model.lm_head = head
-    model.tie_weights()
-
-
-def _check_size(model: VitaMctpForCausalLM, recipe: Recipe, origin: Path) -> None:
+def _check_size(model: Model, recipe: Recipe, origin: Path) -> None:
     if recipe.backbone is None:
         return
-    wanted, config = BACKBONES[recipe.backbone], model.config
+    wanted, config = BACKBONES[recipe.backbone].shape, model.config
     got = (config.hidden_size, config.num_backbone_layers, config.num_attention_heads)
     if got != (wanted.hidden_size, wanted.num_layers, wanted.num_heads):
         raise ConfigError(
@@ -116,7 +105,47 @@ def _check_size(model: VitaMctpForCausalLM, recipe: Recipe, origin: Path) -> Non
         )
 
 
-def _check_ears(model: VitaMctpForCausalLM, recipe: Recipe, origin: Path) -> None:
-    if isinstance(model, VitaMctpPlusForCausalLM) != (recipe.ears is not None):
-        what, wanted = ("codes", "features") if recipe.ears is not None else ("features", "codes")
+def _check_input(model: Model, recipe: Recipe, origin: Path) -> None:
+    if hears_features(model) != (recipe.audio_encoder is not None):
+        what, wanted = ("codes", "features") if recipe.audio_encoder is not None else ("features", "codes")
         raise ConfigError(f"{origin} hears {what}; {recipe.name} is for a model that hears {wanted}: name its parent")
+
+
+def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, attention: str) -> Model:
+    """A randomly initialised model without MCTP blocks, reproducible from `seed`; leaves the global generator alone."""
+    config = build_config(
+        hears_features=False,
+        vocab_size=vocabulary.padded_size,
+        num_hidden_layers=shape.num_layers,
+        num_nextn_predict_layers=0,
+        speech_token_offset=vocabulary.audio_0,
+        eos_token_id=vocabulary.im_end,
+        pad_token_id=vocabulary.pad,
+        **sizes_of(shape),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = random_model(config, attention)
+        if shape.audio_code_levels is not None:
+            codes = slice(vocabulary.audio_0, vocabulary.size)
+            grid = grid_embeddings(shape.audio_code_levels, shape.hidden_size, config.initializer_range)
+            with torch.no_grad():
+                model.model.embed_tokens.weight[codes] = grid
+    return model
+
+
+def grid_embeddings(levels: tuple[int, ...], hidden_size: int, std: float) -> Tensor:
+    """(prod(levels), H) embeddings of a finite scalar quantiser's codes, near for codes that are near on its grid.
+
+    Each is the sum, over the grid's D dimensions, of a direction times the coordinate and a vector of its level, and
+    a part of its own. Digit d of a code counts units of levels[0] * .. * levels[d-1].
+    """
+    codes, unit = torch.arange(prod(levels)), 1
+    total = torch.zeros(len(codes), hidden_size)
+    for count in levels:
+        digit = codes // unit % count
+        unit *= count
+        coordinate = 2 * digit / (count - 1) - 1
+        total += coordinate[:, None] * torch.randn(hidden_size) + torch.randn(count, hidden_size)[digit]
+    total = total / total.std() + _OWN_FRACTION * torch.randn_like(total)
+    return total * (std / total.std())

@@ -1,4 +1,4 @@
-"""transformers' Trainer on packed rows and chains of MCTP blocks. K blocks, so K+1 levels with a loss each.
+"""transformers' Trainer on packed rows and chains of MCTP blocks. B rows, T positions; K blocks, K+1 levels.
 
 Ours are the rows and their position, the denominators of the losses, the optimizer's groups, the log, and how a
 checkpoint is written. DeepSpeed, mixed precision, accumulation and gathering are transformers' and accelerate's.
@@ -6,29 +6,40 @@ checkpoint is written. DeepSpeed, mixed precision, accumulation and gathering ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from vita_mctp.models.vita.configuration import VitaMctpConfig
-from vita_mctp.models.vita.rows import IGNORED
+from vita_mctp.data.packing import PackedRow
 from vita_mctp.training.callbacks import Bar, StopFlag, StopWhen
-from vita_mctp.training.figures import Window, curve_line
-from vita_mctp.training.flops import flops_per_token, peak_flops
-from vita_mctp.training.optimizer import build_optimizer
+from vita_mctp.training.family import IGNORED, Config
+from vita_mctp.training.metrics import Window, curve_line, flops_per_token, peak_flops
+from vita_mctp.training.optimizer import build_optimizer, lr_factor
 from vita_mctp.training.recipe import Recipe
-from vita_mctp.training.rows import NUM_TOKENS, RowSource, batches
-from vita_mctp.training.run_folder import DATA_FILE, RunFolder, replacing, write_json
-from vita_mctp.training.schedule import lr_factor
+from vita_mctp.training.run_folder import DATA_FILE, TRAINING_FILE, RunFolder, TrainingRecord, replacing, write_json
+from vita_mctp.types import HeardAudio
+
+NUM_TOKENS = "num_tokens"
+"""Key of a batch's number of positions that are not padding."""
 
 Save = Callable[[nn.Module, Path, dict[str, Tensor] | None], None]
 """(model, folder, gathered weights or None for the model's own): writes what the model loader reads."""
+
+
+class RowSource(Protocol):
+    """An endless sequence of this process's rows, such as `data.row_stream.RowStream`."""
+
+    def __next__(self) -> PackedRow: ...
+
+    def state(self) -> dict[str, Any]:
+        """JSON values from which the sequence goes on, equal in all processes that have taken equally many rows."""
 
 
 class VitaTrainer(Trainer):
@@ -46,16 +57,16 @@ class VitaTrainer(Trainer):
         folder: RunFolder,
         *,
         save: Save,
-        record: dict[str, Any],
+        record: TrainingRecord,
         pad_id: int = 0,
         tokens: int = 0,
     ) -> None:
         """record: of the checkpoints. tokens: trained on before this start."""
-        loader = batches(source, recipe.data.rows_per_forward, pad_id)
+        loader = _batches(source, recipe.data.rows_per_forward, pad_id)
         super().__init__(model, args, train_dataset=loader.dataset)
         self._recipe, self._source, self._loader, self._folder = recipe, source, loader, folder
         self._save_weights, self._record = save, record
-        self._config = cast(VitaMctpConfig, model.config)
+        self._config = cast(Config, model.config)
         self._num_tokens = tokens
         self._saving_to: Path | None = None
         self._stop = StopFlag()
@@ -134,9 +145,9 @@ class VitaTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As transformers', with the window's figures, and a line of text in the run's folder."""
+        """As transformers', with the window's metrics, and a line of text in the run's folder."""
         if "loss" in logs:
-            found = self._window.figures(
+            found = self._window.metrics(
                 lambda sums: self.accelerator.reduce(sums, "sum"), self._flops, self._peak_flops
             )
             logs = {**logs, **found}
@@ -171,11 +182,9 @@ class VitaTrainer(Trainer):
 
     def _write_record(self, folder: Path) -> None:
         if self.args.should_save:
-            position = self._source.state()
-            self._folder.write_record(
-                folder, {**self._record, "step": self.state.global_step, "tokens": self._num_tokens}
-            )
-            write_json(folder / DATA_FILE, position)
+            position = {"step": self.state.global_step, "tokens": self._num_tokens}
+            write_json(folder / TRAINING_FILE, self._record.model_copy(update=position).to_json_values())
+            write_json(folder / DATA_FILE, self._source.state())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Weights, configuration and tokenizer: nothing pickled."""
@@ -183,3 +192,33 @@ class VitaTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self._save_weights(self.model, folder, state_dict)
+
+
+class _Rows(IterableDataset[PackedRow]):
+    def __init__(self, source: RowSource) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[PackedRow]:
+        while True:
+            yield next(self._source)
+
+
+def _batches(source: RowSource, rows: int, pad_id: int) -> DataLoader[PackedRow]:
+    """An endless loader of batches. It reads nothing ahead, so that `source.state()` is the position trained up to."""
+    return DataLoader(_Rows(source), batch_size=rows, collate_fn=lambda several: collate(several, pad_id))
+
+
+def collate(rows: Sequence[PackedRow], pad_id: int) -> dict[str, Any]:
+    """input_ids, labels and position_ids, int64 (B, T); padding is a sample of its own without labels.
+
+    `heard` holds each row's recordings, for models that hear features.
+    """
+    longest = max(map(len, rows))
+    padded = [row.padded(longest, pad_id) for row in rows]
+    names = ("input_ids", "labels", "position_ids")
+    batch = {name: torch.from_numpy(np.stack([getattr(row, name) for row in padded])) for name in names}
+    return {**batch, "heard": [_heard(row) for row in rows], NUM_TOKENS: torch.tensor(sum(map(len, rows)))}
+
+
+def _heard(row: PackedRow) -> list[HeardAudio]:
+    return [HeardAudio(span.load(), span.start) for span in row.features if span.load is not None]

@@ -1,4 +1,4 @@
-"""Figures of the log, and the arithmetic that MFU is a share of."""
+"""Metrics of the log, and the arithmetic that MFU is a fraction of."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
 from vita_mctp.models.vita.modeling import VitaMctpOutput
-from vita_mctp.training.figures import Window, curve_line
-from vita_mctp.training.flops import flops_per_token, peak_flops
+from vita_mctp.training.metrics import Window, curve_line, flops_per_token, peak_flops
 
 
 def config(num_blocks: int) -> VitaMctpConfig:
@@ -62,7 +61,7 @@ def test_a_window_gives_losses_per_target_whatever_they_were_divided_by() -> Non
         )
         window.add(output, items)
     window.add_tokens(100)
-    found = window.figures(lambda sums: sums, flops_per_token=5.0, peak_flops=1000.0)
+    found = window.metrics(lambda sums: sums, flops_per_token=5.0, peak_flops=1000.0)
     assert found["lm_loss"] == pytest.approx(4.0) and found["block0_loss"] == pytest.approx(6.0)
     assert found["lm_accuracy"] == pytest.approx(0.25) and found["block0_accuracy"] == 1.0
     assert found["mfu"] == pytest.approx(found["tokens_per_second"] * 5 / 1000)
