@@ -15,12 +15,12 @@ from vita_mctp.bench.decoder import Answer, ChunkCost, DecoderOptions, bench_dec
 from vita_mctp.bench.machine import Machine
 from vita_mctp.bench.seams import energy_jumps, measure_seams
 from vita_mctp.bench.subjects import Voice
-from vita_mctp.codecs.glm4_voice.decoder_config import parse_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder_weights import load_decoder
+from vita_mctp.codecs.flow_decoder.windows import Windows
+from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder
 from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
-from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder, Windows
-from vita_mctp.codecs.glm4_voice.tagged_yaml import read_tagged_yaml
 from vita_mctp.codecs.ramp import RampDecoder
+from vita_mctp.codecs.released import read_tagged_yaml
 from vita_mctp.types import FloatArray
 
 GOLDENS = Path(__file__).parents[1] / "parity" / "goldens" / "glm4_voice"

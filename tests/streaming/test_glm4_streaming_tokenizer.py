@@ -11,11 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita_mctp.codecs.glm4_voice.features import DYNAMIC_RANGE
+from vita_mctp.audio.mel import DYNAMIC_RANGE
+from vita_mctp.codecs.glm4_voice.config import TokenizerConfig, load_tokenizer_config
 from vita_mctp.codecs.glm4_voice.streaming_tokenizer import StreamingTokenizer, StreamingTokenizerState
-from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
-from vita_mctp.codecs.glm4_voice.tokenizer_config import TokenizerConfig, load_tokenizer_config
-from vita_mctp.codecs.glm4_voice.tokenizer_weights import load_encoder
+from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, load_encoder
 from vita_mctp.errors import AudioError
 from vita_mctp.types import FloatArray, Wave
 

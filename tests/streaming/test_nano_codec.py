@@ -10,11 +10,9 @@ from torch import nn
 
 from vita_mctp.codecs.base import AudioDecoder, AudioTokenizer
 from vita_mctp.codecs.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
-from vita_mctp.codecs.nano.decoder import NanoMelDecoder
-from vita_mctp.codecs.nano.encoder import NanoEncoder
-from vita_mctp.codecs.nano.features import LogMel
-from vita_mctp.codecs.nano.quantizer import FiniteScalarQuantizer
-from vita_mctp.codecs.nano.vocoder import NanoVocoder
+from vita_mctp.codecs.nano.config import LogMel
+from vita_mctp.codecs.nano.layers import FiniteScalarQuantizer
+from vita_mctp.codecs.nano.networks import NanoEncoder, NanoMelDecoder, NanoVocoder
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioBlock, AudioCodes, Wave
 

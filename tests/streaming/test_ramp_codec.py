@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vita_mctp.codecs import registry
-from vita_mctp.codecs.base import AudioDecoder, AudioTokenizer
-from vita_mctp.codecs.chunker import AudioChunker
+from vita_mctp.codecs.base import AudioChunker, AudioDecoder, AudioTokenizer
 from vita_mctp.codecs.ramp import RampDecoder, RampSettings, RampTokenizer
 from vita_mctp.codecs.registry import audio_decoder, audio_tokenizer, register
 from vita_mctp.errors import CheckpointError, ConfigError

@@ -8,21 +8,10 @@ import numpy as np
 import pytest
 
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.text import (
-    IGNORED,
-    ChatFormat,
-    Clip,
-    FeatureSpan,
-    Message,
-    PromptStyle,
-    Role,
-    Sample,
-    TextTokenizer,
-    Turn,
-    VocabularyKind,
-    train_tokenizer,
-)
-from vita_mctp.types import AudioFeatures, Prompt, Task
+from vita_mctp.text.chat import IGNORED, ChatFormat, Clip, FeatureSpan, Message, PromptStyle, Sample
+from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
+from vita_mctp.text.vocabulary import VocabularyKind
+from vita_mctp.types import AudioFeatures, Prompt, Role, Task, Turn
 
 TEXTS = ["what is two plus three", "it is five", "user assistant system", "thank you"]
 ANSWER_HEAD = "<|im_start|>assistant\n"

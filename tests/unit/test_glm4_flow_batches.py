@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vita_mctp.codecs.glm4_voice.decoder_config import (
+from vita_mctp.codecs.flow_decoder.flow import attended_keys, time_steps
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask
+from vita_mctp.codecs.glm4_voice.config import (
     CfmConfig,
     EstimatorConfig,
     FlowConfig,
@@ -16,16 +18,14 @@ from vita_mctp.codecs.glm4_voice.decoder_config import (
     FlowEncoderConfig,
     RegulatorConfig,
 )
-from vita_mctp.codecs.glm4_voice.flow import Flow, time_steps
-from vita_mctp.codecs.glm4_voice.flow_encoder import attended_keys
-from vita_mctp.codecs.glm4_voice.ragged import RaggedGroupNorm, length_mask
+from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
 from vita_mctp.errors import ConfigError
 
 BANDS, VOCABULARY, BLOCK = 8, 32, 4
 NEAR = {"rtol": 0.0, "atol": 1e-5}
 
 
-def tiny_flow() -> Flow:
+def tiny_flow() -> Glm4Flow:
     encoder = FlowEncoderConfig(12, 16, attention_heads=2, linear_units=24, num_blocks=2, block_size=BLOCK)
     estimator = EstimatorConfig(
         4 * BANDS, BANDS, channels=(16, 16), attention_head_dim=4, n_blocks=1, num_mid_blocks=1, num_heads=2
@@ -34,7 +34,7 @@ def tiny_flow() -> Flow:
     config = FlowConfig(12, BANDS, 6, VOCABULARY, 12.5, encoder, RegulatorConfig(BANDS, (1, 1)), decoder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        flow = Flow(config).eval()
+        flow = Glm4Flow(config).eval()
         for parameter in flow.parameters():  # unlike fresh norms and position biases, none is zero or one
             nn.init.normal_(parameter, std=0.3)
     return flow

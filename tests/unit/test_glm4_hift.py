@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vita_mctp.codecs.glm4_voice.decoder_config import F0PredictorConfig, HiftConfig, IstftConfig
-from vita_mctp.codecs.glm4_voice.hift import Hift
-from vita_mctp.codecs.glm4_voice.hift_layers import fold_weight_norm
-from vita_mctp.codecs.glm4_voice.hift_source import (
+from vita_mctp.codecs.flow_decoder.hift import Hift
+from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
+from vita_mctp.codecs.flow_decoder.source import (
     PITCH_REACH,
     SourceNoise,
     draw_noise,
@@ -23,6 +22,7 @@ from vita_mctp.codecs.glm4_voice.hift_source import (
     placed_phase,
     starting_phase,
 )
+from vita_mctp.codecs.glm4_voice.config import F0PredictorConfig, HiftConfig, IstftConfig
 
 CONFIG = HiftConfig(
     in_channels=8,

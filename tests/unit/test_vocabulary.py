@@ -12,8 +12,8 @@ from tokenizers.normalizers import NFC
 from transformers import AutoTokenizer
 
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.text import IncrementalDecoder, TextTokenizer, Vocabulary, VocabularyKind, train_tokenizer
-from vita_mctp.text.vocabulary import audio_token, released_additions
+from vita_mctp.text.tokenizer import IncrementalDecoder, TextTokenizer, train_tokenizer
+from vita_mctp.text.vocabulary import Vocabulary, VocabularyKind, audio_token, released_additions
 from vita_mctp.types import TokenKind
 
 TEXTS = ["what is two plus three", "it is five", "the capital of france is paris", "It's hot!"]

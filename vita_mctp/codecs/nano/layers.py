@@ -1,6 +1,7 @@
-"""ConvNeXt blocks that run offline and block by block alike. B batch, T steps, C channels.
+"""ConvNeXt blocks that run offline and block by block alike, and finite scalar quantisation.
 
-State is a value: `Past` holds the last inputs of every convolution, oldest first, and each call returns a new one.
+B batch, T steps, C channels, D dimensions of the quantiser. State is a value: `Past` holds the last inputs of every
+convolution, oldest first, and each call returns a new one.
 """
 
 from __future__ import annotations
@@ -57,3 +58,48 @@ class ConvNeXtStack(nn.ModuleList):
             x, tail = block(x, state)
             kept.append(tail)
         return x, tuple(kept)
+
+
+def fold_steps(x: Tensor, count: int) -> Tensor:
+    """(B, T, C) -> (B, T / count, count * C): neighbouring steps side by side."""
+    return x.reshape(x.shape[0], x.shape[1] // count, count * x.shape[2])
+
+
+def unfold_steps(x: Tensor, count: int) -> Tensor:
+    """(B, T, count * C) -> (B, count * T, C): the inverse of `fold_steps`."""
+    return x.reshape(x.shape[0], x.shape[1] * count, x.shape[2] // count)
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """(..., D) reals -> the same shape on a grid in [-1, 1], levels[d] values along d; gradients straight through.
+
+    A code is a point of this small fixed grid (Mentzer et al. 2023, arXiv 2309.15505).
+    """
+
+    _levels: Tensor
+    _basis: Tensor
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        counts = torch.tensor(levels)
+        self.register_buffer("_levels", counts, persistent=False)
+        self.register_buffer("_basis", torch.cumprod(torch.tensor((1, *levels[:-1])), 0), persistent=False)
+
+    def digits(self, x: Tensor) -> Tensor:
+        """Grid index along each dimension, 0 .. levels[d] - 1, as reals that carry gradients."""
+        top = (self._levels - 1).to(x.dtype)
+        bounded = (torch.tanh(x) + 1) / 2 * top
+        return bounded + (bounded.round() - bounded).detach()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Grid points (..., D) and codes (...)."""
+        digits = self.digits(x)
+        codes = (digits.detach().round().long() * self._basis).sum(-1)
+        return self._points(digits), codes
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes (...) -> grid points (..., D)."""
+        return self._points(codes.unsqueeze(-1) // self._basis % self._levels)
+
+    def _points(self, digits: Tensor) -> Tensor:
+        return digits * (2.0 / (self._levels - 1).float()) - 1.0

@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.glm4_voice.decoder_config import HiftConfig
-from vita_mctp.codecs.glm4_voice.hift_layers import (
+from vita_mctp.codecs.flow_decoder.config import HiftConfig
+from vita_mctp.codecs.flow_decoder.layers import (
     NormedConv1d,
     NormedConvTranspose1d,
     ResBlock,
     block_reach,
+    length_mask,
+    masked,
+    ragged_lengths,
 )
-from vita_mctp.codecs.glm4_voice.hift_source import HarmonicSource, PitchPredictor
-from vita_mctp.codecs.glm4_voice.ragged import length_mask, masked, ragged_lengths
+from vita_mctp.codecs.flow_decoder.source import HarmonicSource, PitchPredictor
 
 _KERNEL = 7
 """Of the first and the last convolution."""
@@ -40,10 +42,9 @@ class Hift(nn.Module):
 
     def __init__(self, config: HiftConfig) -> None:
         super().__init__()
-        self.config = config
-        self.hop_length = math.prod(config.upsample_rates) * config.istft_params.hop_len
+        self.config, self.hop_length = config, config.hop_length
         self.context_frames = context_frames(config)
-        self.m_source = HarmonicSource(config, self.hop_length)
+        self.m_source = HarmonicSource(config)
         self.f0_predictor = PitchPredictor(config.f0_predictor)
         self.conv_pre = NormedConv1d(config.in_channels, config.base_channels, _KERNEL)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
@@ -104,8 +105,8 @@ class Hift(nn.Module):
         streams, samples = source.shape
         ends = [n * self.hop_length for n in lengths] if lengths else [samples] * streams
         last = torch.tensor(ends, device=source.device)[:, None] - 1
-        places = torch.arange(-(size // 2), samples + size // 2, device=source.device).abs()
-        reflected = (last - (last - places).abs()).clamp(min=0)
+        positions = torch.arange(-(size // 2), samples + size // 2, device=source.device).abs()
+        reflected = (last - (last - positions).abs()).clamp(min=0)
         frames = source.float().gather(1, reflected).unfold(-1, size, hop)
         spectrum = torch.fft.rfft(frames * _window(size, source.device))
         return torch.cat([spectrum.real, spectrum.imag], -1).transpose(1, 2)
@@ -137,7 +138,7 @@ def context_frames(config: HiftConfig) -> int:
         steps_of_source = (reach + block_reach(*source_block) + 1) * above + above // 2
         samples = max(samples, steps_of_source * hop + size // 2)
         reach = math.ceil((reach + (kernel + rate) // 2 - 1) / rate)
-    return max(reach + _KERNEL // 2, math.ceil(samples / (math.prod(config.upsample_rates) * hop)))
+    return max(reach + _KERNEL // 2, math.ceil(samples / config.hop_length))
 
 
 def _ups(config: HiftConfig) -> list[tuple[int, int]]:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.glm4_voice.decoder_config import F0PredictorConfig, HiftConfig
-from vita_mctp.codecs.glm4_voice.hift_layers import NormedConv1d
-from vita_mctp.codecs.glm4_voice.ragged import length_mask, masked, ragged_lengths
+from vita_mctp.codecs.flow_decoder.config import F0PredictorConfig, HiftConfig
+from vita_mctp.codecs.flow_decoder.layers import NormedConv1d, length_mask, masked, ragged_lengths
 
 _PITCH_LAYERS = 5
 _PITCH_KERNEL = 3
@@ -75,33 +74,33 @@ def starting_phase(radians: Tensor) -> Tensor:
     return functional.pad(cycles[:, 1:], (1, 0))
 
 
-def placed_noise(seed: int, harmonics: int, first_frame: int, frames: int, hop: int) -> Tensor:
-    """(1, H, hop * frames) standard normal, a function of the seed and the place in the stream alone.
+def noise_at(seed: int, harmonics: int, first_frame: int, frames: int, hop: int) -> Tensor:
+    """(1, H, hop * frames) standard normal, a function of the seed and the position in the stream alone.
 
     So however a stream is cut, and whatever shares its batch, each sample gets the same noise; nothing is kept.
     """
-    places = range(first_frame, first_frame + frames)
-    drawn = [_counter(seed, _NOISE, place).standard_normal((harmonics, hop), np.float32) for place in places]
+    counters = (_counter(seed, _NOISE, frame) for frame in range(first_frame, first_frame + frames))
+    drawn = [counter.standard_normal((harmonics, hop), np.float32) for counter in counters]
     return torch.from_numpy(np.concatenate([np.zeros((harmonics, 0), np.float32), *drawn], axis=1))[None]
 
 
-def placed_phase(seed: int, harmonics: int) -> Tensor:
+def phase_of(seed: int, harmonics: int) -> Tensor:
     """(1, H) starting phases that belong to the seed."""
     angles = _counter(seed, _PHASE, 0).uniform(-math.pi, math.pi, (1, harmonics))
     return starting_phase(torch.from_numpy(angles))
 
 
-def _counter(seed: int, purpose: int, place: int) -> np.random.Generator:
-    """Philox counts in four words, the first one fastest: no two places or purposes ever share a number."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, place]))
+def _counter(seed: int, purpose: int, frame: int) -> np.random.Generator:
+    """Philox counts in four words, the first one fastest: no two frames or purposes ever share a number."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, frame]))
 
 
 class HarmonicSource(nn.Module):
     """Pitch (B, T) in Hz -> excitation (B, L)."""
 
-    def __init__(self, config: HiftConfig, hop: int) -> None:
+    def __init__(self, config: HiftConfig) -> None:
         super().__init__()
-        self.config, self.hop, self.harmonics = config, hop, config.nb_harmonics + 1
+        self.config, self.hop, self.harmonics = config, config.hop_length, config.nb_harmonics + 1
         self.l_linear = nn.Linear(self.harmonics, 1)
 
     def forward(self, pitch: Tensor, random: SourceNoise) -> tuple[Tensor, Tensor]:
@@ -131,6 +130,6 @@ class HarmonicSource(nn.Module):
         step = (pitch[:, None] * multiples / self.config.sampling_rate).double()
         ends = phase[..., None] + self.hop * step.cumsum(-1)
         starts = torch.cat([phase[..., None], ends], -1)
-        places = torch.arange(1, self.hop + 1, device=pitch.device, dtype=torch.float64)
-        cycles = (starts[..., :-1, None] + step[..., None] * places) % 1
+        samples = torch.arange(1, self.hop + 1, device=pitch.device, dtype=torch.float64)
+        cycles = (starts[..., :-1, None] + step[..., None] * samples) % 1
         return cycles.flatten(2).to(pitch.dtype), starts[..., -1] % 1
