@@ -21,7 +21,7 @@ from vita_mctp.codecs.base import AudioTokenizer
 from vita_mctp.codecs.glm4_voice.config import TokenizerConfig, load_tokenizer_config, parse_tokenizer_config
 from vita_mctp.codecs.glm4_voice.encoder import BlockAttention, squared_distances
 from vita_mctp.codecs.glm4_voice.streaming_tokenizer import StreamingTokenizer
-from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, empty_encoder, training_buffers
+from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, empty_encoder, log_mel, training_buffers
 from vita_mctp.codecs.registry import audio_tokenizer
 from vita_mctp.types import FloatArray, Wave
 

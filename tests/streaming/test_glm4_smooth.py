@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,17 +207,18 @@ def test_fades_keep_what_both_agree_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("options", "key"),
     [
-        ({"chunk_sizes": (5,)}, "withholds"),
-        ({"overlap": 0}, "withholds"),
-        ({"steps": ()}, "step"),
-        ({"steps": (0,)}, "step"),
+        ({"chunk_sizes": [5]}, "overlap 5"),
+        ({"overlap": 0}, "overlap: got 0"),
+        ({"steps": []}, "steps"),
+        ({"steps": [0]}, "steps.0: got 0"),
+        ({"context": 10**12}, "context"),
     ],
 )
-def test_windows_that_cannot_work_are_refused(options: dict[str, tuple[int, ...]], word: str) -> None:
-    with pytest.raises(ConfigError, match=word):
-        Windows(**options)  # type: ignore[arg-type]
+def test_windows_that_cannot_work_are_refused(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        Windows().but(**options)
 
 
 def test_a_context_shorter_than_the_vocoder_looks_back_is_refused(modules: tuple[Glm4Flow, Hift]) -> None:
@@ -229,7 +231,7 @@ def test_settings_may_say_how_answers_are_cut() -> None:
     opened = audio_decoder("glm4_voice", TINY, options=few)
     assert isinstance(opened, Glm4VoiceDecoder)
     assert opened.windows == Windows(chunk_sizes=(10, 40), steps=(1, 2, 4, 10))
-    with pytest.raises(ConfigError, match="unknown key sizes; known: chunk_sizes"):
+    with pytest.raises(ConfigError, match="sizes"):
         audio_decoder("glm4_voice", TINY, options={"windows": {"sizes": [10]}})
     with pytest.raises(ConfigError, match="has no option steps; it has: windows"):
         audio_decoder("glm4_voice", TINY, options={"steps": 3})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,8 @@ BLOCK, SEGMENT = 6_400, 32_000
 def small_blocks() -> Glm4VoiceTokenizer:
     released = load_tokenizer_config(MODEL)
     config = TokenizerConfig(
-        replace(released.features, chunk_length=2), replace(released.encoder, quantize_causal_block_size=20)
+        features=released.features.model_copy(update={"chunk_length": 2}),
+        encoder=released.encoder.model_copy(update={"quantize_causal_block_size": 20}),
     )
     assert (config.samples_per_block, config.features.segment_samples) == (BLOCK, SEGMENT)
     return Glm4VoiceTokenizer(config, load_encoder(config.encoder, MODEL))

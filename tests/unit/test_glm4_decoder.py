@@ -167,7 +167,7 @@ Change = Callable[[dict[str, Tensor]], Any]
         ("flow", lambda t: t.pop("encoder_proj.bias"), "flow.pt lacks encoder_proj.bias"),
         ("hift", lambda t: t.pop("ups.1.weight_g"), "hift.pt lacks ups.1.weight_g"),
         ("hift", lambda t: t.update(extra=torch.zeros(1)), "hift.pt holds extra"),
-        ("hift", lambda t: t.update({"conv_pre.bias": torch.zeros(3)}), r"conv_pre.bias has shape \(3,\), .* \(8,\)"),
+        ("hift", lambda t: t.update({"conv_pre.bias": torch.zeros(3)}), r"conv_pre.bias has shape \(3,\).* \(8,\)"),
         ("flow", lambda t: t.update(step=7), "something else than a mapping of names to tensors"),
     ],
 )

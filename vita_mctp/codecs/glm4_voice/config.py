@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,7 @@ TOKENIZER_REMEDY = (
     "download the whole of THUDM/glm-4-voice-tokenizer (1.46 GB, under the GLM-4 model licence): "
     "hf download THUDM/glm-4-voice-tokenizer --local-dir glm-4-voice-tokenizer"
 )
+_Schema = TypeVar("_Schema", bound=Schema)
 _UNUSED = ("llm", "text_encoder_input_size", "llm_input_size", "llm_output_size", "spk_embed_dim")
 """Top-level keys of the decoder's file that only feed its unused language model, or other keys by reference."""
 
@@ -211,7 +212,7 @@ def load_decoder_config(folder: Path) -> DecoderConfig:
 def parse_decoder_config(values: Mapping[str, Any], where: str = "decoder config") -> DecoderConfig:
     """Nested mappings -> DecoderConfig. Raises CheckpointError on unknown, missing, ill-typed or contradictory keys."""
     wanted = {key: value for key, value in values.items() if key not in _UNUSED and not str(key).startswith("__")}
-    return DecoderConfig.parse(wanted, where, CheckpointError)
+    return _parse(DecoderConfig, wanted, where, "THUDM/glm-4-voice-decoder")
 
 
 def load_tokenizer_config(folder: Path) -> TokenizerConfig:
@@ -223,9 +224,21 @@ def load_tokenizer_config(folder: Path) -> TokenizerConfig:
     for name in (MODEL_FILE, FEATURES_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} has no {name}; wanted a GLM-4-Voice tokenizer: {TOKENIZER_REMEDY}")
-    return parse_tokenizer_config(read_json(folder / MODEL_FILE), read_json(folder / FEATURES_FILE), str(folder))
+    try:
+        model, features = read_json(folder / MODEL_FILE), read_json(folder / FEATURES_FILE)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {TOKENIZER_REMEDY}") from None
+    return parse_tokenizer_config(model, features, str(folder))
 
 
 def parse_tokenizer_config(model: Any, features: Any, where: str = "tokenizer config") -> TokenizerConfig:
     """Released mappings -> TokenizerConfig. Raises CheckpointError on missing, ill-typed or contradictory keys."""
-    return TokenizerConfig.parse({"encoder": model, "features": features}, where, CheckpointError)
+    values = {"encoder": model, "features": features}
+    return _parse(TokenizerConfig, values, where, "THUDM/glm-4-voice-tokenizer")
+
+
+def _parse(schema: type[_Schema], values: object, where: str, repository: str) -> _Schema:
+    try:
+        return schema.parse(values, where, CheckpointError)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (only {repository} and its like can be loaded)") from None

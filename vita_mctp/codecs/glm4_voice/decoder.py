@@ -123,4 +123,5 @@ def _read_part(part: str, module: nn.Module, folder: Path) -> dict[str, Tensor]:
     path = next((path for end in (CONVERTED, RELEASED) if (path := folder / f"{part}{end}").is_file()), None)
     if path is None:
         raise CheckpointError(f"{folder} has neither {part}{RELEASED} nor {part}{CONVERTED}: {DECODER_REMEDY}")
-    return read_tensors(path, shapes_of(module), DECODER_REMEDY)
+    again = DECODER_REMEDY if path.suffix == RELEASED else "convert the released decoder again"
+    return read_tensors(path, shapes_of(module), again)

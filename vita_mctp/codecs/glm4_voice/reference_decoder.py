@@ -1,9 +1,9 @@
 """GLM-4-Voice's decoder streamed call by call as its released scripts do, quirks included: the measure of parity.
 
-Each call gives the flow all tokens so far, with all mel frames returned so far as known. Its faults are kept on purpose:
-cross-fades whose halves add up to 1.06 to 1.08, and one frame lost at each border after the first. Cost grows with the
-answer. Two things that the scripts cannot do are mended, without touching what
-they can: a beginning too short to be spoken waits for more tokens, and frames held back are spoken when none come.
+Each call gives the flow all tokens so far, with all mel frames returned so far as known. Their faults are kept on
+purpose: cross-fades whose halves add up to 1.06 to 1.08, and one frame lost at each border after the first. Cost grows
+with the answer. Two things that the scripts cannot do are mended, without touching what they can: a beginning too
+short to be spoken waits for more tokens, and frames held back are spoken when none come.
 
 F mel frames, M mel bands, L samples = hop_length * F. Everything is of one stream.
 """
