@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vita_mctp.codecs.flow_decoder.hift import Hift
+from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
-from vita_mctp.codecs.flow_decoder.source import SourceNoise, starting_phase
 from vita_mctp.codecs.glm4_voice.config import load_decoder_config, parse_decoder_config
 
 Tolerances = Callable[[Path], dict[str, Any]]

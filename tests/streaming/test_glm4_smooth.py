@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from vita_mctp.codecs.flow_decoder import windows as windowed
 from vita_mctp.codecs.flow_decoder.config import HiftConfig
-from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.flow_decoder.source import HarmonicSource, SourceNoise, noise_at
+from vita_mctp.codecs.flow_decoder.hift import HarmonicSource, Hift, SourceNoise, noise_at
 from vita_mctp.codecs.flow_decoder.windows import Windows, cross_fade
 from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, Glm4FlowConfig, load_decoder_config
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder

@@ -11,8 +11,7 @@ from torch import nn
 from vita_mctp.codecs.base import AudioDecoder, AudioTokenizer
 from vita_mctp.codecs.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
 from vita_mctp.codecs.nano.config import LogMel
-from vita_mctp.codecs.nano.layers import FiniteScalarQuantizer
-from vita_mctp.codecs.nano.networks import NanoEncoder, NanoMelDecoder, NanoVocoder
+from vita_mctp.codecs.nano.networks import FiniteScalarQuantizer, NanoEncoder, NanoMelDecoder, NanoVocoder
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioBlock, AudioCodes, Wave
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vita_mctp.codecs.flow_decoder.config import F0PredictorConfig, HiftConfig, IstftConfig
-from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
-from vita_mctp.codecs.flow_decoder.source import (
+from vita_mctp.codecs.flow_decoder.hift import (
     PITCH_REACH,
+    Hift,
     SourceNoise,
     draw_noise,
     noise_at,
     phase_of,
     starting_phase,
 )
+from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
 
 CONFIG = HiftConfig(
     in_channels=8,

@@ -26,8 +26,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, Flow
-from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.flow_decoder.source import SourceNoise, noise_at, phase_of
+from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, noise_at, phase_of
 from vita_mctp.errors import ConfigError
 from vita_mctp.schema import Schema
 from vita_mctp.types import AudioBlock, AudioCodes, Code, Wave, WaveChunk

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vita_mctp.codecs.flow_decoder.source import SourceNoise, draw_noise
+from vita_mctp.codecs.flow_decoder.hift import SourceNoise, draw_noise
 from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, load_decoder
 from vita_mctp.codecs.glm4_voice.flow import REFERENCE_SEED
 from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, Wave, WaveChunk

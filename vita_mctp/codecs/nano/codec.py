@@ -13,8 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita_mctp.codecs.nano.config import REMEDY, LogMel, NanoCodecConfig
-from vita_mctp.codecs.nano.layers import FiniteScalarQuantizer
-from vita_mctp.codecs.nano.networks import MelState, NanoEncoder, NanoMelDecoder, NanoVocoder, VocoderState
+from vita_mctp.codecs.nano.networks import (
+    FiniteScalarQuantizer,
+    MelState,
+    NanoEncoder,
+    NanoMelDecoder,
+    NanoVocoder,
+    VocoderState,
+)
 from vita_mctp.codecs.released import read_tensors, shapes_of, without_memory
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, Wave, WaveChunk
 
