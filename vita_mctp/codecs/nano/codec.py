@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +20,7 @@ from vita_mctp.codecs.nano.networks import (
     NanoVocoder,
     VocoderState,
 )
-from vita_mctp.codecs.released import read_tensors, shapes_of, without_memory
+from vita_mctp.codecs.released import read_tensors, shapes_of
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, Wave, WaveChunk
 
 NAME = "nano"
@@ -45,7 +44,7 @@ class NanoTokenizer:
     def from_folder(cls, folder: Path) -> NanoTokenizer:
         """Read config.json and encoder.safetensors; CheckpointError names what is missing or does not fit."""
         config = NanoCodecConfig.load(folder)
-        return cls(config, load_weights(lambda: NanoEncoder(config), folder / ENCODER_FILE))
+        return cls(config, load_weights(NanoEncoder(config), folder / ENCODER_FILE))
 
     @torch.inference_mode()
     def encode(self, wave: Wave) -> AudioCodes:
@@ -88,7 +87,7 @@ class NanoDecoder:
     def from_folder(cls, folder: Path) -> NanoDecoder:
         """Read config.json and decoder.safetensors; CheckpointError names what is missing or does not fit."""
         config = NanoCodecConfig.load(folder)
-        modules = load_weights(lambda: DecoderNetworks(config), folder / DECODER_FILE)
+        modules = load_weights(DecoderNetworks(config), folder / DECODER_FILE)
         return cls(config, modules.mel_decoder, modules.vocoder)
 
     def start(self, seed: int = 0) -> StreamState:
@@ -114,13 +113,9 @@ def pad_to_codes(samples: FloatArray, config: NanoCodecConfig) -> Tensor:
     return functional.pad(wave, (0, -len(wave) % config.samples_per_code))[None]
 
 
-def load_weights(build: Callable[[], _Module], path: Path) -> _Module:
-    """The network filled from a safetensors file, half precision widened; every tensor must be there and fit.
-
-    It is built once the file is known to fit, so that no configuration can ask for more memory than the file has.
-    """
-    tensors = read_tensors(path, shapes_of(without_memory(build)), REMEDY)
-    module = build()
+def load_weights(module: _Module, path: Path) -> _Module:
+    """The module, filled from a safetensors file, half precision widened; every tensor must be there and fit."""
+    tensors = read_tensors(path, shapes_of(module), REMEDY)
     module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return module.eval().requires_grad_(False)
 

@@ -20,6 +20,8 @@ from vita_mctp.types import FloatArray
 
 CONFIG_FILE = "config.json"
 REMEDY = "get the nano codec's folder again"
+MOST_WEIGHTS = 1 << 26
+"""What a configuration may ask for, some twenty times the codec's own."""
 
 LOG_FLOOR = 1e-5
 LOG_MEAN, LOG_SCALE = -5.0, 3.0
@@ -73,6 +75,18 @@ class NanoCodecConfig(Schema):
             raise ValueError(f"vocoder_fft {self.vocoder_fft} must be a multiple of 2 * hop_length {self.hop_length}")
         if self.mel_window < self.hop_length:
             raise ValueError(f"mel_window {self.mel_window} must be at least hop_length {self.hop_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        fine, coarse, vocoder = self.fine_width, self.coarse_width, self.vocoder_width
+        stacks = (self.encoder_fine_layers + self.decoder_fine_layers) * fine**2 + self.vocoder_layers * vocoder**2
+        stacks += (self.encoder_coarse_layers + self.decoder_coarse_layers) * coarse**2
+        between = self.stride * fine * coarse + self.patch_frames * self.num_mels * fine + vocoder * self.vocoder_fft
+        mels = self.num_mels * (vocoder * (self.vocoder_lookahead + 1) + self.mel_window + self.vocoder_fft)
+        weights = 2 * (self.expansion * stacks + between) + mels
+        if weights > MOST_WEIGHTS:
+            raise ValueError(f"its widths and layers make {weights} weights; wanted at most {MOST_WEIGHTS}")
         return self
 
     @property
