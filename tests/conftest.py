@@ -45,7 +45,7 @@ def tiny_speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
-    from vita_mctp.text.tokenizer_training import train_tokenizer
+    from vita_mctp.text.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = train_tokenizer([WORDS], 600, folder, RAMP_CODES)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vita_mctp.codecs.base import AudioDecoder
-from vita_mctp.codecs.chunker import AudioChunker
+from vita_mctp.codecs.base import AudioChunker, AudioDecoder
 from vita_mctp.text.tokenizer import IncrementalDecoder, TextTokenizer
 from vita_mctp.types import (
     AudioBlock,

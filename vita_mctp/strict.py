@@ -9,6 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vita_mctp.errors import ConfigError
+from vita_mctp.schema import Schema
 
 
 def build_strict(cls: type[Any], values: object, where: str) -> Any:
@@ -31,6 +32,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _convert(next(o for o in options if o is not type(None)), value, where)
     if is_dataclass(hint):
         return build_strict(hint, value, where)  # type: ignore[arg-type]
+    if isinstance(hint, type) and issubclass(hint, Schema):
+        return hint.parse(value, where)
     if origin is Literal:
         if not any(type(option) is type(value) and option == value for option in options):
             raise ConfigError(f"{where}: got {value!r}, wanted one of {', '.join(map(str, options))}")

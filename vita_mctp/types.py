@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+Code = int | tuple[int, ...]
+"""What stands for one frame of sound: an id, or Q ids of Q codebooks."""
 
 BACKBONE = 0
 """Level of what the backbone makes; MCTP block k - 1 is level k."""
@@ -68,20 +70,30 @@ class Wave:
 
 @dataclass(frozen=True, eq=False)
 class AudioCodes:
-    """int64 ids of shape (N,), 0 <= id < codebook_size, `frame_rate` of them per second (exact)."""
+    """int64 ids of shape (N,), or (N, Q) with Q codebooks; 0 <= id < codebook_size, N / frame_rate seconds (exact)."""
 
     ids: IntArray
     codebook_size: int
+    """Of each codebook."""
     frame_rate: Fraction
     codec: str
 
     def __post_init__(self) -> None:
-        if self.ids.ndim != 1 or self.ids.dtype != np.int64:
-            raise ValueError(f"AudioCodes wants int64 of shape (N,), got {self.ids.dtype} of {self.ids.shape}")
-        if len(self.ids) and not (int(self.ids.min()) >= 0 and int(self.ids.max()) < self.codebook_size):
+        if self.ids.ndim not in (1, 2) or self.ids.dtype != np.int64 or not self.num_codebooks:
+            raise ValueError(f"AudioCodes wants int64 (N,) or (N, Q), got {self.ids.dtype} of {self.ids.shape}")
+        if self.ids.size and not (int(self.ids.min()) >= 0 and int(self.ids.max()) < self.codebook_size):
             raise ValueError(
                 f"AudioCodes wants ids in [0, {self.codebook_size}), got {self.ids.min()}..{self.ids.max()}"
             )
+
+    @property
+    def num_codebooks(self) -> int:
+        return 1 if self.ids.ndim == 1 else self.ids.shape[1]
+
+    def as_block(self) -> AudioBlock:
+        """All of them as a stream of one block."""
+        codes = self.ids.tolist()
+        return AudioBlock(tuple(codes if self.ids.ndim == 1 else map(tuple, codes)), 0, is_last=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +178,7 @@ class TextDelta:
 class AudioBlock:
     """Codes ready for the audio decoder. A block with is_last is always sent, even when it is empty."""
 
-    codes: tuple[int, ...]
+    codes: tuple[Code, ...]
     index: int
     is_last: bool
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -15,12 +14,12 @@ from vita_mctp.bench.decoder import Answer, ChunkCost, DecoderOptions, bench_dec
 from vita_mctp.bench.machine import Machine
 from vita_mctp.bench.seams import energy_jumps, measure_seams
 from vita_mctp.bench.subjects import Voice
-from vita_mctp.codecs.glm4_voice.decoder_config import parse_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder_weights import load_decoder
+from vita_mctp.codecs.flow_decoder.windows import Windows
+from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder
 from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
-from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder, Windows
-from vita_mctp.codecs.glm4_voice.tagged_yaml import read_tagged_yaml
 from vita_mctp.codecs.ramp import RampDecoder
+from vita_mctp.codecs.released import read_tagged_yaml
 from vita_mctp.types import FloatArray
 
 GOLDENS = Path(__file__).parents[1] / "parity" / "goldens" / "glm4_voice"
@@ -31,7 +30,12 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def smooth() -> Voice:
     parts = load_decoder(GOLDENS / "decoder")
-    return Voice("smooth", Glm4VoiceDecoder(parts.flow, parts.hift, Windows((10,), 30, steps=(1,))), (10,), CPU)
+    return Voice(
+        "smooth",
+        Glm4VoiceDecoder(parts.flow, parts.hift, Windows(chunk_sizes=(10,), context=30, steps=(1,))),
+        (10,),
+        CPU,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +52,9 @@ def test_the_random_decoder_has_the_released_sizes() -> None:
     ours = shapes.glm4_voice_decoder()
     encoder, wanted = ours.flow.encoder, released.flow.encoder
     training = {name: getattr(wanted, name) for name in ("dropout_rate", "positional_dropout_rate")}
-    encoder = replace(encoder, **training, attention_dropout_rate=wanted.attention_dropout_rate)
-    assert replace(ours, flow=replace(ours.flow, encoder=encoder)) == released
+    training |= {"attention_dropout_rate": wanted.attention_dropout_rate}
+    flow = ours.flow.model_copy(update={"encoder": encoder.model_copy(update=training)})
+    assert ours.model_copy(update={"flow": flow}) == released
 
 
 def test_the_small_decoder_keeps_rates_and_windows() -> None:

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vita_mctp.codecs.glm4_voice.decoder_config import load_decoder_config, parse_decoder_config
-from vita_mctp.codecs.glm4_voice.flow import Flow, reference_noise, time_steps
-from vita_mctp.codecs.glm4_voice.flow_encoder import relative_positions
+from vita_mctp.codecs.flow_decoder.flow import relative_positions, time_steps
+from vita_mctp.codecs.glm4_voice.config import load_decoder_config, parse_decoder_config
+from vita_mctp.codecs.glm4_voice.flow import Glm4Flow, reference_noise
 
 
 @cache
-def load_flow(folder: Path) -> Flow:
-    flow = Flow(load_decoder_config(folder).flow).eval()
+def load_flow(folder: Path) -> Glm4Flow:
+    flow = Glm4Flow(load_decoder_config(folder).flow).eval()
     flow.load_state_dict(load_file(folder / "flow.safetensors"))
     return flow
 
@@ -101,7 +101,7 @@ def test_full_size_tensors(flow_tensors_file: Path) -> None:
     listed = json.loads(flow_tensors_file.read_text())
     config = parse_decoder_config(json.loads((flow_tensors_file.parent / "decoder_config.json").read_text()))
     with torch.device("meta"):
-        tensors = Flow(config.flow).state_dict()
+        tensors = Glm4Flow(config.flow).state_dict()
 
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     assert shapes == {name: shape for name, shape, _ in listed["tensors"]}

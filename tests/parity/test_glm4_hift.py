@@ -13,10 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vita_mctp.codecs.glm4_voice.decoder_config import load_decoder_config, parse_decoder_config
-from vita_mctp.codecs.glm4_voice.hift import Hift
-from vita_mctp.codecs.glm4_voice.hift_layers import fold_weight_norm
-from vita_mctp.codecs.glm4_voice.hift_source import SourceNoise, starting_phase
+from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase
+from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
+from vita_mctp.codecs.glm4_voice.config import load_decoder_config, parse_decoder_config
 
 Tolerances = Callable[[Path], dict[str, Any]]
 EVERY = 16

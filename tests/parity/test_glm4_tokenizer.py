@@ -16,14 +16,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vita_mctp.audio.sinc import sinc_resampler
+from vita_mctp.audio.resample import sinc_resampler
 from vita_mctp.codecs.base import AudioTokenizer
-from vita_mctp.codecs.glm4_voice.features import LogMel
+from vita_mctp.codecs.glm4_voice.config import TokenizerConfig, load_tokenizer_config, parse_tokenizer_config
+from vita_mctp.codecs.glm4_voice.encoder import BlockAttention, squared_distances
 from vita_mctp.codecs.glm4_voice.streaming_tokenizer import StreamingTokenizer
-from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
-from vita_mctp.codecs.glm4_voice.tokenizer_config import TokenizerConfig, load_tokenizer_config, parse_tokenizer_config
-from vita_mctp.codecs.glm4_voice.tokenizer_weights import empty_encoder, training_buffers
-from vita_mctp.codecs.glm4_voice.whisper_encoder import BlockAttention, squared_distances
+from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, empty_encoder, log_mel, training_buffers
 from vita_mctp.codecs.registry import audio_tokenizer
 from vita_mctp.types import FloatArray, Wave
 
@@ -122,7 +120,7 @@ def test_a_stream_ends_with_the_ids_of_the_recording(tokenizer_case: Any, second
 
 def test_mel_filters_and_window(mel_filters_file: Path) -> None:
     golden = load_file(mel_filters_file)
-    features = LogMel(load_tokenizer_config(mel_filters_file.parent / "model").features)
+    features = log_mel(load_tokenizer_config(mel_filters_file.parent / "model").features)
     assert torch.equal(features.filters, golden["mel_filters"])
     assert torch.equal(features.window, golden["hann_window_400"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.errors import DataError
-from vita_mctp.text import BOOST_RATIO, deinterleave, interleave
+from vita_mctp.text.interleave import BOOST_RATIO, deinterleave, interleave
 
 
 def test_every_recorded_case_is_reproduced(interleave_file: Path) -> None:

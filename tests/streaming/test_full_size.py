@@ -23,12 +23,11 @@ from torch import nn
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from vita_mctp.checkpoints.conversion import convert_qwen
-from vita_mctp.codecs.glm4_voice.decoder_config import load_decoder_config
-from vita_mctp.codecs.glm4_voice.flow import Flow
-from vita_mctp.codecs.glm4_voice.hift import Hift
-from vita_mctp.codecs.glm4_voice.tokenizer_config import load_tokenizer_config
-from vita_mctp.codecs.glm4_voice.tokenizer_weights import empty_encoder, training_buffers
-from vita_mctp.text.tokenizer_training import train_tokenizer
+from vita_mctp.codecs.flow_decoder.hift import Hift
+from vita_mctp.codecs.glm4_voice.config import load_decoder_config, load_tokenizer_config
+from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
+from vita_mctp.codecs.glm4_voice.tokenizer import empty_encoder, training_buffers
+from vita_mctp.text.tokenizer import train_tokenizer
 from vita_mctp.text.vocabulary import END_OF_TEXT, IM_END, IM_START
 
 FULL_SIZE = Path(__file__).parents[1] / "parity" / "goldens" / "glm4_voice" / "full_size"
@@ -113,7 +112,7 @@ def write_codecs(folder: Path) -> None:
     decoder.mkdir()
     shutil.copy(FULL_SIZE / "decoder_config.json", decoder / "config.json")
     sizes = load_decoder_config(decoder)
-    torch.save(drawn(lambda: Flow(sizes.flow), 2), decoder / "flow.pt")
+    torch.save(drawn(lambda: Glm4Flow(sizes.flow), 2), decoder / "flow.pt")
     torch.save(drawn(lambda: Hift(sizes.hift), 3), decoder / "hift.pt")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita_mctp.codecs.glm4_voice.features import DYNAMIC_RANGE
+from vita_mctp.audio.mel import DYNAMIC_RANGE
+from vita_mctp.codecs.glm4_voice.config import TokenizerConfig, load_tokenizer_config
 from vita_mctp.codecs.glm4_voice.streaming_tokenizer import StreamingTokenizer, StreamingTokenizerState
-from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
-from vita_mctp.codecs.glm4_voice.tokenizer_config import TokenizerConfig, load_tokenizer_config
-from vita_mctp.codecs.glm4_voice.tokenizer_weights import load_encoder
+from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, load_encoder
 from vita_mctp.errors import AudioError
 from vita_mctp.types import FloatArray, Wave
 
@@ -27,7 +25,8 @@ BLOCK, SEGMENT = 6_400, 32_000
 def small_blocks() -> Glm4VoiceTokenizer:
     released = load_tokenizer_config(MODEL)
     config = TokenizerConfig(
-        replace(released.features, chunk_length=2), replace(released.encoder, quantize_causal_block_size=20)
+        features=released.features.model_copy(update={"chunk_length": 2}),
+        encoder=released.encoder.model_copy(update={"quantize_causal_block_size": 20}),
     )
     assert (config.samples_per_block, config.features.segment_samples) == (BLOCK, SEGMENT)
     return Glm4VoiceTokenizer(config, load_encoder(config.encoder, MODEL))

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from vita_mctp import SpeechLM
-from vita_mctp.audio.fbank import FEATURE_SIZE
+from vita_mctp.audio.mel import FEATURE_SIZE
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import CheckpointError
 from vita_mctp.models.vita import VitaMctpPlusConfig, VitaMctpPlusForCausalLM
-from vita_mctp.text.tokenizer_training import train_tokenizer
+from vita_mctp.text.tokenizer import train_tokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.types import Task, Wave
 

@@ -10,11 +10,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from vita_mctp.audio.fbank import FEATURE_SIZE
+from vita_mctp.audio.mel import FEATURE_SIZE
 from vita_mctp.checkpoints.conversion import ENCODER_FILE
 from vita_mctp.codecs.sensevoice import STATISTICS_FILE
 from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
-from vita_mctp.text.tokenizer_training import train_tokenizer
+from vita_mctp.text.tokenizer import train_tokenizer
 
 ENCODER = SenseVoiceSizes(FEATURE_SIZE, 8, linear_units=12, num_blocks=2, tp_blocks=1, ctc_size=5)
 

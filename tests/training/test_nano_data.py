@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chat_prompts import asr_prompt, spoken_prompt, text_prompt, tts_prompt
 
 from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
@@ -40,11 +41,11 @@ def test_a_sample_is_the_prompt_of_inference_and_then_only_targets(
     spoken = sorted({qa.answer for qa in build_domain().train[:8]})
     codes = store.codes(0, 1)
     prompts = {
-        "asr": chat.asr_prompt(codes),
-        "sqa": chat.speech_to_speech_prompt(codes),
-        "sqa_text": chat.speech_to_speech_prompt(codes, system=None),
-        "tts_answers": chat.tts_prompt(spoken[0]),
-        "text": chat.text_prompt(first.question),
+        "asr": asr_prompt(chat, codes),
+        "sqa": spoken_prompt(chat, codes),
+        "sqa_text": spoken_prompt(chat, codes, system=None),
+        "tts_answers": tts_prompt(chat, spoken[0]),
+        "text": text_prompt(chat, first.question),
     }
     for name, prompt in prompts.items():
         sample = pools[name].make(0, 1)
@@ -70,7 +71,7 @@ def test_every_word_and_prompt_is_short(tokenizer: TextTokenizer) -> None:
     chat = ChatFormat(tokenizer)
     for word in build_domain().vocabulary:
         assert len(chat.text(f" {word}")) == 1, word
-    assert len(chat.speech_to_speech_prompt([]).ids) < 40
+    assert len(spoken_prompt(chat, []).ids) < 40
 
 
 def test_a_question_is_heard_in_all_its_variants(pools: dict[str, Pool]) -> None:

@@ -66,7 +66,7 @@ def whole(tmp_path: Path, manifest: Path, codec: CodecSource) -> dict[str, bytes
 
 
 def test_the_store_holds_what_the_codec_says(tmp_path: Path, manifest: Path, whole: dict[str, bytes]) -> None:
-    store, tokenizer = TokenStore(tmp_path / "whole"), RampTokenizer(RampSettings(50))
+    store, tokenizer = TokenStore(tmp_path / "whole"), RampTokenizer(RampSettings(codebook_size=50))
     assert len(store) == store.audios == LINES and store.codec.name == "ramp"
     for number in range(LINES):
         stored, wave = store[number], decode((tmp_path / f"{number % (LINES - 1)}.wav").read_bytes(), "")

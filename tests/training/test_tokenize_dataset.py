@@ -13,7 +13,9 @@ from vita_mctp.data.row_stream import RowStream, open_pools
 from vita_mctp.data.tokenize import CodecSource
 from vita_mctp.data.tokenize_run import tokenize_manifest
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.text import ChatFormat, Clip, Message, Ratio, train_tokenizer
+from vita_mctp.text.chat import ChatFormat, Clip, Message
+from vita_mctp.text.interleave import Ratio
+from vita_mctp.text.tokenizer import train_tokenizer
 
 CODES = 50
 RATIO = Ratio((1, 5, 2, 5))

@@ -123,7 +123,7 @@ def test_a_full_disk(tiny_speech_folder: Path, question: str, capsys: pytest.Cap
     assert main(["ask", question, "-o", "/dev/full", "--model", str(tiny_speech_folder)]) == 2
     assert capsys.readouterr().err == (
         "vita-mctp: error: cannot write /dev/full: No space left on device; "
-        "free some space there, or give another place\n"
+        "free some space there, or give another path\n"
     )
 
 

@@ -21,8 +21,7 @@ from vita_mctp.checkpoints.weights import safetensors_files
 from vita_mctp.cli import main
 from vita_mctp.errors import CheckpointError, ConfigError, OutputError
 from vita_mctp.models.vita import VitaMctpForCausalLM
-from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.text.tokenizer_training import train_tokenizer
+from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
 from vita_mctp.text.vocabulary import RELEASED_CODES, VocabularyKind
 
 WORDS = "one two three four what is the day after monday"

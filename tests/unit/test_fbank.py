@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vita_mctp.audio.fbank import FEATURE_SIZE, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, kaldi_fbank, stack_frames
+from vita_mctp.audio.mel import FEATURE_SIZE, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, kaldi_fbank, stack_frames
 from vita_mctp.codecs.base import AudioFeatureExtractor
 from vita_mctp.codecs.registry import feature_extractor
 from vita_mctp.codecs.sensevoice import FeatureStatistics, SenseVoiceFrontEnd

@@ -8,33 +8,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vita_mctp.codecs.glm4_voice.decoder_config import (
-    CfmConfig,
-    EstimatorConfig,
-    FlowConfig,
-    FlowDecoderConfig,
-    FlowEncoderConfig,
-    RegulatorConfig,
-)
-from vita_mctp.codecs.glm4_voice.flow import Flow, time_steps
-from vita_mctp.codecs.glm4_voice.flow_encoder import attended_keys
-from vita_mctp.codecs.glm4_voice.ragged import RaggedGroupNorm, length_mask
+from vita_mctp.codecs.flow_decoder.flow import attended_keys, time_steps
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask
+from vita_mctp.codecs.glm4_voice.config import Glm4FlowConfig
+from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
 from vita_mctp.errors import ConfigError
 
 BANDS, VOCABULARY, BLOCK = 8, 32, 4
 NEAR = {"rtol": 0.0, "atol": 1e-5}
 
 
-def tiny_flow() -> Flow:
-    encoder = FlowEncoderConfig(12, 16, attention_heads=2, linear_units=24, num_blocks=2, block_size=BLOCK)
-    estimator = EstimatorConfig(
-        4 * BANDS, BANDS, channels=(16, 16), attention_head_dim=4, n_blocks=1, num_mid_blocks=1, num_heads=2
-    )
-    decoder = FlowDecoderConfig(3 * BANDS, 1, BANDS, CfmConfig(inference_cfg_rate=0.7), estimator)
-    config = FlowConfig(12, BANDS, 6, VOCABULARY, 12.5, encoder, RegulatorConfig(BANDS, (1, 1)), decoder)
+def tiny_flow() -> Glm4Flow:
+    values = {
+        "input_size": 12,
+        "output_size": BANDS,
+        "spk_embed_dim": 6,
+        "vocab_size": VOCABULARY,
+        "input_frame_rate": 12.5,
+        "encoder": {
+            "input_size": 12,
+            "output_size": 16,
+            "attention_heads": 2,
+            "linear_units": 24,
+            "num_blocks": 2,
+            "block_size": BLOCK,
+        },
+        "length_regulator": {"channels": BANDS, "sampling_ratios": [1, 1]},
+        "decoder": {
+            "in_channels": 3 * BANDS,
+            "n_spks": 1,
+            "spk_emb_dim": BANDS,
+            "cfm_params": {"inference_cfg_rate": 0.7},
+            "estimator": {
+                "in_channels": 4 * BANDS,
+                "out_channels": BANDS,
+                "channels": [16, 16],
+                "attention_head_dim": 4,
+                "n_blocks": 1,
+                "num_mid_blocks": 1,
+                "num_heads": 2,
+            },
+        },
+    }
+    config = Glm4FlowConfig.parse(values, "flow")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        flow = Flow(config).eval()
+        flow = Glm4Flow(config).eval()
         for parameter in flow.parameters():  # unlike fresh norms and position biases, none is zero or one
             nn.init.normal_(parameter, std=0.3)
     return flow

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vita_mctp.codecs.glm4_voice.decoder_config import F0PredictorConfig, HiftConfig, IstftConfig
-from vita_mctp.codecs.glm4_voice.hift import Hift
-from vita_mctp.codecs.glm4_voice.hift_layers import fold_weight_norm
-from vita_mctp.codecs.glm4_voice.hift_source import (
+from vita_mctp.codecs.flow_decoder.config import F0PredictorConfig, HiftConfig, IstftConfig
+from vita_mctp.codecs.flow_decoder.hift import (
     PITCH_REACH,
+    Hift,
     SourceNoise,
     draw_noise,
-    placed_noise,
-    placed_phase,
+    noise_at,
+    phase_of,
     starting_phase,
 )
+from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
 
 CONFIG = HiftConfig(
     in_channels=8,
@@ -34,12 +34,12 @@ CONFIG = HiftConfig(
     nsf_voiced_threshold=10,
     upsample_rates=(8, 8),
     upsample_kernel_sizes=(16, 16),
-    istft_params=IstftConfig(16, 4),
+    istft_params=IstftConfig(n_fft=16, hop_len=4),
     resblock_kernel_sizes=(3, 7, 11),
     resblock_dilation_sizes=((1, 3, 5),) * 3,
     source_resblock_kernel_sizes=(7, 11),
     source_resblock_dilation_sizes=((1, 3, 5),) * 2,
-    f0_predictor=F0PredictorConfig(8, 8),
+    f0_predictor=F0PredictorConfig(in_channels=8, cond_channels=8),
 )
 HARMONICS, HOP = 4, 256
 
@@ -63,7 +63,7 @@ def random_mel(frames: int, seed: int = 0) -> Tensor:
 
 
 def noise_of(seed: int, first: int, frames: int) -> Tensor:
-    return placed_noise(seed, HARMONICS, first, frames, HOP)
+    return noise_at(seed, HARMONICS, first, frames, HOP)
 
 
 def random_source(frames: int, seed: int = 0) -> Tensor:
@@ -85,7 +85,7 @@ def test_a_batch_of_unequal_streams_equals_each_alone() -> None:
 
 def test_frames_behind_the_end_leave_the_phases_alone() -> None:
     pitch, noise = torch.tensor([[130.0, 210.0, 0.0, 0.0]]), noise_of(1, 0, 4)
-    phase = placed_phase(1, HARMONICS)
+    phase = phase_of(1, HARMONICS)
     _, padded = HIFT.m_source(pitch, SourceNoise(phase, noise))
     _, alone = HIFT.m_source(pitch[:, :2], SourceNoise(phase, noise[..., : 2 * HOP]))
     torch.testing.assert_close(padded, alone, atol=1e-12, rtol=0)
@@ -96,8 +96,8 @@ def test_frames_behind_the_end_leave_the_phases_alone() -> None:
 def test_excitation_in_stretches_equals_the_whole(cuts: set[int], seed: int) -> None:
     pitch = 400 * torch.rand(1, 40, generator=torch.Generator().manual_seed(seed)) - 50
     pitch = pitch.clamp(min=0)
-    whole, end = HIFT.m_source(pitch, SourceNoise(placed_phase(seed, HARMONICS), noise_of(seed, 0, 40)))
-    phase, pieces = placed_phase(seed, HARMONICS), []
+    whole, end = HIFT.m_source(pitch, SourceNoise(phase_of(seed, HARMONICS), noise_of(seed, 0, 40)))
+    phase, pieces = phase_of(seed, HARMONICS), []
     borders = [0, *sorted(cuts), 40]
     for low, high in pairwise(borders):
         random = SourceNoise(phase, noise_of(seed, low, high - low))

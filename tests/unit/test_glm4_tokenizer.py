@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vita_mctp.audio.sinc import SincResampler, sinc_resampler
+from vita_mctp.audio.resample import SincResampler, sinc_resampler
 from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import Wave

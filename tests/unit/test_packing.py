@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vita_mctp.data.packing import PackedRow, PackingReport, fills, join, pack
 from vita_mctp.errors import ConfigError
-from vita_mctp.text import IGNORED, FeatureSpan, Sample
+from vita_mctp.text.chat import IGNORED, FeatureSpan, Sample
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=80)
 

@@ -12,8 +12,8 @@ from tokenizers.normalizers import NFC
 from transformers import AutoTokenizer
 
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.text import IncrementalDecoder, TextTokenizer, Vocabulary, VocabularyKind, train_tokenizer
-from vita_mctp.text.vocabulary import audio_token, released_additions
+from vita_mctp.text.tokenizer import IncrementalDecoder, TextTokenizer, train_tokenizer
+from vita_mctp.text.vocabulary import Vocabulary, VocabularyKind, audio_token, released_additions
 from vita_mctp.types import TokenKind
 
 TEXTS = ["what is two plus three", "it is five", "the capital of france is paris", "It's hot!"]
@@ -40,7 +40,7 @@ def test_names_follow_the_released_order(tokenizer: TextTokenizer) -> None:
     assert [tokenizer.encode(token) for token in additions] == [[v.im_end + 1 + n] for n in range(20)]
     assert v.audio_0 == v.im_end + 21
     assert tokenizer.encode("<|audio_0|><|audio_49|>") == [v.audio_id(0), v.audio_id(49)] == [v.audio_0, v.size - 1]
-    assert (v.eos_ids, v.pad, v.text_size) == ((v.im_end, v.endoftext), v.endoftext, v.audio_0)
+    assert (v.eos_ids, v.pad) == ((v.im_end, v.endoftext), v.endoftext)
     assert v.size == v.audio_0 + NUM_AUDIO and v.size <= v.padded_size < v.size + 8 and v.padded_size % 8 == 0
 
 

@@ -71,16 +71,6 @@ def wave_from_array(
     return _checked_mono(frames, sample_rate, name, channel=None)
 
 
-def resample(wave: Wave, sample_rate: int) -> Wave:
-    """The same sound at another rate: band-limited, linear phase, about T * sample_rate / wave.sample_rate samples."""
-    if wave.sample_rate == sample_rate:
-        return wave
-    import soxr
-
-    samples = soxr.resample(wave.samples, wave.sample_rate, sample_rate, quality="HQ")
-    return Wave(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
-
-
 def write_wave(target: str | os.PathLike[str], wave: Wave) -> None:
     """Writes 16-bit audio in the format of the target's suffix; "-" is WAV on standard output.
 
@@ -216,4 +206,4 @@ def _write_stdout(data: bytes) -> None:
 
 
 def _cannot_write(target: object, error: OSError) -> str:
-    return f"cannot write {target}: {error.strerror}; free some space there, or give another place"
+    return f"cannot write {target}: {error.strerror}; free some space there, or give another path"

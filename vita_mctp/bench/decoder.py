@@ -17,9 +17,8 @@ from vita_mctp.bench.result import Column, Line, Panel, Study, series
 from vita_mctp.bench.seams import Seams, measure_seams
 from vita_mctp.bench.subjects import Voice
 from vita_mctp.bench.timing import Times, now
-from vita_mctp.codecs.base import AudioDecoder, DecoderState
-from vita_mctp.codecs.chunker import AudioChunker
-from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder
+from vita_mctp.codecs.base import AudioChunker, AudioDecoder, DecoderState
+from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, WaveChunk
 
 _CHECKPOINTS = 8
@@ -208,7 +207,7 @@ def voice_seams(voice: Voice, options: DecoderOptions) -> Seams:
 def _in_one_piece(decoder: AudioDecoder, codes: IntArray) -> FloatArray:
     """As offline. The smooth decoder's `decode` is its own stream with one block, so its windows become one."""
     if isinstance(decoder, Glm4VoiceDecoder):
-        whole = replace(decoder.windows, chunk_sizes=(len(codes) + decoder.windows.overlap,))
+        whole = decoder.windows.but(chunk_sizes=[len(codes) + decoder.windows.overlap])
         decoder = Glm4VoiceDecoder(decoder.flow, decoder.hift, whole)
     return decoder.decode(AudioCodes(codes, decoder.codebook_size, decoder.frame_rate, decoder.name)).samples
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
@@ -16,9 +16,8 @@ from vita_mctp.bench.subjects import Subject, Wanted, open_subject, random_decod
 from vita_mctp.bench.timing import Times, now
 from vita_mctp.bench.traffic import Traffic
 from vita_mctp.checkpoints.settings import find_model
-from vita_mctp.codecs.base import AudioDecoder
-from vita_mctp.codecs.chunker import AudioChunker
-from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder
+from vita_mctp.codecs.base import AudioChunker, AudioDecoder
+from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.plan import MODES, Mode
 from vita_mctp.decoding.state import DecodeState, Request
@@ -215,7 +214,7 @@ def _early(decoder: AudioDecoder, codes: int) -> Glm4VoiceDecoder:
         raise TypeError(f"wanted a Glm4VoiceDecoder, got {type(decoder).__name__}")
     windows = decoder.windows
     sizes, steps = (codes, *windows.chunk_sizes), (1, *windows.steps)
-    return Glm4VoiceDecoder(decoder.flow, decoder.hift, replace(windows, chunk_sizes=sizes, steps=steps))
+    return Glm4VoiceDecoder(decoder.flow, decoder.hift, windows.but(chunk_sizes=list(sizes), steps=list(steps)))
 
 
 def _weights(part: object) -> int:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita_mctp.codecs.glm4_voice.decoder_config import DecoderConfig, parse_decoder_config
-from vita_mctp.codecs.glm4_voice.tokenizer_config import TokenizerConfig, parse_tokenizer_config
+from vita_mctp.codecs.glm4_voice.config import (
+    DecoderConfig,
+    TokenizerConfig,
+    parse_decoder_config,
+    parse_tokenizer_config,
+)
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vita.configuration import VitaMctpConfig
 

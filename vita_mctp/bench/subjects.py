@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,18 +18,17 @@ from vita_mctp.checkpoints.resolve import resolve_settings
 from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.codecs import registry
 from vita_mctp.codecs.base import AudioDecoder
-from vita_mctp.codecs.glm4_voice.decoder_weights import DecoderParts
-from vita_mctp.codecs.glm4_voice.flow import Flow
-from vita_mctp.codecs.glm4_voice.hift import Hift
-from vita_mctp.codecs.glm4_voice.hift_layers import fold_weight_norm
+from vita_mctp.codecs.flow_decoder.hift import Hift
+from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
+from vita_mctp.codecs.flow_decoder.windows import Windows
+from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4VoiceDecoder
+from vita_mctp.codecs.glm4_voice.encoder import WhisperVqEncoder
+from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
 from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
-from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder, Windows
 from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
-from vita_mctp.codecs.glm4_voice.whisper_encoder import WhisperVqEncoder
 from vita_mctp.codecs.nano import NanoDecoder
 from vita_mctp.codecs.nano.config import NanoCodecConfig
-from vita_mctp.codecs.nano.decoder import NanoMelDecoder
-from vita_mctp.codecs.nano.vocoder import NanoVocoder
+from vita_mctp.codecs.nano.networks import NanoMelDecoder, NanoVocoder
 from vita_mctp.codecs.ramp import RampDecoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
@@ -175,7 +174,7 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
             sizes = NanoCodecConfig()
             return NanoDecoder(sizes, _ready(NanoMelDecoder(sizes)), _ready(NanoVocoder(sizes)))
         config = shapes.glm4_voice_decoder(small="small" in name)
-        flow, hift = _ready(Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
+        flow, hift = _ready(Glm4Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
     fold_weight_norm(hift)
     if name.endswith("reference"):
         return Glm4VoiceReferenceDecoder(DecoderParts(config, flow, hift))
@@ -194,7 +193,7 @@ def _stepped(decoder: AudioDecoder, steps: Sequence[int]) -> AudioDecoder:
     """Decoders that have no choice of steps stay as they are, the reference among them."""
     if not steps or not isinstance(decoder, Glm4VoiceDecoder):
         return decoder
-    return Glm4VoiceDecoder(decoder.flow, decoder.hift, replace(decoder.windows, steps=tuple(steps)))
+    return Glm4VoiceDecoder(decoder.flow, decoder.hift, decoder.windows.but(steps=list(steps)))
 
 
 def _best_blocks(decoder: AudioDecoder) -> tuple[int, ...]:

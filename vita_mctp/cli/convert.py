@@ -62,7 +62,7 @@ def convert_shards(options: argparse.Namespace) -> int:
 
 def convert_decoder(options: argparse.Namespace) -> int:
     """A decoder's folder in, the same without pickles out."""
-    from vita_mctp.codecs.glm4_voice.decoder_weights import convert_decoder
+    from vita_mctp.codecs.glm4_voice.decoder import convert_decoder
 
     return _show(convert_decoder(Path(options.source), Path(options.target)))
 

@@ -1,11 +1,16 @@
-"""What an audio tokenizer and an audio decoder must do. B batch, T samples, N codes."""
+"""What an audio tokenizer and an audio decoder must do, and how codes are cut for a decoder.
+
+B batch, T samples, N frames of codes, Q codebooks. With Q = 1 codes are (N,), else (N, Q).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
-from vita_mctp.types import AudioBlock, AudioCodes, AudioFeatures, Wave, WaveChunk
+from vita_mctp.errors import ConfigError
+from vita_mctp.types import AudioBlock, AudioCodes, AudioFeatures, Code, Wave, WaveChunk
 
 DecoderState = Any
 """Opaque value owned by one stream; a decoder returns a new one and never keeps it."""
@@ -16,18 +21,21 @@ class AudioTokenizer(Protocol):
     """Wave -> codes. Any input rate; resampling to `sample_rate` is the tokenizer's own first step."""
 
     name: str
+    num_codebooks: int
     codebook_size: int
+    """Of each codebook."""
     frame_rate: Fraction
+    """Frames of codes per second."""
     sample_rate: int
 
     def encode(self, wave: Wave) -> AudioCodes:
-        """ceil(seconds * frame_rate) codes for a wave of at least one sample."""
+        """ceil(seconds * frame_rate) frames of codes for a wave of at least one sample."""
         ...
 
 
 @runtime_checkable
 class AudioFeatureExtractor(Protocol):
-    """Wave -> features, for models that hear no codes. Any input rate; resampling is the extractor's own first step."""
+    """Wave -> features, for models without input codes. Any input rate; resampling is the extractor's first step."""
 
     name: str
     feature_size: int
@@ -43,11 +51,12 @@ class AudioDecoder(Protocol):
     """Codes -> wave, offline or block by block with state; streaming equals offline for every cut."""
 
     name: str
+    num_codebooks: int
     codebook_size: int
     frame_rate: Fraction
     sample_rate: int
     block_size: int
-    """Codes per block in streaming that this decoder is best fed with."""
+    """Frames of codes per block in streaming that this decoder is best fed with."""
 
     def start(self, seed: int = 0) -> DecoderState:
         """Fresh state for one stream."""
@@ -56,10 +65,42 @@ class AudioDecoder(Protocol):
     def decode_block(self, block: AudioBlock, state: DecoderState) -> tuple[WaveChunk, DecoderState]:
         """Samples that became final with these codes; `is_last` flushes everything held back.
 
-        Over a stream exactly `total_codes * sample_rate / frame_rate` samples come out.
+        Over a stream exactly `N * sample_rate / frame_rate` samples come out.
         """
         ...
 
     def decode(self, codes: AudioCodes) -> Wave:
         """The whole wave at once."""
         ...
+
+
+class AudioChunker:
+    """Cuts one answer's codes into blocks. Where segments begin and end in the text plays no part.
+
+    block_sizes: codes in each block, the last size for all further ones; a small first one is for an early first sound.
+    The last block is sent by `finish`, even when it is empty, so that a decoder gives out what it held back.
+    """
+
+    def __init__(self, block_sizes: Sequence[int]) -> None:
+        if not block_sizes or min(block_sizes) < 1:
+            raise ConfigError(f"got the block sizes {list(block_sizes)}; wanted at least one code in each block")
+        self._sizes = tuple(block_sizes)
+        self._codes: list[Code] = []
+        self._index = 0
+
+    def push(self, code: Code) -> AudioBlock | None:
+        """The block that this code completes, if any."""
+        self._codes.append(code)
+        if len(self._codes) < self._sizes[min(self._index, len(self._sizes) - 1)]:
+            return None
+        return self._cut(is_last=False)
+
+    def finish(self) -> AudioBlock:
+        """The rest, marked as the last; nothing may be pushed after it."""
+        return self._cut(is_last=True)
+
+    def _cut(self, is_last: bool) -> AudioBlock:
+        block = AudioBlock(tuple(self._codes), self._index, is_last)
+        self._codes = []
+        self._index += 1
+        return block

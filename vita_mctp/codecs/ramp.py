@@ -1,47 +1,38 @@
-"""A codec whose every sample tells its code and its place within it: the measuring stick of sample accounting.
+"""A codec whose every sample shows its code and its position within it: the measuring stick of sample accounting.
 
-Code n is the ramp (n + o / hop) / codebook_size, o = 0..hop-1. A chunk lost, doubled, moved or cut short shows in the
-samples themselves. The decoder holds back `look_ahead` codes, as a vocoder with a future context does.
+A frame is Q ramps behind each other, one for each codebook; that of id n is (n + o / part) / codebook_size,
+o = 0..part-1, where part = hop / Q samples. A chunk lost, doubled, moved or cut short shows in the samples themselves.
+The decoder holds back `look_ahead` frames, as a vocoder with a future context does.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
+from pydantic import Field
 
 from vita_mctp.errors import CheckpointError
-from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, Wave, WaveChunk
+from vita_mctp.schema import Schema
+from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, IntArray, Wave, WaveChunk
+
+SETTINGS_FILE = "ramp.json"
+_Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
-@dataclass(frozen=True)
-class RampSettings:
+class RampSettings(Schema):
     """What `ramp.json` in a codec folder may hold."""
 
-    codebook_size: int = 64
-    sample_rate: int = 16_000
-    block_size: int = 8
-    look_ahead: int = 2
-    frame_rate_numerator: int = 25
-    frame_rate_denominator: int = 2
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> RampSettings:
-        path = folder / "ramp.json"
-        if not path.is_file():
-            raise CheckpointError(
-                f"{folder} lacks ramp.json, which a ramp codec folder holds; write {{}} for the defaults"
-            )
-        try:
-            values = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}), a JSON object is wanted; write it again") from None
-        if unknown := sorted(set(values) - set(cls.__dataclass_fields__)):
-            raise CheckpointError(f"{path} has unknown keys {unknown}; known: {sorted(cls.__dataclass_fields__)}")
-        return cls(**values)
+    codebook_size: _Size = 64
+    num_codebooks: Annotated[int, Field(ge=1, le=64)] = 1
+    sample_rate: _Size = 16_000
+    block_size: _Size = 8
+    look_ahead: Annotated[int, Field(ge=0, le=1 << 20)] = 2
+    frame_rate_numerator: _Size = 25
+    frame_rate_denominator: _Size = 2
 
 
 class _Ramp:
@@ -49,45 +40,51 @@ class _Ramp:
 
     def __init__(self, settings: RampSettings | None = None) -> None:
         self.settings = settings = settings or RampSettings()
-        self.codebook_size = settings.codebook_size
-        self.sample_rate = settings.sample_rate
-        self.block_size = settings.block_size
+        self.codebook_size, self.num_codebooks = settings.codebook_size, settings.num_codebooks
+        self.sample_rate, self.block_size = settings.sample_rate, settings.block_size
         self.frame_rate = Fraction(settings.frame_rate_numerator, settings.frame_rate_denominator)
-        hop = self.sample_rate / self.frame_rate
-        if hop.denominator != 1:
-            raise CheckpointError(f"a ramp has a whole number of samples for each code, got {hop}; change its rates")
-        self.hop = hop.numerator
+        part = self.sample_rate / self.frame_rate / self.num_codebooks
+        if part.denominator != 1:
+            raise CheckpointError(
+                f"got {part} samples for each code of a ramp; wanted a whole number: change its rates"
+            )
+        self.part = part.numerator
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        path = folder / SETTINGS_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder} lacks {SETTINGS_FILE}; wanted a ramp's settings: write {{}} for the defaults"
+            )
+        return cls(RampSettings.read_json(path))
 
 
 class RampTokenizer(_Ramp):
-    """Reads each code off the middle sample of its hop."""
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> RampTokenizer:
-        return cls(RampSettings.from_folder(folder))
+    """Reads each code off the middle sample of its ramp."""
 
     def encode(self, wave: Wave) -> AudioCodes:
-        count = -(-len(wave.samples) * self.frame_rate // wave.sample_rate)
-        middles = (np.arange(count) * 2 + 1) * wave.sample_rate / float(2 * self.frame_rate)
-        places = np.minimum(middles.astype(np.int64), len(wave.samples) - 1)
-        codes = np.floor(np.abs(wave.samples[places]) * self.codebook_size).astype(np.int64)
-        return AudioCodes(np.minimum(codes, self.codebook_size - 1), self.codebook_size, self.frame_rate, self.name)
+        count = -(-len(wave.samples) * self.frame_rate // wave.sample_rate) * self.num_codebooks
+        rate = self.frame_rate * self.num_codebooks
+        middles = (np.arange(count) * 2 + 1) * wave.sample_rate / float(2 * rate)
+        positions = np.minimum(middles.astype(np.int64), len(wave.samples) - 1)
+        ids = np.floor(np.abs(wave.samples[positions]) * self.codebook_size).astype(np.int64)
+        ids = np.minimum(ids, self.codebook_size - 1)
+        if self.num_codebooks > 1:
+            ids = ids.reshape(-1, self.num_codebooks)
+        return AudioCodes(ids, self.codebook_size, self.frame_rate, self.name)
 
 
 @dataclass(frozen=True)
 class RampState:
     """Codes taken in and not yet given out, and the index of the next chunk."""
 
-    held: tuple[int, ...] = ()
+    held: tuple[Code, ...] = ()
     index: int = 0
 
 
 class RampDecoder(_Ramp):
     """Writes each code as its ramp."""
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> RampDecoder:
-        return cls(RampSettings.from_folder(folder))
 
     def start(self, seed: int = 0) -> RampState:
         return RampState()
@@ -103,5 +100,6 @@ class RampDecoder(_Ramp):
         return Wave(self._samples(codes.ids), self.sample_rate)
 
     def _samples(self, ids: IntArray) -> FloatArray:
-        ramp = np.arange(self.hop, dtype=np.float64) / self.hop
-        return ((ids[:, None] + ramp) / self.codebook_size).astype(np.float32).reshape(-1)
+        """(n,) or (n, Q) -> n * hop samples."""
+        ramp = np.arange(self.part, dtype=np.float64) / self.part
+        return ((ids.reshape(-1, 1) + ramp) / self.codebook_size).astype(np.float32).reshape(-1)

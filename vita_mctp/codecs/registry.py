@@ -21,16 +21,16 @@ _TOKENIZERS = {
     "ramp": "vita_mctp.codecs.ramp:RampTokenizer",
 }
 _DECODERS = {
-    "glm4_voice": "vita_mctp.codecs.glm4_voice.smooth_decoder:Glm4VoiceDecoder",
+    "glm4_voice": "vita_mctp.codecs.glm4_voice.decoder:Glm4VoiceDecoder",
     "glm4_voice_reference": "vita_mctp.codecs.glm4_voice.reference_decoder:Glm4VoiceReferenceDecoder",
     "nano": "vita_mctp.codecs.nano:NanoDecoder",
     "ramp": "vita_mctp.codecs.ramp:RampDecoder",
 }
 
-_PLACEMENT = ("device", "dtype")
-"""What a class may take that is not its folder's to say."""
-
 _EXTRACTORS = {"sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd"}
+
+_NO_OPTIONS = ("device", "dtype")
+"""What a class may take that its folder cannot settle."""
 
 
 def register(name: str, *, tokenizer: str | None = None, decoder: str | None = None) -> None:
@@ -50,7 +50,7 @@ def audio_tokenizer(name: str, folder: Path, device: torch.device | str = "cpu")
 
 
 def feature_extractor(name: str, folder: Path) -> AudioFeatureExtractor:
-    """Loads what hears for a model without input codes, from its folder; as `audio_tokenizer`."""
+    """Loads a feature extractor, for a model without input codes, from its folder; as `audio_tokenizer`."""
     extractor: AudioFeatureExtractor = _open(_EXTRACTORS, "feature extractor", name, folder, "cpu")
     return extractor
 
@@ -76,7 +76,7 @@ def _open(
     module, _, attribute = table[name].partition(":")
     from_folder = getattr(import_module(module), attribute).from_folder
     _, *taken = signature(from_folder).parameters
-    known = [option for option in taken if option not in _PLACEMENT]
+    known = [option for option in taken if option not in _NO_OPTIONS]
     if unknown := sorted(set(options) - set(known)):
         raise ConfigError(f"the {kind} {name} has no option {unknown[0]}; it has: {', '.join(known) or 'none'}")
     return from_folder(folder, **({"device": device} if "device" in taken else {}), **options)

@@ -1,4 +1,4 @@
-"""How VITA-Audio-Plus hears: FunASR's front end, as SenseVoiceSmall was trained with it.
+"""SenseVoice's features, for VITA-Audio-Plus: FunASR's front end, as SenseVoiceSmall was trained with it.
 
 A recording becomes mel frames of 10 ms, stacked to frames of 60 ms and normalised with the statistics that lie beside
 SenseVoiceSmall's weights. FunASR by default adds a random least significant bit to every sample before
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vita_mctp.audio import resample
-from vita_mctp.audio.fbank import FEATURE_SIZE, SAMPLE_RATE, stacked_fbank
+from vita_mctp.audio.mel import FEATURE_SIZE, SAMPLE_RATE, stacked_fbank
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioFeatures, FloatArray, Wave
 

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from vita_mctp.codecs.nano.codec import pad_to_codes
-from vita_mctp.codecs.nano.config import NanoCodecConfig
-from vita_mctp.codecs.nano.features import LOG_MEAN, LOG_SCALE, SILENCE, LogMel
+from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig
 from vita_mctp.nano.corpus.corpus import Corpus
 from vita_mctp.nano.corpus.voices import ANSWER_VOICE
 from vita_mctp.types import FloatArray, IntArray

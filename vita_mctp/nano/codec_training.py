@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita_mctp.codecs.nano.config import NanoCodecConfig
-from vita_mctp.codecs.nano.decoder import NanoMelDecoder
-from vita_mctp.codecs.nano.encoder import NanoEncoder, unfold_steps
-from vita_mctp.codecs.nano.layers import ConvNeXtStack
+from vita_mctp.codecs.nano.networks import ConvNeXtStack, NanoEncoder, NanoMelDecoder, unfold_steps
 from vita_mctp.nano.codec_data import IGNORED, BatchMaker, CodecBatch
 from vita_mctp.types import IntArray
 

@@ -21,8 +21,7 @@ from vita_mctp.text.chat import (
     Message,
     Sample,
 )
-from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.text.tokenizer_training import train_tokenizer
+from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
 from vita_mctp.text.vocabulary import AUDIO_TAG
 from vita_mctp.types import IntArray
 

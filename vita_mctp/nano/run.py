@@ -20,7 +20,7 @@ from torch import Tensor
 from vita_mctp.audio import write_wave
 from vita_mctp.codecs.nano.codec import DECODER_FILE, ENCODER_FILE, NAME
 from vita_mctp.codecs.nano.config import NanoCodecConfig
-from vita_mctp.codecs.nano.vocoder import NanoVocoder
+from vita_mctp.codecs.nano.networks import NanoVocoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.nano.codec_data import BatchMaker, CodecBatch, FeatureStore, Item, build_features
 from vita_mctp.nano.codec_training import CodecSchedule, CodecTrainer, train_codec

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vita_mctp.codecs.nano.encoder import NanoEncoder
+from vita_mctp.codecs.nano.networks import NanoEncoder
 from vita_mctp.nano.codec_data import BatchMaker, Item
 from vita_mctp.types import IntArray
 

@@ -20,11 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita_mctp.codecs.nano.codec import pad_to_codes
-from vita_mctp.codecs.nano.config import NanoCodecConfig
-from vita_mctp.codecs.nano.decoder import NanoMelDecoder
-from vita_mctp.codecs.nano.encoder import NanoEncoder
-from vita_mctp.codecs.nano.features import SILENCE, LogMel
-from vita_mctp.codecs.nano.vocoder import NanoVocoder
+from vita_mctp.codecs.nano.config import SILENCE, LogMel, NanoCodecConfig
+from vita_mctp.codecs.nano.networks import NanoEncoder, NanoMelDecoder, NanoVocoder
 from vita_mctp.nano.codec_data import FeatureStore
 from vita_mctp.nano.corpus.corpus import Corpus
 

@@ -21,9 +21,6 @@ from vita_mctp.types import ENCODER_QUERIES, AudioFeatures, HeardAudio, Prompt, 
 IGNORED = -100
 """Label of a position that is not trained on."""
 
-Speech = Iterable[int] | AudioFeatures
-"""A recording as audio codes, or as features for a model of the continuous kind."""
-
 ASR_INSTRUCTION = "Convert the speech to text."
 TTS_INSTRUCTION = "Convert the text to speech."
 SPEECH_TO_SPEECH_SYSTEM = "Your Name: Luke\nYour Gender: male\n\nRespond in a text-audio interleaved manner."
@@ -111,32 +108,6 @@ class ChatFormat:
         self._newline = tokenizer.encode("\n")
         self._heads = {role: [self._v.im_start, *tokenizer.encode(role.value), *self._newline] for role in Role}
         self._tail = [self._v.im_end, *self._newline]
-
-    def asr_prompt(self, speech: Speech) -> Prompt:
-        """Ask for the transcript of speech."""
-        return self.ask(self.turn(Task.ASR, self._segment(speech)), Task.ASR)
-
-    def tts_prompt(self, text: str, speaker: Speech | None = None) -> Prompt:
-        """Ask for `text` to be spoken, with the voice of `speaker` if given."""
-        voice = None if speaker is None else self._segment(speaker)
-        return self.ask(self.turn(Task.TTS, text), Task.TTS, voice=voice)
-
-    def text_prompt(self, text: str, system: str | None = None, history: Sequence[Turn] = ()) -> Prompt:
-        """Ask in writing for a written answer."""
-        return self.ask(self.turn(Task.TEXT, text), Task.TEXT, system=system, history=history)
-
-    def speech_to_speech_prompt(
-        self,
-        speech: Speech,
-        *,
-        system: str | None = "",
-        speaker: Speech | None = None,
-        history: Sequence[Turn] = (),
-    ) -> Prompt:
-        """Ask aloud for a spoken answer. system: "" takes the style's own text, None leaves it out."""
-        task = Task.SPEECH_TO_SPEECH
-        voice = None if speaker is None else self._segment(speaker)
-        return self.ask(self.turn(task, self._segment(speech)), task, system=system, voice=voice, history=history)
 
     def turn(self, task: Task, question: str | Sequence[int] | AudioFeatures) -> Turn:
         """The user's turn that asks for a task: a text to read, or the ids or features of a segment of speech to hear.
@@ -231,11 +202,8 @@ class ChatFormat:
         elif text:
             yield Turn(Role.SYSTEM, self.text(text))
 
-    def _segment(self, speech: Speech) -> Sequence[int] | AudioFeatures:
-        return speech if isinstance(speech, AudioFeatures) else self.speech(speech)
-
     def _turn(self, role: Role, before: str, said: Sequence[int] | AudioFeatures, after: Sequence[int] = ()) -> Turn:
-        """A recording that is heard as features stands where its placeholders do, so none can change places."""
+        """A recording given as features stands where its placeholders do, so that two of them cannot be mixed up."""
         head = self.tokenizer.encode(before)
         if not isinstance(said, AudioFeatures):
             return Turn(role, (*head, *said, *after))

@@ -107,11 +107,6 @@ class Vocabulary:
         return VocabularyKind.DISCRETE if self.context_of_audio is None else VocabularyKind.CONTINUOUS
 
     @property
-    def text_size(self) -> int:
-        """Number of ids before the audio codes: text and special tokens."""
-        return self.audio_0
-
-    @property
     def size(self) -> int:
         """Number of ids."""
         return self.audio_0 + self.num_audio

@@ -1,4 +1,4 @@
-"""The flow: speech tokens -> log-mel frames, by flow matching with classifier-free guidance.
+"""GLM-4-Voice's flow: speech tokens -> log-mel frames.
 
 B streams, N tokens, F mel frames, M mel bands. Streams of one batch may have different lengths; each comes out as if it
 were alone. The parts are open (`encode_tokens`, `regulate`, `solve`), for a streaming decoder that stretches a window
@@ -7,38 +7,59 @@ of tokens to frames of its own choosing.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.glm4_voice.decoder_config import (
-    HOP_LENGTH,
-    SAMPLE_RATE,
-    CfmConfig,
-    EstimatorConfig,
-    FlowConfig,
-    RegulatorConfig,
+from vita_mctp.codecs.flow_decoder.estimator import Estimator
+from vita_mctp.codecs.flow_decoder.flow import (
+    REFERENCE_STEPS,
+    ConditionalFlowMatching,
+    ConformerLayer,
+    Flow,
+    InputLayer,
+    attended_keys,
+    relative_positions,
 )
-from vita_mctp.codecs.glm4_voice.estimator import Estimator
-from vita_mctp.codecs.glm4_voice.flow_encoder import FlowEncoder
-from vita_mctp.codecs.glm4_voice.ragged import RaggedGroupNorm, length_mask, masked, ragged_lengths
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask, masked, ragged_lengths
+from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, SAMPLE_RATE, BlockEncoderConfig, Glm4FlowConfig
 from vita_mctp.errors import ConfigError
 
-REFERENCE_STEPS = 10
 REFERENCE_SEED = 42
 """The reference seeds torch's global generator with it at each call."""
+
+
+class BlockEncoder(nn.Module):
+    """Embedded tokens -> hidden states, causal over blocks of tokens."""
+
+    def __init__(self, config: BlockEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = InputLayer(config.input_size, config.output_size)
+        self.encoders = nn.ModuleList(
+            ConformerLayer(config.output_size, config.attention_heads, config.linear_units)
+            for _ in range(config.num_blocks)
+        )
+        self.after_norm = nn.LayerNorm(config.output_size)
+
+    def forward(self, x: Tensor, lengths: list[int] | None = None, offsets: Tensor | None = None) -> Tensor:
+        """(B, N, input size) -> (B, N, D); states beyond a stream's length have no meaning."""
+        x = self.embed(x)
+        positions = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
+        seen = attended_keys(x.shape[1], self.config.block_size, offsets, lengths, x.device)
+        for layer in self.encoders:
+            x = layer(x, positions, seen)
+        y: Tensor = self.after_norm(x)
+        return y
 
 
 class LengthRegulator(nn.Module):
     """Smooths token states that have been stretched to frames: convolutions, each with a norm over all time."""
 
-    def __init__(self, config: RegulatorConfig) -> None:
+    def __init__(self, width: int, convolutions: int) -> None:
         super().__init__()
-        width = config.channels
         layers: list[nn.Module] = []
-        for _ in config.sampling_ratios:
+        for _ in range(convolutions):
             layers += [nn.Conv1d(width, width, 3, padding=1), RaggedGroupNorm(1, width), nn.Mish()]
         self.model = nn.Sequential(*layers, nn.Conv1d(width, width, 1))
 
@@ -49,64 +70,24 @@ class LengthRegulator(nn.Module):
         return x
 
 
-class ConditionalFlowMatching(nn.Module):
-    """Integrates the estimator's guided velocity from noise to mel with Euler steps."""
-
-    def __init__(self, config: CfmConfig, estimator: EstimatorConfig) -> None:
-        super().__init__()
-        self.guidance = config.inference_cfg_rate
-        self.estimator = Estimator(estimator)
-
-    def forward(self, noise: Tensor, conditions: Tensor, mask: Tensor | None, steps: int) -> Tensor:
-        """(B, M, F) noise and (B, 3 M, F) conditions -> (B, M, F) mel."""
-        x = noise
-        for time, duration in time_steps(steps):
-            x = x + duration * self.velocity(x, conditions, time.to(x.device), mask)
-        return x
-
-    def velocity(self, x: Tensor, conditions: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
-        """(1 + g) E(x, conditions) - g E(x, 0) (Ho & Salimans 2022), both from one doubled batch."""
-        both = torch.cat([torch.cat([x, conditions], 1), torch.cat([x, torch.zeros_like(conditions)], 1)])
-        masks = None if mask is None else torch.cat([mask, mask])
-        guided, free = self.estimator(both, time, masks).chunk(2)
-        return (1.0 + self.guidance) * guided - self.guidance * free
-
-
-def time_steps(steps: int) -> list[tuple[Tensor, float]]:
-    """Time and length of each Euler step: 1 - cos on [0, pi / 2], added up in float32 as the reference does.
-
-    Raises:
-        ConfigError: `steps` is not positive.
-    """
-    if steps < 1:
-        raise ConfigError(f"the flow wants at least one step, got {steps}; {REFERENCE_STEPS} are the released number")
-    span = 1 - torch.cos(torch.linspace(0, 1, steps + 1, dtype=torch.float32) * 0.5 * math.pi)
-    time, steps_taken = span[0], []
-    for end in span[1:]:
-        duration = end - time
-        steps_taken.append((time, float(duration)))
-        time = time + duration
-    return steps_taken
-
-
 def nearest_tokens(num_tokens: int, num_frames: int) -> Tensor:
     """(F,) the token whose state each frame starts from, as torch stretches N tokens to F frames ("nearest")."""
     tokens = torch.arange(num_tokens, dtype=torch.float32)[None, None]
     return functional.interpolate(tokens, size=num_frames, mode="nearest")[0, 0].long()
 
 
-class Flow(nn.Module):
-    """GLM-4-Voice's flow under its released tensor names."""
+class Glm4Flow(Flow):
+    """The flow under its released tensor names."""
 
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.input_embedding = nn.Embedding(config.vocab_size, config.input_size)
-        self.spk_embed_affine_layer = nn.Linear(config.spk_embed_dim, config.output_size)
-        self.encoder = FlowEncoder(config.encoder)
+    config: Glm4FlowConfig
+
+    def __init__(self, config: Glm4FlowConfig) -> None:
+        super().__init__(config)
+        self.encoder = BlockEncoder(config.encoder)
         self.encoder_proj = nn.Linear(config.encoder.output_size, config.output_size)
-        self.length_regulator = LengthRegulator(config.length_regulator)
-        self.decoder = ConditionalFlowMatching(config.decoder.cfm_params, config.decoder.estimator)
+        self.length_regulator = LengthRegulator(config.output_size, len(config.length_regulator.sampling_ratios))
+        guidance = config.decoder.cfm_params.inference_cfg_rate
+        self.decoder = ConditionalFlowMatching(guidance, Estimator(config.decoder.estimator))
 
     def num_frames(self, num_tokens: int) -> int:
         """Mel frames of so many tokens.
@@ -164,36 +145,8 @@ class Flow(nn.Module):
         stretched = states.transpose(1, 2).gather(2, index)
         return masked(self.length_regulator(stretched, mask), mask).transpose(1, 2)
 
-    def speaker(self, embedding: Tensor) -> Tensor:
-        """(B, 192) x-vector -> (B, M). The released scripts give zeros, of which the bias remains."""
-        projected: Tensor = self.spk_embed_affine_layer(functional.normalize(embedding, dim=1))
-        return projected
-
-    def solve(
-        self,
-        mu: Tensor,
-        cond: Tensor,
-        speaker: Tensor,
-        noise: Tensor,
-        frame_lengths: Tensor | None = None,
-        steps: int = REFERENCE_STEPS,
-    ) -> Tensor:
-        """From noise to mel.
-
-        Args:
-            mu: (B, F, M) as `encode` gives it.
-            cond: (B, M, F) mel frames that are already known, zeros elsewhere.
-            speaker: (B, M).
-            noise: (B, M, F), standard normal.
-            frame_lengths: (B,) frames of each stream, 1..F; None: all F.
-            steps: Euler steps, each two calls of the estimator; time runs as 1 - cos in any number of them.
-
-        Returns:
-            (B, M, F), zeros beyond each stream's frames.
-        """
-        mask = length_mask(ragged_lengths(frame_lengths, mu.shape[1]), mu, mu.shape[1])
-        conditions = torch.cat([mu.transpose(1, 2), speaker[..., None].expand_as(cond), cond], dim=1)
-        return masked(self.decoder(noise, conditions, mask, steps), mask)
+    def mean(self, codes: Tensor, lengths: Tensor, offsets: Tensor, owners: Tensor, frame_lengths: Tensor) -> Tensor:
+        return self.regulate(self.encode_tokens(codes, lengths, offsets), owners, frame_lengths)
 
     def forward(
         self,

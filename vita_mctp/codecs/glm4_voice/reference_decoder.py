@@ -1,9 +1,9 @@
 """GLM-4-Voice's decoder streamed call by call as its released scripts do, quirks included: the measure of parity.
 
-Each call gives the flow all tokens so far, with all mel frames returned so far as known. What a listener should not
-have to hear is kept on purpose: cross-fades whose halves add up to 1.06 to 1.08, and one frame lost at each border
-after the first. Cost grows with the answer. Two things that the scripts cannot do are mended, without touching what
-they can: a beginning too short to be spoken waits for more tokens, and frames held back are spoken when none come.
+Each call gives the flow all tokens so far, with all mel frames returned so far as known. Their faults are kept on
+purpose: cross-fades whose halves add up to 1.06 to 1.08, and one frame lost at each border after the first. Cost grows
+with the answer. Two things that the scripts cannot do are mended, without touching what they can: a beginning too
+short to be spoken waits for more tokens, and frames held back are spoken when none come.
 
 F mel frames, M mel bands, L samples = hop_length * F. Everything is of one stream.
 """
@@ -18,12 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vita_mctp.codecs.glm4_voice.decoder_weights import DecoderParts, load_decoder
+from vita_mctp.codecs.flow_decoder.hift import SourceNoise, draw_noise
+from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, load_decoder
 from vita_mctp.codecs.glm4_voice.flow import REFERENCE_SEED
-from vita_mctp.codecs.glm4_voice.hift_source import SourceNoise, draw_noise
-from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, Wave, WaveChunk
+from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, Wave, WaveChunk
 
-NAME = "glm4_voice"
 OVERLAP_TOKENS = 5
 """Tokens' worth of mel frames that one call holds back and the next one cross-fades with its own."""
 CACHED_FRAMES = 1
@@ -47,26 +46,27 @@ class Spoken:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceState:
-    """One stream's place; `spoken` is None until the first call."""
+    """One stream between two calls; `spoken` is None until the first call."""
 
-    tokens: tuple[int, ...]
+    tokens: tuple[Code, ...]
     """Of all calls made."""
-    waiting: tuple[int, ...]
+    waiting: tuple[Code, ...]
     known: Tensor
     """(1, F, M) returned by all calls made."""
     spoken: Spoken | None = None
 
 
 class Glm4VoiceReferenceDecoder:
-    """`codec.base.AudioDecoder`, except that the number of samples depends on how a stream is cut."""
+    """`codecs.base.AudioDecoder`, except that the number of samples depends on how a stream is cut."""
 
-    name = NAME
+    name = "glm4_voice"
+    num_codebooks = 1
 
     def __init__(self, parts: DecoderParts, draw_noise: DrawNoise = draw_noise) -> None:
         self.flow, self.hift, self.draw_noise = parts.flow, parts.hift, draw_noise
         self.codebook_size = parts.config.flow.vocab_size
         self.frame_rate = parts.config.frame_rate
-        self.sample_rate = parts.config.sample_rate
+        self.sample_rate: int = parts.config.sample_rate
         self.block_size = parts.config.flow.encoder.block_size
         self.overlap_frames = int(OVERLAP_TOKENS / self.frame_rate * Fraction(self.sample_rate, self.hift.hop_length))
         self.window = torch.hamming_window(2 * self.overlap_frames, periodic=False, dtype=torch.float64)
@@ -80,12 +80,12 @@ class Glm4VoiceReferenceDecoder:
 
     def start(self, seed: int = 0) -> ReferenceState:
         """The released scripts seed each call with 42 whatever is asked, and so `seed` has no effect."""
-        return ReferenceState((), (), self._weight.new_zeros(1, 0, self.flow.config.output_size))
+        return ReferenceState((), (), self.flow.like.new_zeros(1, 0, self.flow.config.output_size))
 
     @torch.inference_mode()
     def decode_block(self, block: AudioBlock, state: ReferenceState) -> tuple[WaveChunk, ReferenceState]:
         state = replace(state, waiting=state.waiting + block.codes)
-        samples = self._weight.new_zeros(1, 0)
+        samples = self.flow.like.new_zeros(1, 0)
         if block.is_last and state.waiting:
             samples, state = self._call(state, is_last=True)
         elif block.is_last and state.spoken is not None:
@@ -97,7 +97,7 @@ class Glm4VoiceReferenceDecoder:
 
     def decode(self, codes: AudioCodes) -> Wave:
         """The released script without streaming: one last call with all codes."""
-        chunk, _ = self.decode_block(AudioBlock(tuple(codes.ids.tolist()), 0, is_last=True), self.start())
+        chunk, _ = self.decode_block(codes.as_block(), self.start())
         return Wave(chunk.samples, self.sample_rate)
 
     def _call(self, state: ReferenceState, is_last: bool) -> tuple[Tensor, ReferenceState]:
@@ -126,7 +126,7 @@ class Glm4VoiceReferenceDecoder:
 
     def _new_frames(self, state: ReferenceState) -> tuple[Tensor, torch.Generator]:
         """The flow's (1, M, F) for the tokens that wait, and the generator as the flow leaves it to the vocoder."""
-        like, bands = self._weight, self.flow.config.output_size
+        like, bands = self.flow.like, self.flow.config.output_size
         tokens = torch.tensor([state.tokens + state.waiting], device=like.device)
         prompt, new = tokens.split([len(state.tokens), len(state.waiting)], dim=1)
         generator = torch.Generator().manual_seed(REFERENCE_SEED)
@@ -153,15 +153,7 @@ class Glm4VoiceReferenceDecoder:
         mel = torch.cat([spoken.mel, spoken.overlap], -1)
         return self._vocode(mel, spoken.source, torch.Generator().manual_seed(REFERENCE_SEED))[0]
 
-    @property
-    def _weight(self) -> Tensor:
-        """Tells device and type of what the flow takes."""
-        return self.flow.encoder_proj.weight
-
 
 def _to_array(samples: Tensor) -> FloatArray:
     array: FloatArray = samples[0].float().cpu().numpy()
     return array
-
-
-__all__ = ["Glm4VoiceReferenceDecoder", "ReferenceState"]

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vita_mctp.audio.sinc import ResamplerState, SincResampler, sinc_resampler
-from vita_mctp.codecs.glm4_voice.features import DYNAMIC_RANGE, SILENCE
+from vita_mctp.audio.mel import DYNAMIC_RANGE, SILENCE
+from vita_mctp.audio.resample import ResamplerState, sinc_resampler
+from vita_mctp.codecs.glm4_voice.config import CONV_STRIDE
+from vita_mctp.codecs.glm4_voice.encoder import CONTEXT_FRAMES, KeysValues, Past
 from vita_mctp.codecs.glm4_voice.tokenizer import BATCH_SIZE, Glm4VoiceTokenizer
-from vita_mctp.codecs.glm4_voice.tokenizer_config import CONV_STRIDE
-from vita_mctp.codecs.glm4_voice.whisper_encoder import CONTEXT_FRAMES, KeysValues, Past
 from vita_mctp.errors import AudioError
 from vita_mctp.types import AudioCodes, FloatArray, IntArray
 
@@ -47,7 +47,7 @@ class Block:
 @dataclass(frozen=True, eq=False)
 class Segment:
     """The segment being spoken: `samples` are those behind its finished blocks, and before them what the next block's
-    first frame looks back at (`LogMel.margin` samples; none in the first block)."""
+    first frame looks back at (`WhisperLogMel.margin` samples; none in the first block)."""
 
     index: int = 0
     samples: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -59,7 +59,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class StreamingTokenizerState:
-    """One speaker's place in the tokenizer. A value: push with it twice and two futures go their own ways."""
+    """One speaker's stream. A value: push with it twice and two futures go their own ways."""
 
     resampler: ResamplerState
     segment: Segment
@@ -73,7 +73,7 @@ class StreamingTokenizer:
 
     def __init__(self, tokenizer: Glm4VoiceTokenizer, sample_rate: int | None = None) -> None:
         self.tokenizer, self.config = tokenizer, tokenizer.config
-        self.resampler: SincResampler = sinc_resampler(sample_rate or tokenizer.sample_rate, tokenizer.sample_rate)
+        self.resampler = sinc_resampler(sample_rate or tokenizer.sample_rate, tokenizer.sample_rate)
         self.highest_clamp = tokenizer.features.loudest_possible(self.resampler.gain) - DYNAMIC_RANGE
 
     def start(self) -> StreamingTokenizerState:
@@ -82,7 +82,7 @@ class StreamingTokenizer:
     def push(self, samples: FloatArray, state: StreamingTokenizerState) -> tuple[AudioCodes, StreamingTokenizerState]:
         """float32 samples (T,), any T -> the codes that became final. Raises AudioError for samples outside [-1, 1]."""
         if not np.abs(samples).max(initial=0.0) <= 1.0:  # NaN is not either
-            raise AudioError("samples in [-1, 1] are wanted, larger ones or NaN came; scale the recording")
+            raise AudioError("got samples outside [-1, 1] or NaN; wanted samples within: scale the recording")
         heard, resampler = self.resampler.push(samples, state.resampler)
         pieces, segment = self._listen(heard, state.segment)
         return self.tokenizer.codes(pieces), StreamingTokenizerState(resampler, segment)

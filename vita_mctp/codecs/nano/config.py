@@ -1,53 +1,93 @@
-"""Sizes of the nano codec. Every rate is derived from `sample_rate`, `hop_length` and the two strides."""
+"""Sizes of the nano codec, and its log-mel frames. B batch, T samples, F frames, M mels."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
 
 from vita_mctp.errors import CheckpointError
+from vita_mctp.schema import Schema
+from vita_mctp.types import FloatArray
+
+CONFIG_FILE = "config.json"
+REMEDY = "get the nano codec's folder again"
+MOST_WEIGHTS = 1 << 26
+"""What a configuration may ask for, some twenty times the codec's own."""
+
+LOG_FLOOR = 1e-5
+LOG_MEAN, LOG_SCALE = -5.0, 3.0
+"""Centre and scale of log-mel energies of speech at full scale; fixed, so that frames need no statistics."""
+
+SILENCE = (float(np.log(LOG_FLOOR)) - LOG_MEAN) / LOG_SCALE
+"""A normalised frame's value where there is no sound."""
+
+_Width = Annotated[int, Field(ge=1, le=1 << 12)]
+_Layers = Annotated[int, Field(ge=1, le=64)]
+_Few = Annotated[int, Field(ge=1, le=64)]
+_Window = Annotated[int, Field(ge=2, le=1 << 14, multiple_of=2)]
 
 
-@dataclass(frozen=True)
-class NanoCodecConfig:
-    """One codebook at 12.5 codes per second: 16 kHz / 160 samples a frame / 8 frames a code."""
+class NanoCodecConfig(Schema):
+    """One codebook at 12.5 codes per second: 16 kHz / 160 samples a frame / 8 frames a code.
 
-    sample_rate: int = 16_000
-    hop_length: int = 160
+    Every rate is derived from `sample_rate`, `hop_length` and the two strides.
+    """
+
+    sample_rate: Annotated[int, Field(ge=1, le=192_000)] = 16_000
+    hop_length: Annotated[int, Field(ge=1, le=1 << 13)] = 160
     """Samples per log-mel frame."""
-    mel_window: int = 512
-    num_mels: int = 80
-    patch_frames: int = 2
+    mel_window: _Window = 512
+    num_mels: Annotated[int, Field(ge=1, le=1 << 10)] = 80
+    patch_frames: _Few = 2
     """Log-mel frames per step of the fine (50 Hz) stage."""
-    stride: int = 4
+    stride: _Few = 4
     """Fine steps per code."""
-    levels: tuple[int, ...] = (8, 5, 5, 5)
+    levels: Annotated[tuple[Annotated[int, Field(ge=2, le=64)], ...], Field(min_length=1, max_length=8)] = (8, 5, 5, 5)
     """Finite scalar quantisation levels per dimension; their product is the codebook size."""
-    fine_width: int = 160
-    coarse_width: int = 256
-    expansion: int = 3
-    kernel_size: int = 7
-    encoder_fine_layers: int = 3
-    encoder_coarse_layers: int = 5
-    decoder_coarse_layers: int = 3
-    decoder_fine_layers: int = 3
-    decoder_lookahead: int = 2
+    fine_width: _Width = 160
+    coarse_width: _Width = 256
+    expansion: Annotated[int, Field(ge=1, le=16)] = 3
+    kernel_size: _Few = 7
+    encoder_fine_layers: _Layers = 3
+    encoder_coarse_layers: _Layers = 5
+    decoder_coarse_layers: _Layers = 3
+    decoder_fine_layers: _Layers = 3
+    decoder_lookahead: Annotated[int, Field(ge=0, le=64)] = 2
     """Codes of future context that the decoder waits for."""
-    vocoder_width: int = 192
-    vocoder_layers: int = 4
-    vocoder_lookahead: int = 3
+    vocoder_width: _Width = 192
+    vocoder_layers: _Layers = 4
+    vocoder_lookahead: Annotated[int, Field(ge=0, le=64)] = 3
     """Log-mel frames of future context that the vocoder waits for."""
-    vocoder_fft: int = 640
+    vocoder_fft: _Window = 640
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_windows(self) -> Self:
         if self.vocoder_fft % (2 * self.hop_length):
-            raise CheckpointError(
-                f"vocoder_fft {self.vocoder_fft} must be a multiple of 2 * hop_length {self.hop_length}"
-            )
+            raise ValueError(f"vocoder_fft {self.vocoder_fft} must be a multiple of 2 * hop_length {self.hop_length}")
+        if self.mel_window < self.hop_length:
+            raise ValueError(f"mel_window {self.mel_window} must be at least hop_length {self.hop_length}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        fine, coarse, vocoder = self.fine_width, self.coarse_width, self.vocoder_width
+        stacks = (self.encoder_fine_layers + self.decoder_fine_layers) * fine**2 + self.vocoder_layers * vocoder**2
+        stacks += (self.encoder_coarse_layers + self.decoder_coarse_layers) * coarse**2
+        between = self.stride * fine * coarse + self.patch_frames * self.num_mels * fine + vocoder * self.vocoder_fft
+        mels = self.num_mels * (vocoder * (self.vocoder_lookahead + 1) + self.mel_window + self.vocoder_fft)
+        weights = 2 * (self.expansion * stacks + between) + mels
+        if weights > MOST_WEIGHTS:
+            raise ValueError(f"its widths and layers make {weights} weights; wanted at most {MOST_WEIGHTS}")
+        return self
 
     @property
     def frames_per_code(self) -> int:
@@ -67,16 +107,42 @@ class NanoCodecConfig:
         return prod(self.levels)
 
     def save(self, folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
+        (folder / CONFIG_FILE).write_text(json.dumps(self.to_json_values(), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> NanoCodecConfig:
-        path = folder / "config.json"
-        if not path.is_file():
-            raise CheckpointError(f"no nano codec in {folder}: config.json is missing")
-        values: dict[str, Any] = json.loads(path.read_text())
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise CheckpointError(f"{path}: unknown keys {unknown}; known: {sorted(known)}")
-        typed: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**typed)
+        if not (folder / CONFIG_FILE).is_file():
+            raise CheckpointError(f"no nano codec in {folder}: {CONFIG_FILE} is missing; {REMEDY}")
+        return cls.read_json(folder / CONFIG_FILE)
+
+
+def mel_filterbank(sample_rate: int, fft_size: int, num_mels: int) -> FloatArray:
+    """Triangular filters on the HTK mel scale from 0 Hz to Nyquist, shape (M, fft_size // 2 + 1)."""
+    top = 2595.0 * np.log10(1.0 + sample_rate / 2 / 700.0)
+    centres = 700.0 * (10.0 ** (np.linspace(0.0, top, num_mels + 2) / 2595.0) - 1.0)
+    bins = np.linspace(0.0, sample_rate / 2, fft_size // 2 + 1)
+    rising = (bins[None, :] - centres[:-2, None]) / (centres[1:-1] - centres[:-2])[:, None]
+    falling = (centres[2:, None] - bins[None, :]) / (centres[2:] - centres[1:-1])[:, None]
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+class LogMel(nn.Module):
+    """(B, T) samples -> (B, F, M) with F = T / hop_length; T must be a whole number of hops."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, config: NanoCodecConfig) -> None:
+        super().__init__()
+        self.hop, self.size = config.hop_length, config.mel_window
+        filters = mel_filterbank(config.sample_rate, self.size, config.num_mels)
+        self.register_buffer("window", torch.hann_window(self.size), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters).T.contiguous(), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        margin = (self.size - self.hop) // 2
+        padded = functional.pad(samples, (margin, margin))
+        spectrum = torch.stft(padded, self.size, self.hop, window=self.window, center=False, return_complex=True).abs()
+        energy = spectrum.transpose(1, 2) @ self.filters
+        frames: Tensor = (energy.clamp_min(LOG_FLOOR).log() - LOG_MEAN) / LOG_SCALE
+        return frames

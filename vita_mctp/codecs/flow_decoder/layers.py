@@ -1,6 +1,9 @@
-"""Layers of HiFT: convolutions with weight norm, the snake activation, residual blocks.
+"""Layers of flow decoders: masks and norms for batches of streams of different lengths, and HiFT's convolutions.
 
-B streams, C channels, S steps at whatever rate a layer runs. Masks are those of `ragged`.
+Each stream of a batch comes out as if it were alone: beyond its own end its convolutions see zeros, as at a border, and
+its norms count its own steps only. A mask of None means that all streams are of full length, and costs nothing.
+
+B streams, C channels, T or S steps. A mask is (B, 1, T), one on a stream's own steps and zero beyond.
 """
 
 from __future__ import annotations
@@ -9,9 +12,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.glm4_voice.ragged import masked
-
 _SNAKE_FLOOR = 1e-9
+
+
+def ragged_lengths(lengths: Tensor | None, size: int) -> list[int] | None:
+    """(B,) -> the lengths, or None when each is the full `size`. Raises ValueError for a length not in 1..size."""
+    if lengths is None:
+        return None
+    values = [int(length) for length in lengths.tolist()]
+    if not all(1 <= value <= size for value in values):
+        raise ValueError(f"each stream of this batch must have 1 to {size} steps, got lengths {values}")
+    return None if all(value == size for value in values) else values
+
+
+def length_mask(lengths: list[int] | None, like: Tensor, size: int) -> Tensor | None:
+    """The mask of `lengths` with the type and device of `like`."""
+    if lengths is None:
+        return None
+    steps = torch.arange(size, device=like.device)
+    ends = torch.tensor(lengths, device=like.device)
+    return (steps < ends[:, None])[:, None].to(like.dtype)
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, C, T) with zeros beyond each stream's end."""
+    return x if mask is None else x * mask
+
+
+class RaggedGroupNorm(nn.GroupNorm):
+    """Group norm whose means and variances count each stream's own steps only."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, C, T) -> (B, C, T)."""
+        if mask is None:
+            return super().forward(x)
+        grouped = x.unflatten(1, (self.num_groups, -1))  # B, groups, C / groups, T
+        own = mask[:, None]
+        count = grouped.shape[2] * own.sum(-1, keepdim=True)
+        centred = grouped - (grouped * own).sum((2, 3), keepdim=True) / count
+        variance = (centred.square() * own).sum((2, 3), keepdim=True) / count
+        normed = (centred * torch.rsqrt(variance + self.eps)).flatten(1, 2)
+        return normed * self.weight[:, None] + self.bias[:, None]
 
 
 class NormedConv1d(nn.Conv1d):

@@ -1,31 +1,38 @@
 """HiFT: log-mel frames -> samples, a neural source filter ending in an inverse Fourier transform (arXiv 2309.09493).
 
-B streams, M mel bands, T mel frames, L = hop_length * T samples, Q bins of the small transform, S its frames.
+B streams, M mel bands, T mel frames, L = hop_length * T samples, H harmonics with the fundamental, Q bins of the small
+transform, S its frames.
 
 Pitch, excitation and synthesis are three calls, so that a stream can be served in stretches: the excitation takes the
 phases that the last stretch returned, and the samples of frames [a, b) are those of `forward` over the frames
 [a - context_frames, b + context_frames), cut to the stream, with the excitation of the same frames.
+
+A phase is counted in cycles, in float64, and wrapped to [0, 1): it goes on without a jump however long the answer,
+where the reference's float32 sum loses a hundredth of a cycle within a minute.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from operator import mul
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.glm4_voice.decoder_config import HiftConfig
-from vita_mctp.codecs.glm4_voice.hift_layers import (
+from vita_mctp.codecs.flow_decoder.config import F0PredictorConfig, HiftConfig
+from vita_mctp.codecs.flow_decoder.layers import (
     NormedConv1d,
     NormedConvTranspose1d,
     ResBlock,
     block_reach,
+    length_mask,
+    masked,
+    ragged_lengths,
 )
-from vita_mctp.codecs.glm4_voice.hift_source import HarmonicSource, PitchPredictor
-from vita_mctp.codecs.glm4_voice.ragged import length_mask, masked, ragged_lengths
 
 _KERNEL = 7
 """Of the first and the last convolution."""
@@ -33,6 +40,120 @@ _LAST_SLOPE = 0.01
 """Of the last leaky ReLU: the reference leaves torch's default there, unlike `lrelu_slope` everywhere else."""
 _MAX_MAGNITUDE = 100.0
 _MIN_ENVELOPE = 1e-11
+_PITCH_LAYERS = 5
+_PITCH_KERNEL = 3
+PITCH_REACH = _PITCH_LAYERS * (_PITCH_KERNEL // 2)
+"""Mel frames on either side that the pitch of one frame depends on."""
+_UNVOICED_NOISE = 1 / 3
+"""Deviation of the noise where there is no voice, relative to the sines' amplitude."""
+_NOISE, _PHASE = 0, 1
+
+
+class PitchPredictor(nn.Module):
+    """Log-mel (B, M, T) -> fundamental frequency (B, T) in Hz, 0 behind a stream's end."""
+
+    def __init__(self, config: F0PredictorConfig) -> None:
+        super().__init__()
+        widths = [config.in_channels, *[config.cond_channels] * _PITCH_LAYERS]
+        convs = [NormedConv1d(low, high, _PITCH_KERNEL) for low, high in pairwise(widths)]
+        self.condnet = nn.Sequential(*(layer for conv in convs for layer in (conv, nn.ELU())))
+        self.classifier = nn.Linear(config.cond_channels, config.num_class)
+
+    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        mask = length_mask(ragged_lengths(lengths, mel.shape[-1]), mel, mel.shape[-1])
+        x = masked(mel, mask)
+        for layer in self.condnet:
+            x = masked(layer(x), mask)
+        return masked(self.classifier(x.transpose(1, 2)).abs().transpose(1, 2), mask)[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class SourceNoise:
+    """Everything random in one stretch of excitation."""
+
+    phase: Tensor
+    """(B, H) float64: cycles at which the sines begin, or at which an earlier stretch left them."""
+    noise: Tensor
+    """(B, H, L) standard normal."""
+
+
+def draw_noise(generator: torch.Generator, harmonics: int, samples: int) -> SourceNoise:
+    """Draws for one stream as the reference does: phases, noise, then as many numbers as samples that nothing uses.
+
+    The fundamental begins at phase 0, the others anywhere in a cycle.
+    """
+    device = generator.device
+    raw = torch.rand(1, harmonics, 1, generator=generator, device=device) * (2 * math.pi) - math.pi
+    noise = torch.randn(1, harmonics, samples, generator=generator, device=device)
+    torch.randn(1, 1, samples, generator=generator, device=device)
+    return SourceNoise(starting_phase(raw[..., 0]), noise)
+
+
+def starting_phase(radians: Tensor) -> Tensor:
+    """(B, H) drawn angles -> starting phases in cycles; the fundamental's is 0 whatever was drawn."""
+    cycles = radians.double() / (2 * math.pi) % 1
+    return functional.pad(cycles[:, 1:], (1, 0))
+
+
+def noise_at(seed: int, harmonics: int, first_frame: int, frames: int, hop: int) -> Tensor:
+    """(1, H, hop * frames) standard normal, a function of the seed and the position in the stream alone.
+
+    So however a stream is cut, and whatever shares its batch, each sample gets the same noise; nothing is kept.
+    """
+    counters = (_counter(seed, _NOISE, frame) for frame in range(first_frame, first_frame + frames))
+    drawn = [counter.standard_normal((harmonics, hop), np.float32) for counter in counters]
+    return torch.from_numpy(np.concatenate([np.zeros((harmonics, 0), np.float32), *drawn], axis=1))[None]
+
+
+def phase_of(seed: int, harmonics: int) -> Tensor:
+    """(1, H) starting phases that belong to the seed."""
+    angles = _counter(seed, _PHASE, 0).uniform(-math.pi, math.pi, (1, harmonics))
+    return starting_phase(torch.from_numpy(angles))
+
+
+def _counter(seed: int, purpose: int, frame: int) -> np.random.Generator:
+    """Philox counts in four words, the first one fastest: no two frames or purposes ever share a number."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, frame]))
+
+
+class HarmonicSource(nn.Module):
+    """Pitch (B, T) in Hz -> excitation (B, L)."""
+
+    def __init__(self, config: HiftConfig) -> None:
+        super().__init__()
+        self.config, self.hop, self.harmonics = config, config.hop_length, config.nb_harmonics + 1
+        self.l_linear = nn.Linear(self.harmonics, 1)
+
+    def forward(self, pitch: Tensor, random: SourceNoise) -> tuple[Tensor, Tensor]:
+        """Returns the excitation and the phases (B, H) with which the next frames go on.
+
+        Frames behind a stream's end must have pitch 0: they leave its phases where they are.
+        """
+        sines, phase = self.sines(pitch, random)
+        return torch.tanh(self.l_linear(sines.transpose(1, 2)))[..., 0], phase
+
+    def sines(self, pitch: Tensor, random: SourceNoise) -> tuple[Tensor, Tensor]:
+        """Noisy sines (B, H, L) before they are summed, and the phases (B, H) after them."""
+        cycles, phase = self._cycles(pitch, random.phase)
+        voiced = self.voiced(pitch)[:, None]
+        sines = self.config.nsf_alpha * (2 * math.pi * cycles).sin()
+        unvoiced = self.config.nsf_alpha * _UNVOICED_NOISE
+        deviation = voiced * self.config.nsf_sigma + (1 - voiced) * unvoiced
+        return sines * voiced + deviation * random.noise, phase
+
+    def voiced(self, pitch: Tensor) -> Tensor:
+        """(B, L): 1 where there is a voice, else 0."""
+        return (pitch > self.config.nsf_voiced_threshold).to(pitch.dtype).repeat_interleave(self.hop, dim=-1)
+
+    def _cycles(self, pitch: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
+        """Wrapped cycles (B, H, L). Pitch is constant within a frame, so frames are summed, not samples."""
+        multiples = torch.arange(1, self.harmonics + 1, device=pitch.device, dtype=pitch.dtype)[:, None]
+        step = (pitch[:, None] * multiples / self.config.sampling_rate).double()
+        ends = phase[..., None] + self.hop * step.cumsum(-1)
+        starts = torch.cat([phase[..., None], ends], -1)
+        samples = torch.arange(1, self.hop + 1, device=pitch.device, dtype=torch.float64)
+        cycles = (starts[..., :-1, None] + step[..., None] * samples) % 1
+        return cycles.flatten(2).to(pitch.dtype), starts[..., -1] % 1
 
 
 class Hift(nn.Module):
@@ -40,10 +161,9 @@ class Hift(nn.Module):
 
     def __init__(self, config: HiftConfig) -> None:
         super().__init__()
-        self.config = config
-        self.hop_length = math.prod(config.upsample_rates) * config.istft_params.hop_len
+        self.config, self.hop_length = config, config.hop_length
         self.context_frames = context_frames(config)
-        self.m_source = HarmonicSource(config, self.hop_length)
+        self.m_source = HarmonicSource(config)
         self.f0_predictor = PitchPredictor(config.f0_predictor)
         self.conv_pre = NormedConv1d(config.in_channels, config.base_channels, _KERNEL)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
@@ -104,8 +224,8 @@ class Hift(nn.Module):
         streams, samples = source.shape
         ends = [n * self.hop_length for n in lengths] if lengths else [samples] * streams
         last = torch.tensor(ends, device=source.device)[:, None] - 1
-        places = torch.arange(-(size // 2), samples + size // 2, device=source.device).abs()
-        reflected = (last - (last - places).abs()).clamp(min=0)
+        positions = torch.arange(-(size // 2), samples + size // 2, device=source.device).abs()
+        reflected = (last - (last - positions).abs()).clamp(min=0)
         frames = source.float().gather(1, reflected).unfold(-1, size, hop)
         spectrum = torch.fft.rfft(frames * _window(size, source.device))
         return torch.cat([spectrum.real, spectrum.imag], -1).transpose(1, 2)
@@ -137,7 +257,7 @@ def context_frames(config: HiftConfig) -> int:
         steps_of_source = (reach + block_reach(*source_block) + 1) * above + above // 2
         samples = max(samples, steps_of_source * hop + size // 2)
         reach = math.ceil((reach + (kernel + rate) // 2 - 1) / rate)
-    return max(reach + _KERNEL // 2, math.ceil(samples / (math.prod(config.upsample_rates) * hop)))
+    return max(reach + _KERNEL // 2, math.ceil(samples / config.hop_length))
 
 
 def _ups(config: HiftConfig) -> list[tuple[int, int]]:

@@ -2,64 +2,67 @@
 
 Where the released loop runs the flow again over the whole answer for each block, a window here holds the codes to be
 spoken next and `context` codes before them, whose mel is given as known; so the cost of a chunk does not grow. Windows,
-steps and every random number depend on the place in the stream alone: however the codes arrive, and whatever shares the
-batch, the samples are the same, and `decode` is the stream with one block.
+steps and every random number depend on the position in the stream alone: however the codes arrive, and whatever else is
+in the batch, the samples are the same, and `decode` is the stream with one block.
 
 Frame f of a stream belongs to code floor(f / frames_per_code), an exact fraction, in every window: nothing drifts. The
 last `overlap` codes of a window are spoken with the next one, which makes their frames anew; the two versions are
 cross-faded, and so are the samples of one frame on either side of which the vocoder saw different versions.
 
-B streams, N codes, M mel bands, F mel frames, H harmonics, S = hop_length samples of a frame.
+B streams, N codes, M mel bands, F mel frames, H harmonics, S = hop samples of a frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_mctp.codecs.glm4_voice.decoder_config import HOP_LENGTH, SAMPLE_RATE
-from vita_mctp.codecs.glm4_voice.decoder_weights import load_decoder
-from vita_mctp.codecs.glm4_voice.flow import REFERENCE_STEPS, Flow
-from vita_mctp.codecs.glm4_voice.hift import Hift
-from vita_mctp.codecs.glm4_voice.hift_source import SourceNoise, placed_noise, placed_phase
+from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, Flow
+from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, noise_at, phase_of
 from vita_mctp.errors import ConfigError
-from vita_mctp.strict import build_strict
-from vita_mctp.types import AudioBlock, AudioCodes, Wave, WaveChunk
+from vita_mctp.schema import Schema
+from vita_mctp.types import AudioBlock, AudioCodes, Code, Wave, WaveChunk
 
 _MEL_STREAM = 1 << 64
 """Added to a seed, it separates the flow's noise from the vocoder's."""
 
 
-@dataclass(frozen=True)
-class Windows:
-    """How a stream is cut, in codes.
+_Codes = Annotated[int, Field(ge=1, le=1 << 20)]
+_Steps = Annotated[int, Field(ge=1, le=1000)]
 
-    chunk_sizes: new codes of each window, the last size for all further ones; small first ones are for an early sound.
-    context: codes before them that a window sees. overlap: codes whose frames are made again with the next window.
-    steps: Euler steps of each window, the last number for all further ones; few at first save time where it counts.
-    """
 
-    chunk_sizes: tuple[int, ...] = (10, 10, 20, 20, 40)
-    context: int = 50
-    overlap: int = 5
-    steps: tuple[int, ...] = (REFERENCE_STEPS,)
+class Windows(Schema):
+    """How a stream is cut, in codes."""
 
-    def __post_init__(self) -> None:
-        if not self.chunk_sizes or min(self.chunk_sizes) <= self.overlap or self.overlap < 1:
-            raise ConfigError(
-                f"each window speaks more codes than it withholds, and withholds at least one: "
-                f"got chunk_sizes {self.chunk_sizes} with overlap {self.overlap}"
+    chunk_sizes: Annotated[tuple[_Codes, ...], Field(min_length=1)] = (10, 10, 20, 20, 40)
+    """New codes of each window, the last size for all further ones; small first ones are for an early sound."""
+    context: _Codes = 50
+    """Codes before them that a window sees."""
+    overlap: _Codes = 5
+    """Codes whose frames are made again with the next window."""
+    steps: Annotated[tuple[_Steps, ...], Field(min_length=1)] = (REFERENCE_STEPS,)
+    """Euler steps of each window, the last number for all further ones; few at first save time where it counts."""
+
+    @model_validator(mode="after")
+    def _check_progress(self) -> Self:
+        if min(self.chunk_sizes) <= self.overlap:
+            raise ValueError(
+                f"got chunk_sizes {self.chunk_sizes} with overlap {self.overlap}; "
+                "wanted windows that speak more codes than they withhold"
             )
-        if not self.steps or min(self.steps) < 1:
-            raise ConfigError(f"each window wants at least one Euler step, got steps {self.steps}")
+        return self
+
+    def but(self, **fields: Any) -> Windows:
+        """A copy with other values for some fields. Raises ConfigError when it cannot work."""
+        return Windows.parse(self.to_json_values() | fields, "windows of the audio decoder")
 
     def size(self, window: int) -> int:
         return self.chunk_sizes[min(window, len(self.chunk_sizes) - 1)]
@@ -83,7 +86,7 @@ class SmoothState:
     """(M, F) frames made already that the next window makes again."""
     tail: Tensor
     """(S,) samples that follow the spoken ones if the withheld frames are right."""
-    codes: tuple[int, ...] = ()
+    codes: tuple[Code, ...] = ()
     """The newest ones, as far as a window may still need them."""
     received: int = 0
     decoded: int = 0
@@ -120,52 +123,36 @@ class _Stretch:
     spoken: int
 
 
-class Glm4VoiceDecoder:
-    """The GLM-4-Voice decoder for streams: flow, then HiFT, in windows."""
+class WindowedDecoder:
+    """Flow, then HiFT, in windows (`codecs.base.AudioDecoder`); a codec adds its name and how its folder is read."""
 
-    name = "glm4_voice"
-    sample_rate = SAMPLE_RATE
+    name: str
+    num_codebooks = 1
 
-    def __init__(self, flow: Flow, hift: Hift, windows: Windows | None = None) -> None:
-        self.flow, self.hift, self.windows = flow, hift, windows or Windows()
+    def __init__(self, flow: Flow, hift: Hift, block_size: int, windows: Windows | None = None) -> None:
+        self.flow, self.hift, self.windows, self.block_size = flow, hift, windows or Windows(), block_size
         self.codebook_size = flow.config.vocab_size
         self.frame_rate = Fraction(flow.config.input_frame_rate)
-        self.block_size = flow.config.encoder.block_size
-        self.frames_per_code = Fraction(SAMPLE_RATE, HOP_LENGTH) / self.frame_rate
+        self.sample_rate, self.hop = hift.config.sampling_rate, hift.config.hop_length
+        self.frames_per_code = Fraction(self.sample_rate, self.hop) / self.frame_rate
         self._bands, self._reach = flow.config.output_size, hift.context_frames
         self._overlap = self._frame(self.windows.overlap)
         self._kept = self._frame(self.windows.context) + 1
         if self._kept - 1 - self._overlap < self._reach:
             raise ConfigError(
-                f"a context of {self.windows.context} codes with an overlap of {self.windows.overlap} leaves fewer "
-                f"frames than the {self._reach} that the vocoder looks back: give a longer context"
+                f"got a context of {self.windows.context} codes with an overlap of {self.windows.overlap}; wanted the "
+                f"{self._reach} frames that the vocoder looks back: give a longer context"
             )
-
-    @classmethod
-    def from_folder(
-        cls,
-        folder: Path,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        windows: Mapping[str, Any] | None = None,
-    ) -> Glm4VoiceDecoder:
-        """dtype: the flow's. windows: fields of `Windows` that differ from its defaults, as JSON gives them.
-
-        Raises CheckpointError for a folder that is not a whole decoder, ConfigError for windows that cannot work.
-        """
-        cut = build_strict(Windows, windows or {}, f"windows of the audio decoder {cls.name}")
-        parts = load_decoder(folder, device=device, dtype=dtype)
-        return cls(parts.flow, parts.hift, cut)
 
     def start(self, seed: int = 0) -> SmoothState:
         """seed: of the flow's and the vocoder's noise, 0 or more."""
         none = self.hift.m_source.l_linear.weight.new_zeros(0)
         no_frames = none.new_zeros(self._bands, 0)
-        phase = placed_phase(seed, self.hift.m_source.harmonics).to(none.device)
+        phase = phase_of(seed, self.hift.m_source.harmonics).to(none.device)
         return SmoothState(seed, phase, mel=no_frames, source=none, withheld=no_frames, tail=none)
 
     def decode(self, codes: AudioCodes) -> Wave:
-        chunk, _ = self.decode_block(AudioBlock(tuple(codes.ids.tolist()), 0, is_last=True), self.start())
+        chunk, _ = self.decode_block(codes.as_block(), self.start())
         return Wave(chunk.samples, self.sample_rate)
 
     def decode_block(self, block: AudioBlock, state: SmoothState) -> tuple[WaveChunk, SmoothState]:
@@ -197,7 +184,7 @@ class Glm4VoiceDecoder:
         """The last frame is cut where the last code ends."""
         if block.is_last:
             total = int(state.received * self.sample_rate / self.frame_rate)
-            samples = samples[: total - old.frames * HOP_LENGTH]
+            samples = samples[: total - old.frames * self.hop]
         return WaveChunk(samples.float().cpu().numpy(), self.sample_rate, block.index, block.is_last)
 
     def _due(self, states: Sequence[SmoothState], blocks: Sequence[AudioBlock]) -> list[_Window]:
@@ -235,17 +222,18 @@ class Glm4VoiceDecoder:
         codes, owners, known, noise = [], [], [], []
         for window, (first, end) in zip(windows, spans, strict=True):
             codes.append(window.codes)
-            places = torch.arange(first, end) * self.frames_per_code.denominator // self.frames_per_code.numerator
-            owners.append(places - window.start)
+            frames = torch.arange(first, end)
+            owners.append(frames * self.frames_per_code.denominator // self.frames_per_code.numerator - window.start)
             spoken = window.state.frames - first
             known.append(window.state.mel[:, window.state.mel.shape[1] - spoken :])
-            noise.append(placed_noise(window.state.seed + _MEL_STREAM, self._bands, first, end - first, hop=1)[0])
-        hidden = self.flow.encode_tokens(
-            pad_sequence(codes, batch_first=True).to(self.flow.encoder_proj.weight.device),
+            noise.append(noise_at(window.state.seed + _MEL_STREAM, self._bands, first, end - first, hop=1)[0])
+        mu = self.flow.mean(
+            pad_sequence(codes, batch_first=True).to(self.flow.like.device),
             torch.tensor([len(row) for row in codes]),
             torch.tensor([window.start for window in windows]),
+            pad_sequence(owners, batch_first=True),
+            lengths,
         )
-        mu = self.flow.regulate(hidden, pad_sequence(owners, batch_first=True), lengths)
         speaker = self.flow.speaker(mu.new_zeros(len(windows), self.flow.config.spk_embed_dim))
         cond = pad_frames([*known, known[0].new_zeros(self._bands, mu.shape[1])])[:-1].to(mu)
         mel = self.flow.solve(mu, cond, speaker, pad_frames(noise).to(mu), lengths, steps)
@@ -270,29 +258,29 @@ class Glm4VoiceDecoder:
         state, edges = stretch.window.state, [stretch.before, stretch.before + stretch.spoken, stretch.mel.shape[1]]
         spoken, phase = self._source(state, pitch[edges[0] : edges[1]], state.phase, 0)
         withheld, _ = self._source(state, pitch[edges[1] : edges[2]], phase, stretch.spoken)
-        before = state.source[len(state.source) - stretch.before * HOP_LENGTH :]
+        before = state.source[len(state.source) - stretch.before * self.hop :]
         return torch.cat([before, spoken, withheld]), phase
 
     def _source(self, state: SmoothState, pitch: Tensor, phase: Tensor, skipped: int) -> tuple[Tensor, Tensor]:
         """Excitation of frames with this pitch, `skipped` frames behind the spoken ones, and the phases after it."""
-        place = state.frames + skipped
-        noise = placed_noise(state.seed, self.hift.m_source.harmonics, place, len(pitch), HOP_LENGTH)
+        first = state.frames + skipped
+        noise = noise_at(state.seed, self.hift.m_source.harmonics, first, len(pitch), self.hop)
         source, phase = self.hift.m_source(pitch[None], SourceNoise(phase, noise.to(pitch)))
         return source[0], phase
 
     def _advance(self, stretch: _Stretch, source: Tensor, phase: Tensor, wave: Tensor) -> tuple[Tensor, SmoothState]:
         window, state = stretch.window, stretch.window.state
         spoken_end = stretch.before + stretch.spoken
-        begin, end, limit = (frame * HOP_LENGTH for frame in (stretch.before, spoken_end, stretch.mel.shape[1]))
+        begin, end, limit = (frame * self.hop for frame in (stretch.before, spoken_end, stretch.mel.shape[1]))
         samples = cross_fade(state.tail, wave[begin:end])
         needed = state.received - max(0, window.end - self.windows.context)
         return samples, replace(
             state,
             phase=phase,
             mel=torch.cat([state.mel, stretch.mel[:, stretch.before : spoken_end]], 1)[:, -self._kept :],
-            source=source[:end][-self._reach * HOP_LENGTH :],
+            source=source[:end][-self._reach * self.hop :],
             withheld=stretch.mel[:, spoken_end:],
-            tail=wave[end : min(end + HOP_LENGTH, limit)],
+            tail=wave[end : min(end + self.hop, limit)],
             codes=state.codes[len(state.codes) - needed :],
             decoded=window.end,
             windows=state.windows + 1,

@@ -1,6 +1,6 @@
-"""Windowed-sinc resampling: what models trained behind torchaudio's `Resample` have heard all their lives.
+"""Resampling: `resample` for any sound, and windowed sinc for models that were trained behind torchaudio's `Resample`.
 
-The kernel is torchaudio's default: Hann window, 6 zero crossings on each side, roll-off 0.99, computed in float64.
+The sinc kernel is torchaudio's default: Hann window, 6 zero crossings on each side, roll-off 0.99, computed in float64.
 Only the taps that are not zero are kept, so that any pair of rates costs the same and a stream keeps few samples.
 
 n samples in, ceil(n * new / old) out; with both rates divided by their greatest common divisor, output k is a sum over
@@ -16,10 +16,20 @@ from math import ceil, gcd
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from vita_mctp.types import FloatArray
+from vita_mctp.types import FloatArray, Wave
 
 ZERO_CROSSINGS = 6
 ROLL_OFF = 0.99
+
+
+def resample(wave: Wave, sample_rate: int) -> Wave:
+    """The same sound at another rate: band-limited, linear phase, about T * sample_rate / wave.sample_rate samples."""
+    if wave.sample_rate == sample_rate:
+        return wave
+    import soxr
+
+    samples = soxr.resample(wave.samples, wave.sample_rate, sample_rate, quality="HQ")
+    return Wave(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.glm4_voice.tokenizer_config import CONV_STRIDE, EncoderConfig
+from vita_mctp.codecs.glm4_voice.config import CONV_STRIDE, EncoderConfig
 
 KERNEL = 3
 CONTEXT_FRAMES = (KERNEL - 1) * (1 + 1)

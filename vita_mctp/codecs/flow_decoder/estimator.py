@@ -1,7 +1,7 @@
 """The flow's velocity estimator: a U-net of residual convolutions and transformer blocks over mel frames.
 
 B streams, C channels, T frames (halved in the middle), M mel bands, S width of the time embedding.
-Masks are (B, 1, T), see `ragged`; modules are nested as the released tensor names want it.
+Masks are (B, 1, T), see `layers`; modules are nested as the released tensor names want it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.glm4_voice.decoder_config import EstimatorConfig
-from vita_mctp.codecs.glm4_voice.ragged import RaggedGroupNorm, masked
+from vita_mctp.codecs.flow_decoder.config import NUM_GROUPS, EstimatorConfig
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, masked
 
-NUM_GROUPS = 8
 TIME_SCALE = 1000.0
 TIME_EXPANSION = 4
 FEED_FORWARD_EXPANSION = 4
@@ -56,7 +55,7 @@ class ConvBlock(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two convolution blocks, told the time in between, beside a 1x1 convolution."""
+    """Two convolution blocks, the time added in between, beside a 1x1 convolution."""
 
     def __init__(self, inputs: int, outputs: int, time_width: int) -> None:
         super().__init__()
