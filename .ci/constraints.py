@@ -1,6 +1,6 @@
 """Prints constraints.txt from the report of `pip install --dry-run --report FILE`.
 
-Left out: this package, local versions ("+cpu"), which other machines lack, and what torch's CUDA builds pin by themselves.
+Left out: this package, local versions ("+cpu"), which other machines lack, and what torch's CUDA builds pin themselves.
 """
 
 import json
