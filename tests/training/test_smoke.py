@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,13 @@ def test_the_curves_are_those_in_the_repository(trained: Path) -> None:
     assert got.keys() == expected.keys()
     wrong = {key: (got[key], loss) for key, loss in expected.items() if got[key] != pytest.approx(loss, rel=TOLERANCE)}
     assert wrong == {}
+
+
+def test_standard_output_is_the_checkpoint_alone(tokens: Path, tmp_path: Path) -> None:
+    """DeepSpeed, imported by accelerate where it is installed, logs to standard output."""
+    options = arguments("stage1_alignment", tokens, tmp_path, "max_steps=1")
+    done = subprocess.run([sys.executable, "-m", "vita_mctp.cli", *options], capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path / 'smoke1' / 'final'}\n", done.stderr
 
 
 def test_each_checkpoint_says_where_it_comes_from(trained: Path) -> None:

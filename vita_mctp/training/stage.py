@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,7 +104,8 @@ def train_stage(
         folder.clear()
     if folder.final.exists():
         return folder.final
-    return _Run(recipe, recipe_path.parent, folder, material).finish(out, evaluate)
+    with redirect_stdout(sys.stderr):  # where DeepSpeed, which accelerate imports if it is there, would announce itself
+        return _Run(recipe, recipe_path.parent, folder, material).finish(out, evaluate)
 
 
 class _Run:
