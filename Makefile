@@ -23,7 +23,7 @@ check: ## style, types, and which level may import which
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-constraints: ## constraints.txt anew: the newest versions that pyproject.toml allows, and torch $(TORCH)
+constraints: ## constraints.txt anew: the newest versions that pyproject.toml allows, and one torch
 	python3 -m venv build/resolver
 	build/resolver/bin/pip install -q --dry-run --report build/resolver/report.json torch==$(TORCH) -e ".[$(EXTRAS)]"
 	python3 .ci/constraints.py build/resolver/report.json > constraints.txt
