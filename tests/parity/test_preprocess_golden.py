@@ -11,20 +11,11 @@ from typing import Any
 import pytest
 
 from vita_mctp.data.packing import PackedRow, join
-from vita_mctp.text import (
-    BOOST_RATIO,
-    ChatFormat,
-    Clip,
-    FeatureSpan,
-    Message,
-    PromptStyle,
-    Role,
-    Sample,
-    TextTokenizer,
-    Turn,
-    VocabularyKind,
-)
-from vita_mctp.types import Task
+from vita_mctp.text.chat import ChatFormat, Clip, FeatureSpan, Message, PromptStyle, Sample
+from vita_mctp.text.interleave import BOOST_RATIO
+from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.text.vocabulary import VocabularyKind
+from vita_mctp.types import Role, Task, Turn
 
 
 class ReferencePacker:

@@ -4,9 +4,12 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from vita_mctp.cli import build_parser
 
@@ -23,6 +26,18 @@ def test_opens_with_two_commands_of_one_line() -> None:
     assert first.count("\n") == second.count("\n") == 1
     assert "vita-mctp ask demo/examples/question.wav" in first
     assert second.rstrip().endswith("pytest")
+    assert all("pip install -q -c constraints.txt " in command for command in (first, second))
+
+
+def test_constraints_are_plain_pins_within_the_stated_ranges() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []  # no local version, no path
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    tested = (ROOT / ".ci" / "extras").read_text().strip().split(",")
+    wanted = project["dependencies"] + [line for extra in tested for line in project["optional-dependencies"][extra]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
 def test_ci_runs_those_two_commands() -> None:
@@ -54,7 +69,15 @@ def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert text and float(seconds) > 0.5 and float(first_sound) > 0
 
 
-def test_links_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert len(links) > 3
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()) if not link.startswith("http")]
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_contributors_are_shown_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    shown = set(re.findall(r"`((?:vita_mctp|codecs|evaluation|models|text|tests|stages|data_mixtures)/[\w./]*)`", text))
+    missing = [path for path in shown if not (ROOT / path).exists() and not (ROOT / "vita_mctp" / path).exists()]
+    to_come = {"models/registry.py", "evaluation/benchmarks.py"}
+    assert len(shown) > 10 and set(missing) <= {"stages/NAME.yaml", *to_come}

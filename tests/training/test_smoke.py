@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,13 @@ def test_what_libraries_print_is_no_result(tokens: Path, tmp_path: Path, capfd: 
     printed = capfd.readouterr()
     assert printed.out == "afterwards\n"
     assert "from Python" in printed.err and "from a compiler" in printed.err
+
+
+def test_standard_output_is_the_checkpoint_alone(tokens: Path, tmp_path: Path) -> None:
+    """DeepSpeed, imported by accelerate where it is installed, logs to standard output."""
+    options = arguments("stage1_alignment", tokens, tmp_path, "max_steps=1")
+    done = subprocess.run([sys.executable, "-m", "vita_mctp.cli", *options], capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path / 'smoke1' / 'final'}\n", done.stderr
 
 
 def test_each_checkpoint_says_where_it_comes_from(trained: Path) -> None:
