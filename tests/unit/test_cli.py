@@ -87,9 +87,10 @@ def test_an_answer_may_be_cut_off(model: list[str], question: str, capsys: pytes
     done = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (done["tokens"], done["reason"]) == (3, "length")
     for count in ("0", "-1", "many"):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as left:
             main(["transcribe", question, "--max-new-tokens", count])
-        assert "is no count" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert left.value.code == 2 and error.count("\n") == 1 and "--max-new-tokens" in error
 
 
 def test_the_checkpoints_own_mode_is_the_default_and_a_voice_may_be_given(
