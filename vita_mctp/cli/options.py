@@ -6,10 +6,11 @@ for options that belong together; it returns an exit code, None for 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from itertools import chain, pairwise
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -23,15 +24,26 @@ class Command(TyperCommand):
     """A command that is read here and run by its caller: invoking it gives back its context."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _one_value_each(args, self.get_params(ctx), ctx.fail))
+        words = _one_value_each(args, self.get_params(ctx), ctx.fail)
+        try:
+            return super().parse_args(ctx, list(words))
+        except typer.BadParameter as error:
+            names = error.param.opts if error.param else ()
+            if came := [value for name, value in pairwise(words) if name in names]:
+                error.message = f"{' '.join(came)!r} was given; {error.message}"
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         return ctx
 
 
-def _one_value_each(words: Sequence[str], parameters: Sequence[Any], fail: Callable[[str], Any]) -> list[str]:
-    """`--modes a b` as `--modes a --modes b`, for options with `...`; no option is taken for another one's value."""
+def _one_value_each(given: Sequence[str], parameters: Sequence[Any], fail: Callable[[str], Any]) -> list[str]:
+    """`--mode=a` as `--mode a`, and `--modes a b` as `--modes a --modes b`, for options with `...`.
+
+    No option is taken for another one's value.
+    """
     options = {name: each for each in parameters if each.param_type_name == "option" for name in each.opts}
+    words = list(chain.from_iterable(_split(word, options) for word in given))
     read: list[str] = []
     name, wants_value = "", False
     for index, word in enumerate(words):
@@ -53,6 +65,11 @@ def _one_value_each(words: Sequence[str], parameters: Sequence[Any], fail: Calla
     if wants_value:
         fail(f"Option {name!r} requires an argument")
     return read
+
+
+def _split(word: str, options: Mapping[str, Any]) -> list[str]:
+    name, equals, value = word.partition("=")
+    return [name, value] if equals and name in options and not options[name].is_flag else [word]
 
 
 def new_app(**settings: Any) -> typer.Typer:
