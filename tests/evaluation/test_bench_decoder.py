@@ -74,12 +74,11 @@ def test_a_gain_of_its_own_in_each_chunk_is_found_at_the_borders() -> None:
     plain = np.split(whole, [1000, 2000, 3000])
     scaled = [chunk * gain for chunk, gain in zip(plain, (1, 3, 1, 3), strict=True)]
     clean, loud = measure_seams(plain, whole, 1000), measure_seams(scaled, whole, 1000)
-    assert clean.borders == loud.borders == 3
-    assert clean.at_borders == clean.offline == loud.offline
-    assert clean.inside == clean.offline_inside == loud.offline_inside != clean.offline
-    assert loud.at_borders is not None and clean.at_borders is not None
-    assert loud.at_borders > clean.at_borders + 5
-    assert measure_seams([whole], whole, 1000).at_borders is None
+    assert clean["borders"] == loud["borders"] == 3
+    assert clean["jump at borders"] == clean["jump offline"] == loud["jump offline"]
+    assert clean["jump inside"] == clean["jump offline inside"] == loud["jump offline inside"] != clean["jump offline"]
+    assert loud["jump at borders"] > clean["jump at borders"] + 5  # type: ignore[operator]
+    assert measure_seams([whole], whole, 1000)["jump at borders"] is None
 
 
 def test_smooth_loses_nothing_and_reference_loses_frames(smooth: LoadedDecoder, reference: LoadedDecoder) -> None:

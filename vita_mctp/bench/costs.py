@@ -145,13 +145,7 @@ _MEMORY_NOTES = (
 
 
 def bench_memory(
-    loaded: LoadedModel,
-    machine: Machine,
-    *,
-    mode: Mode,
-    tokens: int,
-    prefill: int,
-    seed: int = 0,
+    loaded: LoadedModel, machine: Machine, *, mode: Mode, tokens: int, prefill: int, seed: int = 0
 ) -> Study:
     """Weights by part, and one answer's keys and values."""
     if loaded.device.type == "cuda":

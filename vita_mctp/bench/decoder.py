@@ -23,6 +23,7 @@ from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, WaveChunk
 
 _JUMPS = ("jump at borders", "jump inside", "jump offline", "jump offline inside")
+NO_SEAMS: Row = {"borders": 0} | dict.fromkeys(_JUMPS)
 _UNITS = {"answer": "s", "computing per second of sound": "s"} | dict.fromkeys(_JUMPS, "dB")
 _UNITS |= dict.fromkeys(("p50", "p95", "max", "least"), "ms")
 _NOTES = (
@@ -94,21 +95,6 @@ class DecodedAnswer:
         return [(cost.codes, cost.least) for cost in self.steady if cost.least]
 
 
-@dataclass(frozen=True)
-class Seams:
-    """Mean jumps of energy, in dB, of `borders` borders between chunks. None where there is no position to look at.
-
-    at_borders, inside: of the streamed wave, where two chunks meet, and on the same grid everywhere else.
-    offline, offline_inside: of the wave decoded in one piece, at the same positions.
-    """
-
-    borders: int = 0
-    at_borders: float | None = None
-    inside: float | None = None
-    offline: float | None = None
-    offline_inside: float | None = None
-
-
 def bench_decoder(
     decoders: Sequence[LoadedDecoder],
     machine: Machine,
@@ -127,7 +113,7 @@ def bench_decoder(
     rows: list[Row] = []
     lines, notes = [], []
     for loaded in decoders:
-        seams = find_seams(loaded, seam_seconds, seed) if seam_seconds > 0 else Seams()
+        seams = find_seams(loaded, seam_seconds, seed) if seam_seconds > 0 else NO_SEAMS
         for count in streams:
             answer = decode_answer(loaded, count, machine, seconds=seconds, budget=budget, seed=seed)
             rows.append(_row(loaded, answer, seams))
@@ -186,7 +172,7 @@ def growth(seconds: Sequence[float]) -> float:
     return float(np.median(seconds[-quarter:]) / np.median(seconds[:quarter]))
 
 
-def find_seams(loaded: LoadedDecoder, seconds: float, seed: int = 0) -> Seams:
+def find_seams(loaded: LoadedDecoder, seconds: float, seed: int = 0) -> Row:
     """Seams of one short answer, streamed and decoded in one piece with the same codes and seed."""
     decoder = loaded.decoder
     codes = np.random.default_rng(seed).integers(decoder.codebook_size, size=round(seconds * decoder.frame_rate))
@@ -197,17 +183,18 @@ def find_seams(loaded: LoadedDecoder, seconds: float, seed: int = 0) -> Seams:
     return measure_seams(chunks, _in_one_piece(decoder, codes), decoder.sample_rate)
 
 
-def measure_seams(chunks: list[FloatArray], offline: FloatArray, sample_rate: int) -> Seams:
-    """Seams of a wave that came in `chunks`.
+def measure_seams(chunks: list[FloatArray], offline: FloatArray, sample_rate: int) -> Row:
+    """Borders of a wave that came in `chunks`, and its mean jumps in dB; None where there is no position to look at.
 
-    "Everywhere else" is the widest grid that all borders lie on, since a decoder's frames may jump by themselves.
+    Inside is the widest grid that all borders lie on, since a decoder's frames may jump by themselves; offline are
+    the same positions of the wave decoded in one piece.
     """
     width = round(WINDOW_SECONDS * sample_rate)
     wave = np.concatenate([np.zeros(0, np.float32), *chunks])
     ends = np.cumsum([len(chunk) for chunk in chunks if len(chunk)])
     borders = _within(ends[:-1].astype(np.int64), len(wave), width)
     if not len(borders):
-        return Seams()
+        return NO_SEAMS
     grid = np.arange(0, len(wave), int(np.gcd.reduce(borders)), dtype=np.int64)
     elsewhere = grid[np.abs(grid[:, None] - borders).min(1) > 2 * width]
     jumps = (
@@ -215,7 +202,7 @@ def measure_seams(chunks: list[FloatArray], offline: FloatArray, sample_rate: in
         for samples in (wave, offline)
         for positions in (borders, elsewhere)
     )
-    return Seams(len(borders), *jumps)
+    return {"borders": len(borders)} | dict(zip(_JUMPS, jumps, strict=True))
 
 
 def energy_jumps(samples: FloatArray, positions: Positions, width: int) -> NDArray[np.float64]:
@@ -261,7 +248,7 @@ def _least(
     return machine.seconds(weight_bytes(decoder) if flops else 0, flops)
 
 
-def _row(loaded: LoadedDecoder, answer: DecodedAnswer, seams: Seams) -> Row:
+def _row(loaded: LoadedDecoder, answer: DecodedAnswer, seams: Row) -> Row:
     times = [cost.seconds for cost in answer.steady]
     least = [seconds for _, seconds in answer.counted]
     sound = answer.samples / loaded.decoder.sample_rate
@@ -281,10 +268,8 @@ def _row(loaded: LoadedDecoder, answer: DecodedAnswer, seams: Seams) -> Row:
         "computing per second of sound": sum(cost.seconds for cost in answer.costs) / sound if sound else None,
         "least": 1e3 * float(np.median(least)) if least else None,
         "samples": _samples(answer),
-        "borders": seams.borders,
     }
-    jumps = (seams.at_borders, seams.inside, seams.offline, seams.offline_inside)
-    return row | dict(zip(_JUMPS, jumps, strict=True))
+    return {**row, **seams}
 
 
 def _samples(answer: DecodedAnswer) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ from vita_mctp.codecs.glm4_voice.smooth_decoder import Glm4VoiceDecoder
 from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.plan import Mode
+from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import ConfigError
-from vita_mctp.speech_lm import SpeechLM
+from vita_mctp.speech_lm import Decoding, SpeechLM
 from vita_mctp.text.interleave import BOOST_RATIO, MARKERS
 from vita_mctp.types import AudioCodes, Prompt, Task, TokenEvent, TokenKind, Wave, WaveChunk
 
@@ -47,24 +48,11 @@ _NOTES = (
 )
 
 
-class SpeechStages(Protocol):
-    """The four stages of an answer, as `SpeechLM` has them."""
-
-    model: Any
-    audio_frontend: Any
-    audio_decoder: Any
-
-    def hear(self, recording: Wave) -> Any: ...
-    def prompt(self, question: Any) -> Prompt: ...
-    def decoding(self, *, mode: Mode, seed: int) -> Any: ...
-    def generate(self, prompt: Prompt, decoding: Any) -> Iterator[TokenEvent]: ...
-    def speak(self, tokens: Iterable[TokenEvent], prompt: Prompt, *, seed: int) -> Generator[Any, None, None]: ...
-
-
 class RandomSpeechLM:
-    """GLM-4-Voice's codec at its released size around a random language model, one Euler step in the first window.
+    """The stages of `SpeechLM` with a random language model and GLM-4-Voice's codec at its released size.
 
-    Which tokens are codes follows the released rhythm by position: a model that knows nothing does not keep to it.
+    The first window takes one Euler step. Which tokens are codes follows the released rhythm by position: a model that
+    knows nothing does not keep to it.
     """
 
     def __init__(self, choice: ModelChoice) -> None:
@@ -83,15 +71,15 @@ class RandomSpeechLM:
     def hear(self, recording: Wave) -> AudioCodes:
         return self.audio_frontend.encode(recording)
 
-    def prompt(self, question: AudioCodes) -> Prompt:
+    def prompt(self, question: Any) -> Prompt:
         ids = question.ids % self.model.config.vocab_size
         return Prompt(tuple(ids.tolist()), Task.SPEECH_TO_SPEECH)
 
-    def decoding(self, *, mode: Mode, seed: int) -> Mode:
-        return mode
+    def decoding(self, *, mode: Mode, seed: int) -> Decoding:
+        return Decoding(mode, SamplingParams(seed=seed), sum(BOOST_RATIO.counts))
 
-    def generate(self, prompt: Prompt, decoding: Mode) -> Iterator[TokenEvent]:
-        return self._engine.stream(Request(prompt.ids, decoding, sum(BOOST_RATIO.counts)))
+    def generate(self, prompt: Prompt, decoding: Decoding) -> Iterator[TokenEvent]:
+        return self._engine.stream(Request(prompt.ids, decoding.mode, decoding.max_new_tokens))
 
     def speak(self, tokens: Iterable[TokenEvent], prompt: Prompt, *, seed: int) -> Generator[WaveChunk, None, None]:
         chunker, state = AudioChunker((self._first_block,)), self.audio_decoder.start(seed)
@@ -103,7 +91,7 @@ class RandomSpeechLM:
                 yield chunk
 
 
-def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechStages, LoadedModel, Wave]:
+def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechLM | RandomSpeechLM, LoadedModel, Wave]:
     """What `choice` names, its language model, and the recording in this file; None: the model's own, or a hum of 3 s.
 
     Raises what `SpeechLM.from_pretrained` and `open_language_model` raise, AudioError for a bad recording.
@@ -133,7 +121,7 @@ class FirstSound:
 
 
 def bench_first_audio(
-    stages: SpeechStages,
+    stages: SpeechLM | RandomSpeechLM,
     loaded: LoadedModel,
     question: Wave,
     machine: Machine,
@@ -159,7 +147,7 @@ def bench_first_audio(
     return Study("first-audio", "Time to the first sound", rows, _UNITS, (_panel(rows),), notes)
 
 
-def first_sound(stages: SpeechStages, question: Wave, mode: Mode, seed: int = 0) -> FirstSound:
+def first_sound(stages: SpeechLM | RandomSpeechLM, question: Wave, mode: Mode, seed: int = 0) -> FirstSound:
     """One question, up to the first samples of its answer.
 
     Raises:
@@ -201,7 +189,7 @@ class _TimedTokens:
         return event
 
 
-def _least(stages: SpeechStages, run: FirstSound, traffic: Traffic, machine: Machine) -> tuple[float, ...]:
+def _least(stages: SpeechLM | RandomSpeechLM, run: FirstSound, traffic: Traffic, machine: Machine) -> tuple[float, ...]:
     first, *others = (traffic.step(event.level, run.prompt + event.index) for event in run.events)
     moved = (weight_bytes(stages.audio_frontend), first, sum(others), weight_bytes(stages.audio_decoder))
     return tuple(machine.seconds(size) for size in moved)

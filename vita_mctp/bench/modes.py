@@ -221,13 +221,7 @@ def _curve(run: Generation) -> tuple[list[float], list[int]]:
 
 
 def bench_timeline(
-    loaded: LoadedModel,
-    machine: Machine,
-    *,
-    modes: Sequence[Mode],
-    tokens: int,
-    prefill: int,
-    seed: int = 0,
+    loaded: LoadedModel, machine: Machine, *, modes: Sequence[Mode], tokens: int, prefill: int, seed: int = 0
 ) -> Study:
     """When each token of each mode came, and from the backbone or which block."""
     engine, traffic = Engine(loaded.model), Traffic.of(loaded)

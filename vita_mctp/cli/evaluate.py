@@ -27,16 +27,8 @@ _JUDGE = "the transcriber of the answers' sound, or endpoint:URL#MODEL, or, for 
 _SOUND = "score how it sounds by dnsmos or, with voice prompts, speaker; may be repeated (extra sound)"
 
 Dataset = Annotated[str, arg("DATASET", "as `vita-mctp evaluate sets` lists them")]
-Judge = Annotated[
-    str | None,
-    opt(
-        "JUDGE", "the transcriber of the answers' sound, or endpoint:URL#MODEL, or, for sqa, none (default: the set's)"
-    ),
-]
-Sound = Annotated[
-    list[str] | None,
-    opt("RULE", "score how it sounds by dnsmos or, with voice prompts, speaker; may be repeated (extra sound)"),
-]
+Judge = Annotated[str | None, opt("JUDGE", _JUDGE)]
+Sound = Annotated[list[str] | None, opt("RULE", _SOUND)]
 
 
 @dataclass(frozen=True)

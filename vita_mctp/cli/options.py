@@ -7,7 +7,7 @@ for options that belong together; it returns an exit code, None for 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from itertools import chain, pairwise
@@ -93,14 +93,14 @@ def command(app: typer.Typer, name: str | None = None, help: str = "", **setting
 
 def _flat(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """The same function with the fields of its dataclasses as parameters."""
-    hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in get_type_hints(function).items() if is_dataclass(kind)}
     parameters: list[Parameter] = []
-    for name, parameter in signature(function).parameters.items():
-        if name in groups:
-            parameters += _of_fields(groups[name])
-        else:
-            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+    for name in signature(function).parameters:
+        owner, names = (groups[name], None) if name in groups else (function, name)
+        hints = get_type_hints(owner, include_extras=True)
+        for each in signature(owner).parameters.values():
+            if names in (None, each.name):
+                parameters.append(each.replace(annotation=hints[each.name], kind=Parameter.KEYWORD_ONLY))
 
     @wraps(function)
     def call(**values: Any) -> int | None:
@@ -111,19 +111,6 @@ def _flat(function: Callable[..., int | None]) -> Callable[..., int | None]:
     vars(call)["__signature__"] = Signature(parameters)
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
-
-
-def _of_fields(kind: Any) -> list[Parameter]:
-    hints = get_type_hints(kind, include_extras=True)
-    return [
-        Parameter(
-            field.name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(kind)
-    ]
 
 
 def opt(metavar: str | None, help: str = "", *names: str, **more: Any) -> Any:
@@ -141,15 +128,10 @@ def flag(name: str, help: str) -> Any:
     return typer.Option(name, help=help)
 
 
-_SOUND = 'where to write the sound, such as answer.wav (wav, flac, ogg, mp3); "-" is WAV on standard output'
-_VOICE = "a recording of the voice to speak in, for models trained with such prompts (nano is not)"
 _DTYPE = "float32, bfloat16, float16, or auto, as stored (default: what config.json names, float32 for nano)"
 _MODE = "vanilla, balance, boost, turbo, or backbone and block counts such as 1,10,4,10 (default: the model's own"
 _BESIDE = "of a released model, where it is not found beside it"
 
-Recording = Annotated[str, arg("RECORDING", 'a wav, flac, ogg or mp3 file; "-" is standard input')]
-Output = Annotated[str, opt("FILE", _SOUND, "-o", "--output")]
-VoicePrompt = Annotated[str | None, opt("FILE", _VOICE)]
 Json = Annotated[bool, flag("--json", "print JSON: one object, or one for each event of an answer")]
 Device = Annotated[str, opt("DEVICE", "cpu, cuda, cuda:1 ...")]
 Quantize = Annotated[str | None, opt("int8|int4", "weight-only; needs the extra quant")]

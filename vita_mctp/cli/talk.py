@@ -5,27 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import asdict
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vita_mctp.audio import check_target, write_wave
 from vita_mctp.audio.io import STDIO
 from vita_mctp.cli import answers_on_stdout, write, write_to
-from vita_mctp.cli.options import (
-    DecodingOptions,
-    Json,
-    ModelOptions,
-    Output,
-    Recording,
-    VoicePrompt,
-    arg,
-    command,
-    new_app,
-    opt,
-)
+from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, new_app, opt
 from vita_mctp.decoding.plan import parse_mode
-from vita_mctp.types import Done, Task, TextDelta, Wave, WaveChunk
+from vita_mctp.types import Done, Task, TextDelta, WaveChunk
 
 if TYPE_CHECKING:
     from vita_mctp.answer import AnswerEvent
@@ -35,30 +25,37 @@ if TYPE_CHECKING:
 app = new_app()
 
 
+_OUTPUT = 'where to write the sound, such as answer.wav (wav, flac, ogg, mp3); "-" is WAV on standard output'
+_VOICE = "a recording of the voice to speak in, for models trained with such prompts (nano is not)"
+
+Recording = Annotated[str, arg("RECORDING", 'a wav, flac, ogg or mp3 file; "-" is standard input')]
+Text = Annotated[str, arg("TEXT", "what to say")]
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """Of an answer with sound."""
+
+    output: Annotated[str, opt("FILE", _OUTPUT, "-o", "--output")]
+    voice_prompt: Annotated[str | None, opt("FILE", _VOICE)] = None
+    as_json: Json = False
+
+
 @command(app)
-def ask(
-    question: Recording,
-    output: Output,
-    decoding: DecodingOptions,
-    model: ModelOptions,
-    voice_prompt: VoicePrompt = None,
-    as_json: Json = False,
-) -> None:
+def ask(question: Recording, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:
     """Question wave in, answer's text and wave out."""
-    _answer(Task.SPEECH_TO_SPEECH, question, output, decoding, model, voice_prompt, as_json)
+    _answer(Task.SPEECH_TO_SPEECH, question, sound, decoding, model)
 
 
 @command(app)
 def say(
     text: Annotated[str, arg("TEXT", "what to say")],
-    output: Output,
+    sound: SoundOptions,
     decoding: DecodingOptions,
     model: ModelOptions,
-    voice_prompt: VoicePrompt = None,
-    as_json: Json = False,
 ) -> None:
     """Text in, its wave out."""
-    _answer(Task.TTS, text, output, decoding, model, voice_prompt, as_json)
+    _answer(Task.TTS, text, sound, decoding, model)
 
 
 @command(app)
@@ -125,38 +122,23 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
 
 
-def _answer(
-    task: Task,
-    question: str,
-    output: str,
-    decoding: DecodingOptions,
-    model: ModelOptions,
-    voice_prompt: str | None,
-    as_json: bool,
-) -> None:
+def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:
     """Text goes to standard output as it forms, or to standard error when the wave goes there."""
     from vita_mctp.answer import join_chunks
 
+    output, show = sound.output, write
+    if output == STDIO:
+        show = partial(write_to, sys.stderr)
     check_target(output)
     parse_mode(decoding.mode, num_blocks=0)
     settings, load = find(model)
     asked = settings.read_recording(question) if task.hears else question
-    voice = None if voice_prompt is None else settings.read_recording(voice_prompt)
-    show: Callable[[str], None] = write if output != STDIO else lambda text: write_to(sys.stderr, text)
-    done, chunks = _show(load().stream(asked, task, **asdict(decoding), voice_prompt=voice), as_json, show)
-    _write_wave(output, join_chunks(chunks))
-    if as_json:
-        show(json.dumps(_metrics(done) | {"output": output}) + "\n")
-    else:
-        show(_metrics_line(done) + "\n")
-
-
-def _write_wave(output: str, wave: Wave) -> None:
-    if output != STDIO:
-        write_wave(output, wave)
-        return
-    with answers_on_stdout():
-        write_wave(output, wave)
+    voice = None if sound.voice_prompt is None else settings.read_recording(sound.voice_prompt)
+    events = load().stream(asked, task, **asdict(decoding), voice_prompt=voice)
+    done, chunks = _show(events, sound.as_json, show)
+    with answers_on_stdout() if output == STDIO else nullcontext():
+        write_wave(output, join_chunks(chunks))
+    show(json.dumps(_metrics(done) | {"output": output}) + "\n" if sound.as_json else _metrics_line(done) + "\n")
 
 
 def _show(events: Iterator[AnswerEvent], as_json: bool, show: Callable[[str], None]) -> tuple[Done, list[WaveChunk]]:
