@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from vita_mctp.bench import shapes, subjects
-from vita_mctp.bench.machine import Machine, measure_machine
-from vita_mctp.bench.modes import ModesOptions, bench_modes
-from vita_mctp.bench.result import Column, Study
-from vita_mctp.bench.scaling import ScalingOptions, bench_scaling
-from vita_mctp.bench.subjects import Subject, Wanted, open_subject, random_language_model
-from vita_mctp.bench.timeline import TimelineOptions, bench_timeline
-from vita_mctp.bench.timing import Times, gaps
-from vita_mctp.bench.traffic import Traffic
+from vita_mctp.bench import Machine, Study, measure_machine, models
+from vita_mctp.bench.costs import bench_scaling
+from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model, random_language_model
+from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline
+from vita_mctp.bench.render import _table
 from vita_mctp.cli import main
 from vita_mctp.decoding.plan import MODES, Mode
 from vita_mctp.errors import ConfigError, OutOfMemoryError
@@ -37,49 +33,49 @@ SIZES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
+def loaded() -> LoadedModel:
     config = VitaMctpConfig(num_hidden_layers=5, num_nextn_predict_layers=3, tie_word_embeddings=True, **SIZES)
-    return Subject("tiny", random_language_model(config, Wanted(random="tiny")))
+    return LoadedModel("tiny", random_language_model(config, ModelChoice(random="tiny")))
 
 
-def test_a_random_model_is_an_ordinary_one_of_its_shape(subject: Subject) -> None:
-    ordinary = VitaMctpForCausalLM(subject.model.config)
-    assert not any(weight.is_meta for weight in subject.model.state_dict().values())
-    assert subject.model.lm_head.weight is subject.model.model.embed_tokens.weight
-    ordinary.load_state_dict(subject.model.state_dict())
+def test_a_random_model_is_an_ordinary_one_of_its_shape(loaded: LoadedModel) -> None:
+    ordinary = VitaMctpForCausalLM(loaded.model.config)
+    assert not any(weight.is_meta for weight in loaded.model.state_dict().values())
+    assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
+    ordinary.load_state_dict(loaded.model.state_dict())
     ids = torch.arange(12)[None]
     positions = torch.arange(12)[None]
     embeds = ordinary.embed(ids)
     with torch.inference_mode():
         torch.testing.assert_close(
-            ordinary.eval().backbone(embeds, positions), subject.model.backbone(embeds, positions)
+            ordinary.eval().backbone(embeds, positions), loaded.model.backbone(embeds, positions)
         )
 
 
-def test_the_same_seed_draws_the_same_model(subject: Subject) -> None:
-    again = random_language_model(subject.model.config, Wanted(random="tiny"))
-    other = random_language_model(subject.model.config, Wanted(random="tiny", seed=1))
-    assert torch.equal(again.mtp_projs[2].weight, subject.model.mtp_projs[2].weight)
-    assert not torch.equal(other.mtp_projs[2].weight, subject.model.mtp_projs[2].weight)
+def test_the_same_seed_draws_the_same_model(loaded: LoadedModel) -> None:
+    again = random_language_model(loaded.model.config, ModelChoice(random="tiny"))
+    other = random_language_model(loaded.model.config, ModelChoice(random="tiny", seed=1))
+    assert torch.equal(again.mtp_projs[2].weight, loaded.model.mtp_projs[2].weight)
+    assert not torch.equal(other.mtp_projs[2].weight, loaded.model.mtp_projs[2].weight)
 
 
 def test_a_shape_without_room_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vita_mctp.checkpoints.placement.memory_available", lambda device: 10**9)
     with pytest.raises(OutOfMemoryError, match=r"random 72b .* 1[67]\d\.\d GB .* 1\.00 GB are free"):
-        open_subject(Wanted(random="72b", dtype=torch.bfloat16))
+        open_language_model(ModelChoice(random="72b", dtype=torch.bfloat16))
 
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'8b'.*0\.5b, 7b, 72b"):
-        shapes.language_model("8b")
+        models.language_model("8b")
     with pytest.raises(ConfigError, match="glm4_voice_reference"):
-        subjects.random_decoder("hifigan", torch.device("cpu"))
+        models.random_decoder("hifigan", torch.device("cpu"))
     with pytest.raises(ConfigError, match="no Euler steps"):
-        subjects.open_voices(Wanted(), ("ramp", "nano"), (1,), ())
+        models.open_decoders(ModelChoice(), ("ramp", "nano"), (1,), ())
 
 
-def test_a_step_reads_its_own_layers_the_head_and_what_was_said(subject: Subject) -> None:
-    traffic, model = Traffic.of(subject), subject.model
+def test_a_step_reads_its_own_layers_the_head_and_what_was_said(loaded: LoadedModel) -> None:
+    traffic, model = Traffic.of(loaded), loaded.model
     layer = sum(weight.numel() for weight in model.model.layers[0].parameters())
     head, block = 50 * 32, layer + 2 * 32 * 32 + 2 * 32
     assert traffic.weights == (4 * (2 * layer + head), *[4 * (block + head)] * 3)
@@ -91,18 +87,10 @@ def test_a_step_reads_its_own_layers_the_head_and_what_was_said(subject: Subject
     assert traffic.run(Mode("1,2", (1, 2)), prefill=5, tokens=4) == sum(one_cycle)
 
 
-def test_quantised_layers_are_read_small(subject: Subject) -> None:
-    full, small = Traffic.of(subject), Traffic.of(Subject("tiny", subject.model, quantize="int8"))
+def test_quantised_layers_are_read_small(loaded: LoadedModel) -> None:
+    full, small = Traffic.of(loaded), Traffic.of(LoadedModel("tiny", loaded.model, quantize="int8"))
     assert full.weights[0] / 4 < small.weights[0] < full.weights[0]
     assert small.cache_per_token == full.cache_per_token
-
-
-def test_times() -> None:
-    times = gaps(1.0, [2.0, 4.0, 7.0, 11.0])
-    assert times.seconds == (1.0, 2.0, 3.0, 4.0) and times.total == 10 and times.mean == 2.5 and times.median == 2.5
-    assert times.percentile(95) == pytest.approx(3.85)
-    with pytest.raises(ValueError, match="at least one"):
-        Times(())
 
 
 def test_a_limit_is_the_longer_of_moving_and_computing() -> None:
@@ -115,9 +103,9 @@ def test_what_is_measured_of_a_machine_is_possible() -> None:
     assert 1e8 < machine.bytes_per_second < 1e13 and 1e8 < machine.flops_per_second < 1e15
 
 
-def test_modes_and_the_slow_twin_make_the_same_tokens(subject: Subject) -> None:
-    options = ModesOptions(modes=(MODES["turbo"], MODES["vanilla"]), tokens=30, prefill=8, runs=3, naive=True)
-    study = bench_modes(subject, options, MACHINE)
+def test_modes_and_the_slow_twin_make_the_same_tokens(loaded: LoadedModel) -> None:
+    modes = (MODES["turbo"], MODES["vanilla"])
+    study = bench_modes(loaded, MACHINE, modes=modes, tokens=30, prefill=8, runs=3, naive=True)
     assert study.column("tokens") == study.column("same tokens") == [30, 30]
     assert study.column("speed-up")[1] == 1.0
     totals, speeds, limits = (study.column(name) for name in ("total", "tokens a second", "limit"))
@@ -125,48 +113,65 @@ def test_modes_and_the_slow_twin_make_the_same_tokens(subject: Subject) -> None:
     assert limits[0] > limits[1]  # type: ignore[operator]
 
 
-def test_tokens_beyond_the_positions_are_said(subject: Subject) -> None:
-    study = bench_modes(subject, ModesOptions(modes=(MODES["turbo"],), tokens=100, prefill=8), MACHINE)
+def test_tokens_beyond_the_positions_are_said(loaded: LoadedModel) -> None:
+    study = bench_modes(loaded, MACHINE, modes=[MODES["turbo"]], tokens=100, prefill=8)
     assert study.column("tokens") == [56] and "56 fill the model's 64" in study.notes[0]
     with pytest.raises(ConfigError, match="64 positions"):
-        bench_modes(subject, ModesOptions(tokens=1, prefill=64), MACHINE)
+        bench_modes(loaded, MACHINE, modes=[MODES["turbo"]], tokens=1, prefill=64)
 
 
-def test_a_timeline_names_each_tokens_source(subject: Subject) -> None:
+def test_a_timeline_names_each_tokens_source(loaded: LoadedModel) -> None:
     mode = Mode("1,3,2,1", (1, 3, 2, 1))
-    study = bench_timeline(subject, TimelineOptions((mode,), tokens=7, prefill=4), MACHINE)
+    study = bench_timeline(loaded, MACHINE, modes=[mode], tokens=7, prefill=4)
     main, (one, two, three) = "backbone", [f"block {k}" for k in range(3)]
     assert study.column("source") == [main, one, two, three, main, main, one]
     moments = study.column("came after")
     assert moments == sorted(moments) and study.column("token") == [*range(1, 8)]  # type: ignore[type-var]
     backbone, blocks = study.panels[0].lines
-    assert backbone.ys == (1, 5, 6) and blocks.ys == (2, 3, 4, 7)
+    assert backbone.ys == [1, 5, 6] and blocks.ys == [2, 3, 4, 7]
 
 
-def test_scaling_covers_history_batch_and_blocks_and_says_what_it_left_out(subject: Subject) -> None:
-    options = ScalingOptions(MODES["turbo"], tokens=11, histories=(4, 30, 60), batches=(1, 3), prefill=4)
-    study = bench_scaling(subject, options, MACHINE)
+def test_scaling_covers_history_batch_and_blocks_and_says_what_it_left_out(loaded: LoadedModel) -> None:
+    sizes = {"histories": (4, 30, 60), "batches": (1, 3)}
+    study = bench_scaling(loaded, MACHINE, mode=MODES["turbo"], tokens=11, prefill=4, **sizes)
     assert study.column("value") == [4, 30, 1, 3, 0, 1, 2, 3]
     least = study.column("least")
     assert least[1] > least[0] == least[2] < least[3]  # type: ignore[operator]
     assert any("a history of 60" in note for note in study.notes)
 
 
-def test_measuring_changes_no_weight(subject: Subject) -> None:
-    before = {name: weight.clone() for name, weight in subject.model.state_dict().items()}
-    bench_modes(subject, ModesOptions(modes=(MODES["boost"],), tokens=12, prefill=4), MACHINE)
-    bench_scaling(subject, ScalingOptions(tokens=4, histories=(4,), batches=(2,), prefill=4), MACHINE)
-    assert all(torch.equal(before[name], weight) for name, weight in subject.model.state_dict().items())
+def test_measuring_changes_no_weight(loaded: LoadedModel) -> None:
+    before = {name: weight.clone() for name, weight in loaded.model.state_dict().items()}
+    bench_modes(loaded, MACHINE, modes=[MODES["boost"]], tokens=12, prefill=4)
+    bench_scaling(loaded, MACHINE, mode=MODES["turbo"], tokens=4, histories=(4,), batches=(2,), prefill=4)
+    assert all(torch.equal(before[name], weight) for name, weight in loaded.model.state_dict().items())
 
 
-def test_a_row_has_a_cell_for_each_column() -> None:
-    with pytest.raises(ValueError, match="1 cells under 2"):
-        Study("x", "X", (Column("a"), Column("b")), ((1,),), ())
+def test_all_rows_have_the_same_columns() -> None:
+    with pytest.raises(ValueError, match="a row has a; wanted: a, b"):
+        Study("x", "X", [{"a": 1, "b": 2}, {"a": 1}], {}, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        ("exact", "exact"),
+        (4096, "4,096"),
+        (1234.56, "1,235"),
+        (12.345, "12.3"),
+        (0.012345, "0.012"),
+        (0.0, "0.00"),
+    ],
+)
+def test_a_fraction_shows_three_digits(value: str | float | None, shown: str) -> None:
+    page = _table(Study("x", "X", [{"a": value}], {"a": "ms"}, ()))
+    assert page.splitlines() == ["| a, ms |", "| --- |", f"| {shown} |"]
 
 
 @pytest.fixture
 def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vita_mctp.bench.run.measure_machine", lambda device, dtype: MACHINE)
+    monkeypatch.setattr("vita_mctp.bench.measure_machine", lambda device, dtype: MACHINE)
 
 
 @pytest.mark.usefixtures("small_copies")
@@ -208,7 +213,9 @@ def test_random_weights_are_named_as_such(capsys: pytest.CaptureFixture[str]) ->
     ("arguments", "word"),
     [
         (["modes", "--random", "8b"], "0.5b"),
-        (["modes", "--tokens", "0"], "positive"),
+        (["modes", "--tokens", "0"], "'--tokens': '0'"),
+        (["modes", "--modes", "--runs", "1"], "--modes"),
+        (["modes", "--model", "nano", "--random", "7b"], "one of them"),
         (["modes", "--json", "no/such/place.json"], "folder"),
         (["modes", "--plot", "picture.gif"], ".svg or .png"),
         (["scaling", "--modes", "boost", "turbo"], "one mode"),
@@ -224,13 +231,13 @@ def test_wrong_options_end_in_one_line(arguments: list[str], word: str, capsys: 
     assert code == 2 and error.count("\n") == 1 and word in error
 
 
-def test_the_slow_twin_is_told_apart(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = np.arange(12)
-    monkeypatch.setattr("vita_mctp.bench.modes.generate_slowly", lambda subject, request: (1.0, tuple(wrong.tolist())))
-    study = bench_modes(subject, ModesOptions((MODES["turbo"],), tokens=12, prefill=4, naive=True), MACHINE)
+def test_the_slow_twin_is_told_apart(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = SimpleNamespace(ids=tuple(range(12)))
+    monkeypatch.setattr("vita_mctp.bench.modes.generate_naive", lambda model, request: wrong)
+    study = bench_modes(loaded, MACHINE, modes=[MODES["turbo"]], tokens=12, prefill=4, naive=True)
     assert study.column("same tokens")[0] < 12  # type: ignore[operator]
 
 
-def test_scaling_wants_a_mode_that_begins_as_it_goes_on() -> None:
-    with pytest.raises(ConfigError, match="one pair"):
-        ScalingOptions(MODES["boost"])
+def test_scaling_wants_a_mode_that_begins_as_it_goes_on(loaded: LoadedModel) -> None:
+    with pytest.raises(ConfigError, match="boost"):
+        bench_scaling(loaded, MACHINE, mode=MODES["boost"], tokens=4, histories=(4,), batches=(2,), prefill=4)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vita_mctp.bench import shapes
-from vita_mctp.bench.decoder import Answer, ChunkCost, DecoderOptions, bench_decoder, decode_answer, growth
-from vita_mctp.bench.machine import Machine
-from vita_mctp.bench.seams import energy_jumps, measure_seams
-from vita_mctp.bench.subjects import Voice
+from vita_mctp.bench import Machine, models
+from vita_mctp.bench.decoder import (
+    ChunkCost,
+    DecodedAnswer,
+    bench_decoder,
+    decode_answer,
+    energy_jumps,
+    growth,
+    measure_seams,
+)
+from vita_mctp.bench.models import LoadedDecoder
 from vita_mctp.codecs.flow_decoder.windows import Windows
 from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder
@@ -28,19 +33,15 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def smooth() -> Voice:
+def smooth() -> LoadedDecoder:
     parts = load_decoder(GOLDENS / "decoder")
-    return Voice(
-        "smooth",
-        Glm4VoiceDecoder(parts.flow, parts.hift, Windows(chunk_sizes=(10,), context=30, steps=(1,))),
-        (10,),
-        CPU,
-    )
+    windows = Windows(chunk_sizes=(10,), context=30, steps=(1,))
+    return LoadedDecoder("smooth", Glm4VoiceDecoder(parts.flow, parts.hift, windows), (10,), CPU)
 
 
 @pytest.fixture(scope="module")
-def reference() -> Voice:
-    return Voice("reference", Glm4VoiceReferenceDecoder(load_decoder(GOLDENS / "decoder")), (10,), CPU)
+def reference() -> LoadedDecoder:
+    return LoadedDecoder("reference", Glm4VoiceReferenceDecoder(load_decoder(GOLDENS / "decoder")), (10,), CPU)
 
 
 def noise(seconds: float, rate: int = 1000) -> FloatArray:
@@ -49,7 +50,7 @@ def noise(seconds: float, rate: int = 1000) -> FloatArray:
 
 def test_the_random_decoder_has_the_released_sizes() -> None:
     released = parse_decoder_config(read_tagged_yaml(GOLDENS / "full_size" / "decoder_config.json"))
-    ours = shapes.glm4_voice_decoder()
+    ours = models.glm4_voice_decoder()
     encoder, wanted = ours.flow.encoder, released.flow.encoder
     training = {name: getattr(wanted, name) for name in ("dropout_rate", "positional_dropout_rate")}
     training |= {"attention_dropout_rate": wanted.attention_dropout_rate}
@@ -58,7 +59,7 @@ def test_the_random_decoder_has_the_released_sizes() -> None:
 
 
 def test_the_small_decoder_keeps_rates_and_windows() -> None:
-    full, small = shapes.glm4_voice_decoder(), shapes.glm4_voice_decoder(small=True)
+    full, small = models.glm4_voice_decoder(), models.glm4_voice_decoder(small=True)
     assert small.frame_rate == full.frame_rate and small.flow.encoder.block_size == full.flow.encoder.block_size
     assert small.hift.upsample_rates == full.hift.upsample_rates and small.hift.base_channels < full.hift.base_channels
 
@@ -74,17 +75,15 @@ def test_a_gain_of_its_own_in_each_chunk_is_found_at_the_borders() -> None:
     plain = np.split(whole, [1000, 2000, 3000])
     scaled = [chunk * gain for chunk, gain in zip(plain, (1, 3, 1, 3), strict=True)]
     clean, loud = measure_seams(plain, whole, 1000), measure_seams(scaled, whole, 1000)
-    assert clean.borders == loud.borders == 3
-    assert clean.at_borders == clean.offline == loud.offline
-    assert clean.inside == clean.offline_inside == loud.offline_inside != clean.offline
-    assert loud.at_borders is not None and clean.at_borders is not None
-    assert loud.at_borders > clean.at_borders + 5
-    assert measure_seams([whole], whole, 1000).at_borders is None
+    assert clean["borders"] == loud["borders"] == 3
+    assert clean["jump at borders"] == clean["jump offline"] == loud["jump offline"]
+    assert clean["jump inside"] == clean["jump offline inside"] == loud["jump offline inside"] != clean["jump offline"]
+    assert loud["jump at borders"] > clean["jump at borders"] + 5  # type: ignore[operator]
+    assert measure_seams([whole], whole, 1000)["jump at borders"] is None
 
 
-def test_smooth_loses_nothing_and_reference_loses_frames(smooth: Voice, reference: Voice) -> None:
-    options = DecoderOptions(seconds=3.0, seam_seconds=4.0)
-    study = bench_decoder([smooth, reference], options, MACHINE)
+def test_smooth_loses_nothing_and_reference_loses_frames(smooth: LoadedDecoder, reference: LoadedDecoder) -> None:
+    study = bench_decoder([smooth, reference], MACHINE, seconds=3.0, seam_seconds=4.0)
     exact, missing = study.column("samples")
     assert exact == "exact" and str(missing).endswith("missing")
     assert study.column("borders") == [5, 5]
@@ -92,28 +91,28 @@ def test_smooth_loses_nothing_and_reference_loses_frames(smooth: Voice, referenc
     assert at_borders < 1.2 * inside  # type: ignore[operator]
 
 
-def test_arithmetic_stays_the_same_in_smooth_and_grows_in_reference(smooth: Voice, reference: Voice) -> None:
-    options = DecoderOptions(seconds=6.0)
+def test_arithmetic_stays_the_same_in_smooth_and_grows_in_reference(
+    smooth: LoadedDecoder, reference: LoadedDecoder
+) -> None:
     least = {
-        voice.name: [cost.least for cost in decode_answer(voice, 1, options, MACHINE).steady if cost.least]
-        for voice in (smooth, reference)
+        loaded.name: [seconds for _, seconds in decode_answer(loaded, 1, MACHINE, seconds=6.0).counted]
+        for loaded in (smooth, reference)
     }
     assert least["smooth"][-1] == pytest.approx(least["smooth"][3], rel=0.02)
     assert least["reference"][-1] > 1.5 * least["reference"][1]
 
 
-def test_streams_in_one_batch(smooth: Voice) -> None:
-    study = bench_decoder([smooth], DecoderOptions(seconds=3.0, streams=(1, 3), seam_seconds=0), MACHINE)
+def test_streams_in_one_batch(smooth: LoadedDecoder) -> None:
+    study = bench_decoder([smooth], MACHINE, seconds=3.0, streams=(1, 3), seam_seconds=0)
     assert study.column("streams") == [1, 3] and study.column("samples") == ["exact", "exact"]
     assert study.column("answer") == pytest.approx([3.04, 3.04]) and study.column("borders") == [0, 0]
 
 
 def test_a_budget_ends_an_answer_and_says_so() -> None:
-    voice = Voice("ramp", RampDecoder(), (8,), CPU)
-    study = bench_decoder([voice], DecoderOptions(seconds=60.0, budget_seconds=1e-9), MACHINE)
+    ramp = LoadedDecoder("ramp", RampDecoder(), (8,), CPU)
+    study = bench_decoder([ramp], MACHINE, seconds=60.0, budget=1e-9)
     assert study.column("chunks") == [1] and study.column("samples") == ["unfinished"]
     assert study.notes[0].startswith("ramp: left after")
-    assert DecoderOptions().budget_seconds == inf
 
 
 def test_growth_is_the_last_quarter_over_the_first() -> None:
@@ -122,6 +121,6 @@ def test_growth_is_the_last_quarter_over_the_first() -> None:
 
 
 def test_steady_chunks_are_those_of_the_repeating_size() -> None:
-    costs = [ChunkCost(0, size, float(place), 1.0, 1) for place, size in enumerate((4, 8, 8, 2))]
-    answer = Answer(tuple(costs), 1, 10, finished=True)
+    costs = [ChunkCost(0, size, float(index), 1.0, 1) for index, size in enumerate((4, 8, 8, 2))]
+    answer = DecodedAnswer(costs, 1, 10, finished=True)
     assert [cost.seconds for cost in answer.steady] == [1, 2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vita_mctp.cli import build_parser
+from vita_mctp.cli import parse
 from vita_mctp.evaluation.datasets import find_benchmark
 from vita_mctp.evaluation.results import read_results
 
@@ -19,9 +19,9 @@ COMMANDS = re.findall(r"^    .*?(vita-mctp [^;\n]*)", PAGE, flags=re.MULTILINE)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_one_that_the_program_knows(command: str) -> None:
     line = re.sub(r"\$(\w+)", lambda found: SHELL[found[1]], command)
-    options = build_parser().parse_args(shlex.split(line, comments=True)[1:])
-    if getattr(options, "task", None) and "$SET" not in command:
-        find_benchmark(options.dataset, options.task)
+    read = parse(shlex.split(line, comments=True)[1:])
+    if "dataset" in read.params and "$SET" not in command:
+        find_benchmark(read.params["dataset"], str(read.command.name))
 
 
 def test_every_set_of_a_loop_is_known() -> None:

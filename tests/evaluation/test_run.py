@@ -313,10 +313,12 @@ def test_the_command_refuses_before_it_loads_anything(tmp_path: Path, capsys: py
         (["tts", "seed-tts-en", "--judge", "nobody"], "there is no judge 'nobody'; choose one of whisper-large-v3"),
         (["tts", "seed-tts-en", "--judge", "none"], "the task tts is scored by what a judge hears"),
         (["sqa", "llama-questions", "--judge", "none", "--rule", "plain"], "there is no answer rule 'plain'"),
-        (["asr", "fleurs-en", "--limit", "0"], "--limit was 0"),
         (["asr", "fleurs-en", "--model", "wavs:nowhere"], "there is no folder nowhere"),
     ):
         assert main(["evaluate", *arguments, "--out", str(tmp_path / "run")]) == 2
         error = capsys.readouterr().err
         assert complaint in error and error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["evaluate", "asr", "fleurs-en", "--limit", "0"])
+    assert "'--limit': '0'" in capsys.readouterr().err
     assert not (tmp_path / "run" / "answers.jsonl").exists()

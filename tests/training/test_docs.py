@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from documented import COMMANDS, ROOT, TEXT, arguments
 
-from vita_mctp.cli import build_parser
+from vita_mctp.cli import parse
 from vita_mctp.training.recipe import load_recipe
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_is_known_and_its_recipe_reads(line: str) -> None:
-    options = build_parser().parse_args(arguments(line))
-    if options.command == "train":
-        load_recipe(ROOT / options.recipe, options.settings)
+    command = parse(arguments(line))
+    if command.command.name == "train":
+        load_recipe(ROOT / command.params["recipe"], command.params["settings"] or [])
 
 
 def test_the_smoke_commands_are_those_that_run_in_a_test() -> None:

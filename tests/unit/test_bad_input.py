@@ -87,9 +87,9 @@ def test_unusable_recordings(
         (["--mode", "1,2,3"], "3 counts"),
         (["--model", "giant"], "unknown model 'giant'; give nano, a model folder, or a hub id"),
         (["--model", "nobody/nothing-here"], "hf download nobody/nothing-here"),
-        (["--loudly"], "unrecognized arguments: --loudly"),
-        (["--mod", "boost"], "unrecognized arguments: --mod boost"),
-        (["--seed", "x"], "invalid int value: 'x'"),
+        (["--loudly"], "--loudly"),
+        (["--mod", "boost"], "No such option: --mod "),
+        (["--seed", "x"], "'--seed': 'x'"),
         (["--seed", "-3"], "seed -3"),
         (["--temperature", "-1"], "temperature -1.0"),
         (["--device", "quantum"], "device 'quantum'"),
@@ -134,7 +134,7 @@ def test_incomplete_commands(refused: Callable[[list[str]], str], command: list[
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "door"])
 def test_ports_that_cannot_be(refused: Callable[[list[str]], str], port: str) -> None:
-    assert f"{port!r} is no port" in refused(["demo", f"--port={port}"])
+    assert f"'--port': {port!r}" in refused(["demo", f"--port={port}"])
 
 
 def test_nothing_to_say(tmp_path: Path, tiny_speech_folder: Path, refused: Callable[[list[str]], str]) -> None:

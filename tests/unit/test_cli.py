@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.main import get_command
 
-from vita_mctp.cli import main
+from vita_mctp import cli
+from vita_mctp.cli import COMMANDS as GROUPS
+from vita_mctp.cli import main, parse
 from vita_mctp.cli import talk as commands
 from vita_mctp.evaluation import doctor
 
@@ -87,9 +90,10 @@ def test_an_answer_may_be_cut_off(model: list[str], question: str, capsys: pytes
     done = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (done["tokens"], done["reason"]) == (3, "length")
     for count in ("0", "-1", "many"):
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as left:
             main(["transcribe", question, "--max-new-tokens", count])
-        assert "is no count" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert left.value.code == 2 and error.count("\n") == 1 and "--max-new-tokens" in error
 
 
 def test_the_checkpoints_own_mode_is_the_default_and_a_voice_may_be_given(
@@ -219,6 +223,114 @@ def test_a_disk_that_fills_up_leaves_nothing(
     monkeypatch.setattr(os, "fsync", full)
     assert main(["ask", question, "-o", str(tmp_path / "a.wav"), *model]) == 2
     assert "No space left on device" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+_CHATTY = """
+import os, sys
+from vita_mctp import cli, speech_lm
+load = speech_lm.SpeechLM.from_pretrained
+
+def from_pretrained(*arguments, **options):
+    print("Setting ds_accelerator to cpu")
+    os.write(1, b"from C\\n")
+    os.system("echo from a child process")
+    return load(*arguments, **options)
+
+speech_lm.SpeechLM.from_pretrained = from_pretrained
+sys.exit(cli.main(sys.argv[1:]))
+"""
+"""The command, with a library that has something to say when it starts."""
+
+
+@pytest.mark.parametrize("output", ["-", "answer.wav"])
+def test_nothing_but_the_answer_goes_to_standard_output(
+    output: str, tmp_path: Path, question: str, model: list[str]
+) -> None:
+    arguments = ["ask", question, "-o", output, "--seed", "1", "--json", *model]
+    done = subprocess.run([sys.executable, "-c", _CHATTY, *arguments], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0
+    for line in (b"ds_accelerator", b"from C", b"from a child process"):
+        assert line in done.stderr and line not in done.stdout
+    if output == "-":
+        assert soundfile.info(io.BytesIO(done.stdout)).frames > 0
+    else:
+        assert [json.loads(line)["event"] for line in done.stdout.splitlines()][-1] == "done"
+
+
+def test_a_reader_of_the_sound_that_leaves_is_no_error(question: str, model: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run([*COMMAND, "ask", question, "-o", "-", *model], stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert done.returncode == 141 and b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+def run_and_list_modules(*arguments: str) -> tuple[str, set[str]]:
+    """What a command prints, and the modules that it imports."""
+    code = (
+        "import sys\nfrom vita_mctp.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
+        "    print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0
+    return done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["ask", "--help"], ["bench", "modes", "--help"], ["evaluate", "asr", "--help"]])
+def test_help_imports_nothing_large(arguments: list[str]) -> None:
+    _, modules = run_and_list_modules(*arguments)
+    assert not modules & {"torch", "transformers", "rich"}
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    shown, modules = run_and_list_modules("--help")
+    ours = {name for name in modules if name.startswith("vita_mctp.")}
+    assert ours == {"vita_mctp.cli", "vita_mctp.cli.options", "vita_mctp.errors"}
+    assert not modules & {"torch", "transformers", "rich", "pydantic", "numpy"}
+    assert all(f"  {name} " in shown and summary[:20] in shown for name, (_, summary) in GROUPS.items())
+
+
+def test_every_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    app = get_command(cli.app)
+    for name in GROUPS:
+        command = app.get_command(None, name)  # type: ignore[attr-defined]
+        for words in [[name, inner] for inner in getattr(command, "commands", {})] or [[name]]:
+            with pytest.raises(SystemExit) as left:
+                parse([*words, "-h"])
+            shown = capsys.readouterr().out
+            assert left.value.code == 0 and shown.startswith(f"Usage: vita-mctp {' '.join(words)} ")
+            assert "--help" in shown and "\x1b" not in shown and "\u2500" not in shown
+
+
+def test_an_option_may_take_several_words() -> None:
+    modes = parse(["bench", "modes", "--modes", "turbo", "1,2", "--tokens=3", "--json", "a.json"]).params
+    assert (modes["modes"], modes["tokens"], modes["json"]) == (["turbo", "1,2"], 3, Path("a.json"))
+    assert parse(["bench", "scaling", "--batches", "2", "3"]).params["batches"] == [2, 3]
+    assert parse(["train", "--set", "a=b", "r.yaml", "--set", "c=d"]).params["settings"] == ["a=b", "c=d"]
+    ask = parse(["ask", "-", "-o", "-", "--seed", "-3"]).params
+    assert (ask["question"], ask["output"], ask["seed"]) == ("-", "-", -3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        ([], "Missing command"),
+        (["nope"], "'nope'"),
+        (["bench"], "vita-mctp bench --help"),
+        (["ask"], "'RECORDING'"),
+        (["ask", "q.wav"], "--output"),
+        (["ask", "q.wav", "-o", "--json"], "'-o' requires an argument"),
+        (["ask", "q.wav", "more.wav", "-o", "a.wav"], "more.wav"),
+        (["ask", "q.wav", "-o", "a.wav", "--out", "b.wav"], "--out "),
+        (["bench", "modes", "--against", "fast"], "'fast'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: list[str], fact: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and error.count("\n") == 1 and fact in error
+    assert error.startswith("vita-mctp: error: ") and error.endswith(" --help\n")
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,29 +1,46 @@
-"""`bench decoder`: what each chunk of a long answer costs an audio decoder, and whether its borders are heard."""
+"""`bench decoder`: what each chunk of a long answer costs an audio decoder, and whether its borders are heard.
+
+Legend: T samples, N positions in a wave.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from time import process_time
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import nn
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from vita_mctp.bench.machine import Machine
-from vita_mctp.bench.result import Column, Line, Panel, Study, series
-from vita_mctp.bench.seams import Seams, measure_seams
-from vita_mctp.bench.subjects import Voice
-from vita_mctp.bench.timing import Times, now
+from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
+from vita_mctp.bench.models import LoadedDecoder, weight_bytes
 from vita_mctp.codecs.base import AudioChunker, AudioDecoder, DecoderState
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, WaveChunk
 
-_CHECKPOINTS = 8
-"""Chunks of an answer whose arithmetic is counted."""
-_QUARTER = 4
+_JUMPS = ("jump at borders", "jump inside", "jump offline", "jump offline inside")
+NO_SEAMS: Row = {"borders": 0} | dict.fromkeys(_JUMPS)
+_UNITS = {"answer": "s", "computing per second of sound": "s"} | dict.fromkeys(_JUMPS, "dB")
+_UNITS |= dict.fromkeys(("p50", "p95", "max", "least"), "ms")
+_NOTES = (
+    "p50, p95 and max are of the chunks of the repeating size. growth: their median in the last quarter of the answer "
+    "over that in the first; busy, of the processor's time for this process alone; least, of the arithmetic, exact.",
+    "least: a chunk's multiplications at the measured rate, or one reading of all weights at the measured bandwidth, "
+    "whichever is longer; the median of the chunks counted.",
+    "jump: mean change of the energy of 5 ms, at borders of chunks and, inside, everywhere else on the same grid; "
+    "offline, both of the wave decoded in one piece.",
+)
+
+_COUNTED_CHUNKS = 8
+"""Of an answer, those whose arithmetic is counted."""
+WINDOW_SECONDS = 0.005
+_SILENCE = 1e-9
+"""Power added to both sides, about -90 dB, below which a change is not heard."""
+
+Positions = NDArray[np.int64]
 
 
 @runtime_checkable
@@ -33,21 +50,6 @@ class BatchDecoder(Protocol):
     def decode_blocks(
         self, blocks: Sequence[AudioBlock], states: Sequence[Any]
     ) -> list[tuple[WaveChunk, DecoderState]]: ...
-
-
-@dataclass(frozen=True)
-class DecoderOptions:
-    """seconds: of the answer. streams: how many at once, one row each.
-
-    seam_seconds: of the answer whose borders are looked at, 0 for none.
-    budget_seconds: of decoding, after which an answer is left where it is; its row says how far it came.
-    """
-
-    seconds: float = 300.0
-    streams: tuple[int, ...] = (1,)
-    seam_seconds: float = 16.0
-    budget_seconds: float = inf
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ class ChunkCost:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer, decoded; wanted_samples: of one stream, had it come to its end."""
+class DecodedAnswer:
+    """What decoding one answer took; wanted_samples: of one stream, had it come to its end."""
 
-    costs: tuple[ChunkCost, ...]
+    costs: Sequence[ChunkCost]
     streams: int
     wanted_samples: int
     finished: bool
@@ -87,121 +89,134 @@ class Answer:
         return [cost for cost in self.costs if cost.new_codes == size] or list(self.costs)
 
     @property
-    def counted(self) -> list[ChunkCost]:
-        """Steady chunks whose arithmetic was counted."""
-        return [cost for cost in self.steady if cost.least]
-
-    @property
-    def growth_of_least(self) -> float | None:
-        """Of the arithmetic, from the first to the last steady chunk that was counted."""
-        least = [cost.least or 0.0 for cost in self.counted]
-        return least[-1] / least[0] if len(least) > 1 else None
+    def counted(self) -> list[tuple[int, float]]:
+        """Codes before, and least seconds, of the steady chunks whose arithmetic was counted."""
+        return [(cost.codes, cost.least) for cost in self.steady if cost.least]
 
 
-def growth(seconds: Sequence[float]) -> float:
-    """The median of the last quarter over that of the first."""
-    share = max(1, len(seconds) // _QUARTER)
-    return float(np.median(seconds[-share:]) / np.median(seconds[:share]))
+def bench_decoder(
+    decoders: Sequence[LoadedDecoder],
+    machine: Machine,
+    *,
+    seconds: float,
+    streams: Sequence[int] = (1,),
+    seam_seconds: float = 0.0,
+    budget: float = inf,
+    seed: int = 0,
+) -> Study:
+    """Every decoder at every number of streams: cost of chunks, growth over the answer, samples, and its seams.
 
-
-def bench_decoder(voices: Sequence[Voice], options: DecoderOptions, machine: Machine) -> Study:
-    """Every decoder at every number of streams: cost of chunks, growth over the answer, samples, and its seams."""
-    rows, lines, notes = [], [], []
-    for voice in voices:
-        seams = voice_seams(voice, options) if options.seam_seconds > 0 else Seams()
-        for streams in options.streams:
-            answer = decode_answer(voice, streams, options, machine)
-            rows.append(_row(voice, answer, seams))
-            label = voice.name if len(options.streams) == 1 else f"{voice.name}, {streams} streams"
-            lines.append(_lines(voice, label, answer))
+    seconds: of the answer. streams: how many at once, one row each. seam_seconds: of the answer whose borders are
+    looked at, 0 for none. budget: seconds of decoding, after which an answer is left where it is.
+    """
+    rows: list[Row] = []
+    lines, notes = [], []
+    for loaded in decoders:
+        seams = find_seams(loaded, seam_seconds, seed) if seam_seconds > 0 else NO_SEAMS
+        for count in streams:
+            answer = decode_answer(loaded, count, machine, seconds=seconds, budget=budget, seed=seed)
+            rows.append(_row(loaded, answer, seams))
+            label = loaded.name if len(streams) == 1 else f"{loaded.name}, {count} streams"
+            lines.append(_lines(loaded, label, answer))
             if not answer.finished:
-                notes.append(f"{label}: left after {options.budget_seconds:.0f} s of decoding, as --budget says.")
+                notes.append(f"{label}: left after {budget:.0f} s of decoding, as --budget says.")
     elapsed, busy, least = zip(*lines, strict=True)
-    place = "seconds of answer before it"
+    before = "seconds of answer before it"
     panels = (
-        Panel("Time of a chunk", place, "ms", (*elapsed, *least), log=True),
-        Panel("Time of a chunk in which the processor worked for it", place, "ms", (*busy, *least), log=True),
+        Panel("Time of a chunk", before, "ms", (*elapsed, *least), log=True),
+        Panel("Time of a chunk in which the processor worked for it", before, "ms", (*busy, *least), log=True),
         _seam_panel(rows),
     )
-    return Study("decoder", "Audio decoder, chunk by chunk", COLUMNS, tuple(rows), panels, (*notes, *_NOTES))
+    return Study("decoder", "Audio decoder, chunk by chunk", rows, _UNITS, panels, (*notes, *_NOTES))
 
 
-COLUMNS = (
-    Column("decoder"),
-    Column("streams", digits=0),
-    Column("answer", "s", 1),
-    Column("chunks", digits=0),
-    Column("codes a chunk", digits=0),
-    Column("p50", "ms", 1),
-    Column("p95", "ms", 1),
-    Column("max", "ms", 1),
-    Column("growth"),
-    Column("growth, busy"),
-    Column("growth, least"),
-    Column("computing per second of sound", "s", 3),
-    Column("least", "ms", 1),
-    Column("samples"),
-    Column("borders", digits=0),
-    Column("jump at borders", "dB"),
-    Column("jump inside", "dB"),
-    Column("jump offline", "dB"),
-    Column("jump offline inside", "dB"),
-)
-
-_NOTES = (
-    "p50, p95 and max are of the chunks of the repeating size. growth: their median in the last quarter of the answer "
-    "over that in the first; busy, of the processor's time for this process alone; least, of the arithmetic, exact.",
-    "least: a chunk's multiplications at the measured rate, or one reading of all weights at the measured bandwidth, "
-    "whichever is longer; the median of the chunks counted.",
-    "jump: mean change of the energy of 5 ms, at borders of chunks and, inside, at all other places of the same grid; "
-    "offline, both of the wave decoded in one piece.",
-)
-
-
-def decode_answer(voice: Voice, streams: int, options: DecoderOptions, machine: Machine) -> Answer:
+def decode_answer(
+    loaded: LoadedDecoder, streams: int, machine: Machine, *, seconds: float, budget: float = inf, seed: int = 0
+) -> DecodedAnswer:
     """Random codes through the decoder, block by block, in as many streams."""
-    count = round(options.seconds * voice.decoder.frame_rate)
-    rows = np.random.default_rng(options.seed).integers(voice.decoder.codebook_size, size=(streams, count))
-    blocks = [list(cut(voice, row)) for row in rows]
-    counted = set(np.linspace(0, len(blocks[0]) - 1, _CHECKPOINTS, dtype=int).tolist())
-    states = [voice.decoder.start(seed) for seed in range(streams)]
+    decoder = loaded.decoder
+    count = round(seconds * decoder.frame_rate)
+    codes = np.random.default_rng(seed).integers(decoder.codebook_size, size=(streams, count))
+    steps = list(zip(*(cut(loaded, row) for row in codes), strict=True))
+    counted = set(np.linspace(0, len(steps) - 1, _COUNTED_CHUNKS, dtype=int).tolist())
+    states = [decoder.start(stream) for stream in range(streams)]
     costs: list[ChunkCost] = []
-    codes, spent = 0, 0.0
-    for place, step in enumerate(zip(*blocks, strict=True)):
+    for index, blocks in enumerate(steps):
         before = states
-        start, worked = now(voice.device), process_time()
-        chunks, states = _decode(voice.decoder, step, before)
-        seconds, busy = now(voice.device) - start, process_time() - worked
-        cost = ChunkCost(codes, len(step[0].codes), seconds, busy, sum(len(chunk.samples) for chunk in chunks))
-        if place in counted:
-            cost = replace(cost, least=_least(voice, step, before, machine))
-        costs.append(cost)
-        codes, spent = codes + cost.new_codes, spent + seconds
-        if spent > options.budget_seconds:
+        start, worked = now(loaded.device), process_time()
+        chunks, states = _decode(decoder, blocks, before)
+        took, busy = now(loaded.device) - start, process_time() - worked
+        least = _least(decoder, blocks, before, machine) if index in counted else None
+        seen = sum(cost.new_codes for cost in costs)
+        samples = sum(len(chunk.samples) for chunk in chunks)
+        costs.append(ChunkCost(seen, len(blocks[0].codes), took, busy, samples, least))
+        if sum(cost.seconds for cost in costs) > budget:
             break
-    wanted = int(count * voice.decoder.sample_rate / voice.decoder.frame_rate)
-    return Answer(tuple(costs), streams, wanted, finished=len(costs) == len(blocks[0]))
+    wanted = int(count * decoder.sample_rate / decoder.frame_rate)
+    return DecodedAnswer(costs, streams, wanted, finished=len(costs) == len(steps))
 
 
-def cut(voice: Voice, codes: IntArray) -> Iterator[AudioBlock]:
-    """The codes in the voice's blocks; the last one, which may be empty, says that it is."""
-    chunker = AudioChunker(voice.block_sizes)
+def cut(loaded: LoadedDecoder, codes: IntArray) -> Iterator[AudioBlock]:
+    """The codes in the decoder's blocks; the last one, which may be empty, says that it is."""
+    chunker = AudioChunker(loaded.block_sizes)
     for code in codes.tolist():
         if block := chunker.push(code):
             yield block
     yield chunker.finish()
 
 
-def voice_seams(voice: Voice, options: DecoderOptions) -> Seams:
+def growth(seconds: Sequence[float]) -> float:
+    """The median of the last quarter over that of the first."""
+    quarter = max(1, len(seconds) // 4)
+    return float(np.median(seconds[-quarter:]) / np.median(seconds[:quarter]))
+
+
+def find_seams(loaded: LoadedDecoder, seconds: float, seed: int = 0) -> Row:
     """Seams of one short answer, streamed and decoded in one piece with the same codes and seed."""
-    decoder = voice.decoder
-    count = round(options.seam_seconds * decoder.frame_rate)
-    codes = np.random.default_rng(options.seed).integers(decoder.codebook_size, size=count)
-    state, heard = decoder.start(), []
-    for block in cut(voice, codes):
+    decoder = loaded.decoder
+    codes = np.random.default_rng(seed).integers(decoder.codebook_size, size=round(seconds * decoder.frame_rate))
+    state, chunks = decoder.start(), []
+    for block in cut(loaded, codes):
         chunk, state = decoder.decode_block(block, state)
-        heard.append(chunk.samples)
-    return measure_seams(heard, _in_one_piece(decoder, codes), decoder.sample_rate)
+        chunks.append(chunk.samples)
+    return measure_seams(chunks, _in_one_piece(decoder, codes), decoder.sample_rate)
+
+
+def measure_seams(chunks: list[FloatArray], offline: FloatArray, sample_rate: int) -> Row:
+    """Borders of a wave that came in `chunks`, and its mean jumps in dB; None where there is no position to look at.
+
+    Inside is the widest grid that all borders lie on, since a decoder's frames may jump by themselves; offline are
+    the same positions of the wave decoded in one piece.
+    """
+    width = round(WINDOW_SECONDS * sample_rate)
+    wave = np.concatenate([np.zeros(0, np.float32), *chunks])
+    ends = np.cumsum([len(chunk) for chunk in chunks if len(chunk)])
+    borders = _within(ends[:-1].astype(np.int64), len(wave), width)
+    if not len(borders):
+        return NO_SEAMS
+    grid = np.arange(0, len(wave), int(np.gcd.reduce(borders)), dtype=np.int64)
+    elsewhere = grid[np.abs(grid[:, None] - borders).min(1) > 2 * width]
+    jumps = (
+        _mean(energy_jumps(samples, _within(positions, len(samples), width), width))
+        for samples in (wave, offline)
+        for positions in (borders, elsewhere)
+    )
+    return {"borders": len(borders)} | dict(zip(_JUMPS, jumps, strict=True))
+
+
+def energy_jumps(samples: FloatArray, positions: Positions, width: int) -> NDArray[np.float64]:
+    """|dB| (N,) between the power of the `width` samples (of T) behind each position and that of those before it."""
+    power = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
+    after, before = power[positions + width] - power[positions], power[positions] - power[positions - width]
+    return np.abs(10 * np.log10((after / width + _SILENCE) / (before / width + _SILENCE)))
+
+
+def _within(positions: Positions, length: int, width: int) -> Positions:
+    return positions[(positions >= width) & (positions + width <= length)]
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _in_one_piece(decoder: AudioDecoder, codes: IntArray) -> FloatArray:
@@ -222,71 +237,62 @@ def _decode(
     return [chunk for chunk, _ in results], [state for _, state in results]
 
 
-def _least(voice: Voice, blocks: Sequence[AudioBlock], states: Sequence[DecoderState], machine: Machine) -> float:
+def _least(
+    decoder: AudioDecoder, blocks: Sequence[AudioBlock], states: Sequence[DecoderState], machine: Machine
+) -> float:
     """Decodes the same blocks once more, to count; a state is a value, so nothing notices."""
     with FlopCounterMode(display=False) as counter:
-        _decode(voice.decoder, blocks, states)
+        _decode(decoder, blocks, states)
     flops = counter.get_total_flops()
-    return machine.seconds(weight_bytes(voice.modules) if flops else 0, flops)
+    return machine.seconds(weight_bytes(decoder) if flops else 0, flops)
 
 
-def weight_bytes(modules: Sequence[nn.Module]) -> int:
-    return sum(weight.numel() * weight.element_size() for part in modules for weight in part.parameters())
+def _row(loaded: LoadedDecoder, answer: DecodedAnswer, seams: Row) -> Row:
+    times = [cost.seconds for cost in answer.steady]
+    least = [seconds for _, seconds in answer.counted]
+    sound = answer.samples / loaded.decoder.sample_rate
+    p50, p95, longest = (1e3 * float(value) for value in np.percentile(times, (50, 95, 100)))
+    row: dict[str, Cell] = {
+        "decoder": loaded.name,
+        "streams": answer.streams,
+        "answer": sound / answer.streams,
+        "chunks": len(answer.costs),
+        "codes a chunk": answer.steady[0].new_codes,
+        "p50": p50,
+        "p95": p95,
+        "max": longest,
+        "growth": growth(times),
+        "growth, busy": growth([cost.busy for cost in answer.steady]),
+        "growth, least": least[-1] / least[0] if len(least) > 1 else None,
+        "computing per second of sound": sum(cost.seconds for cost in answer.costs) / sound if sound else None,
+        "least": 1e3 * float(np.median(least)) if least else None,
+        "samples": _samples(answer),
+    }
+    return {**row, **seams}
 
 
-def _row(voice: Voice, answer: Answer, seams: Seams) -> tuple[Any, ...]:
-    steady = Times.of(cost.seconds for cost in answer.steady)
-    sound = answer.samples / voice.decoder.sample_rate
-    return (
-        voice.name,
-        answer.streams,
-        sound / answer.streams,
-        len(answer.costs),
-        answer.steady[0].new_codes,
-        1e3 * steady.median,
-        1e3 * steady.percentile(95),
-        1e3 * max(steady.seconds),
-        growth(steady.seconds),
-        growth([cost.busy for cost in answer.steady]),
-        answer.growth_of_least,
-        sum(cost.seconds for cost in answer.costs) / sound if sound else None,
-        _median_least(answer),
-        _samples(answer),
-        seams.borders,
-        seams.at_borders,
-        seams.inside,
-        seams.offline,
-        seams.offline_inside,
-    )
-
-
-def _median_least(answer: Answer) -> float | None:
-    least = [cost.least or 0.0 for cost in answer.counted]
-    return 1e3 * float(np.median(least)) if least else None
-
-
-def _samples(answer: Answer) -> str:
+def _samples(answer: DecodedAnswer) -> str:
     if not answer.finished:
         return "unfinished"
     missing = answer.streams * answer.wanted_samples - answer.samples
     return "exact" if not missing else f"{abs(missing)} {'missing' if missing > 0 else 'too many'}"
 
 
-def _lines(voice: Voice, label: str, answer: Answer) -> tuple[Line, Line, Line]:
-    """Elapsed, busy and least milliseconds of the steady chunks."""
-    rate = float(voice.decoder.frame_rate)
+def _lines(loaded: LoadedDecoder, label: str, answer: DecodedAnswer) -> tuple[Line, Line, Line]:
+    """Elapsed, busy and least milliseconds of the steady chunks, by seconds of the answer before them."""
+    rate = float(loaded.decoder.frame_rate)
     xs = [cost.codes / rate for cost in answer.steady]
-    counted = [cost.codes / rate for cost in answer.counted]
+    counted = answer.counted
     return (
-        series(label, xs, [1e3 * cost.seconds for cost in answer.steady]),
-        series(label, xs, [1e3 * cost.busy for cost in answer.steady]),
-        series(f"{label}: least", counted, [1e3 * (cost.least or 0.0) for cost in answer.counted], "limit"),
+        Line(label, xs, [1e3 * cost.seconds for cost in answer.steady]),
+        Line(label, xs, [1e3 * cost.busy for cost in answer.steady]),
+        Line(f"{label}: least", [codes / rate for codes, _ in counted], [1e3 * each for _, each in counted], "limit"),
     )
 
 
-def _seam_panel(rows: Sequence[tuple[Any, ...]]) -> Panel:
-    names = list(dict.fromkeys(row[0] for row in rows))
-    places = {column.name: place for place, column in enumerate(COLUMNS) if column.name.startswith("jump")}
-    first = {name: next(row for row in rows if row[0] == name) for name in names}
-    bars = [series(label, names, [first[name][place] for name in names], "bars") for label, place in places.items()]
-    return Panel("Energy where chunks meet", "", "mean jump, dB", tuple(bars))
+def _seam_panel(rows: Sequence[Row]) -> Panel:
+    """Of each decoder; its rows have the same seams."""
+    first = {row["decoder"]: row for row in reversed(rows)}
+    names = list(dict.fromkeys(row["decoder"] for row in rows))
+    bars = [Line(jump, names, [first[name][jump] for name in names], "bars") for jump in _JUMPS]
+    return Panel("Energy where chunks meet", "", "mean jump, dB", bars)

@@ -1,133 +1,261 @@
-"""`bench modes`: tokens per second and speed-up of each decoding mode (VITA-Audio paper, table 8)."""
+"""`bench modes` and `bench timeline`: tokens by decoding mode, and the engine runs and byte counts that studies share.
+
+VITA-Audio paper, table 8 and figure 5.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vita_mctp.bench.generation import (
-    PAPER_PREFILL,
-    PAPER_TOKENS,
-    Generation,
-    fitting_note,
-    generate,
-    generate_slowly,
-    request_of,
-    warm,
-)
-from vita_mctp.bench.machine import Machine
-from vita_mctp.bench.result import Cell, Column, Panel, Study, series
-from vita_mctp.bench.subjects import Subject
-from vita_mctp.bench.traffic import Traffic
+from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
+from vita_mctp.bench.models import LoadedModel
+from vita_mctp.checkpoints.placement import memory_needed
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.plan import MODES, Mode
-from vita_mctp.decoding.state import Request
+from vita_mctp.decoding.naive import generate_naive
+from vita_mctp.decoding.plan import Mode, PlanCursor
+from vita_mctp.decoding.state import DecodeState, Request
 from vita_mctp.errors import ConfigError
+from vita_mctp.types import BACKBONE, TokenEvent
 
-COLUMNS = (
-    Column("mode"),
-    Column("tokens", digits=0),
-    Column("total", "s"),
-    Column("tokens a second", digits=1),
-    Column("speed-up", "×"),
-    Column("step p50", "ms"),
-    Column("step p99", "ms"),
-    Column("limit", "tokens/s", 0),
-    Column("of the limit", "%", 0),
-)
-_NAIVE = (Column("naive total", "s"), Column("naive, times slower", "×", 1), Column("same tokens", digits=0))
-_NOTES = (
+_PART = re.compile(r"model\.layers\.(?P<layer>\d+)\.|mtp_(?:projs|embed_norms|hidden_norms)\.(?P<block>\d+)\.")
+"""Parameters of one level."""
+_POINTS = 128
+"""Of a curve."""
+_TIMELINE_RUNS = 5
+"""Of each mode; the fastest is drawn, since only other work on the machine makes one slower than another."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """moments: seconds since the prompt was handed over, one for each event; the first includes reading the prompt."""
+
+    events: tuple[TokenEvent, ...]
+    moments: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.moments[-1]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.events) / self.seconds
+
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        """Seconds of each token."""
+        return np.diff((0.0, *self.moments))
+
+
+def request_of(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int, seed: int = 0) -> Request:
+    """Random ids to go on from, greedily and without an end: content never influences the schedule.
+
+    Raises:
+        ConfigError: the model has no positions for so long a prompt.
+    """
+    positions = loaded.model.config.max_position_embeddings
+    if prefill >= positions:
+        raise ConfigError(f"{loaded.name} has {positions} positions, a prompt of {prefill} fills them; give --prefill")
+    ids = np.random.default_rng(seed).integers(loaded.model.config.vocab_size, size=prefill)
+    return Request(tuple(ids.tolist()), mode, min(tokens, positions - prefill))
+
+
+def fitting_note(loaded: LoadedModel, prefill: int, tokens: int) -> list[str]:
+    """What to say when the model has no positions for all tokens asked for."""
+    positions = loaded.model.config.max_position_embeddings
+    if prefill + tokens <= positions:
+        return []
+    return [f"{tokens:,} tokens were asked for; {positions - prefill:,} fill the model's {positions:,} positions."]
+
+
+def generate(engine: Engine, request: Request) -> Generation:
+    """One answer, a token at a time."""
+    device = engine.model.device
+    start = now(device)
+    events, moments = [], []
+    for event in engine.stream(request):
+        events.append(event)
+        moments.append(now(device) - start)
+    return Generation(tuple(events), tuple(moments))
+
+
+def step_seconds(engine: Engine, states: Sequence[DecodeState], tokens: int) -> NDArray[np.float64]:
+    """Seconds of each of so many steps that all states take together."""
+    moments = [now(engine.model.device)]
+    for _ in range(tokens):
+        engine.advance(states)
+        moments.append(now(engine.model.device))
+    return np.diff(moments)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How many bytes decoding has to read: the floor under its time where nothing is computed twice or cached.
+
+    A step of the backbone or of a block reads that part's weights, the shared head, and the keys and values of every
+    token it has read before. Embedding rows, activations and what is written are left out; they are small beside it.
+
+    weights, cache_per_token: bytes by level, backbone first, then each block.
+    """
+
+    weights: tuple[int, ...]
+    cache_per_token: tuple[int, ...]
+
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> Traffic:
+        config = loaded.model.config
+        blocks, depth = config.num_nextn_predict_layers, config.num_backbone_layers
+        parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(blocks + 1)]
+        for name, weight in loaded.model.named_parameters():
+            if found := _PART.match(name):
+                layer = found["layer"]
+                level = int(found["block"]) + 1 if layer is None else max(0, int(layer) - depth + 1)
+                parts[level][name] = tuple(weight.shape)
+        head = {"lm_head.weight": tuple(loaded.model.lm_head.weight.shape)}
+        weights = tuple(memory_needed(part | head, loaded.dtype, loaded.quantize) for part in parts)
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_layer = 2 * config.num_key_value_heads * size * loaded.dtype.itemsize
+        return cls(weights, (depth * per_layer, *[per_layer] * blocks))
+
+    def step(self, level: int, seen: int) -> int:
+        """Bytes read by one step of `level` with `seen` tokens before the one it makes."""
+        return self.weights[level] + max(0, seen - level) * self.cache_per_token[level]
+
+    def run(self, mode: Mode, prefill: int, tokens: int) -> int:
+        """Bytes read to make so many tokens behind so many."""
+        total, cursor = 0, PlanCursor.start(mode, len(self.weights) - 1)
+        for made in range(tokens):
+            level, cursor = cursor.step()
+            total += self.step(level, prefill + made)
+        return total
+
+
+_MODES_UNITS = {"total": "s", "speed-up": "×", "step p50": "ms", "step p99": "ms", "limit": "tokens/s"}
+_MODES_UNITS |= {"of the limit": "%", "naive total": "s", "naive, times slower": "×"}
+_MODES_NOTES = (
     "The audio encoder and decoder are not in these times, as in the paper.",
     "limit: bytes of weights, keys and values that the mode's steps read, over the measured bandwidth of a copy; a "
     "model that fits the processor's caches can pass it.",
     "Of several runs, the one with the median total.",
 )
 
-_POINTS = 128
-"""Of a curve."""
 
+def bench_modes(
+    loaded: LoadedModel,
+    machine: Machine,
+    *,
+    modes: Sequence[Mode],
+    tokens: int,
+    prefill: int,
+    runs: int = 1,
+    naive: bool = False,
+    seed: int = 0,
+) -> Study:
+    """Tokens a second of each mode. The speed-up is over vanilla where it is among the modes, else over the first.
 
-@dataclass(frozen=True)
-class ModesOptions:
-    """runs: of each mode, in turns, so that the machine's other work falls on all. naive: time the slow twin too."""
-
-    modes: tuple[Mode, ...] = tuple(MODES[name] for name in ("vanilla", "boost", "balance", "turbo"))
-    tokens: int = PAPER_TOKENS
-    prefill: int = PAPER_PREFILL
-    runs: int = 1
-    naive: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.modes or min(self.tokens, self.prefill, self.runs) < 1:
-            raise ConfigError("wanted at least one mode, one token, one token of prefill and one run")
-
-
-def bench_modes(subject: Subject, options: ModesOptions, machine: Machine) -> Study:
-    """The speed-up is over vanilla where it is among the modes, else over the first."""
-    engine, traffic = Engine(subject.model), Traffic.of(subject)
-    requests = [request_of(subject, mode, options.prefill, options.tokens, options.seed) for mode in options.modes]
-    found = _median_runs(engine, requests, options.runs)
-    base = next((run for run, mode in zip(found, options.modes, strict=True) if mode.name == "vanilla"), found[0])
-    rows = []
+    runs: of each mode, in turns, so that the machine's other work falls on all. naive: time the slow twin too.
+    """
+    requests = [request_of(loaded, mode, prefill, tokens, seed) for mode in modes]
+    found = _median_runs(Engine(loaded.model), requests, runs)
+    base = next((run for run, mode in zip(found, modes, strict=True) if mode.name == "vanilla"), found[0])
+    traffic = Traffic.of(loaded)
+    rows: list[Row] = []
     for request, run in zip(requests, found, strict=True):
-        row = _row(request, run, base, machine.seconds(traffic.run(request.mode, options.prefill, len(run.events))))
-        rows.append(row + (_naive(subject, request, run) if options.naive else ()))
-    columns = COLUMNS + (_NAIVE if options.naive else ())
-    notes = (*fitting_note(subject, options.prefill, options.tokens), *_NOTES)
-    return Study(
-        "modes", "Speed of the decoding modes", columns, tuple(rows), _panels(options.modes, rows, found), notes
-    )
+        least = machine.seconds(traffic.run(request.mode, prefill, len(run.events)))
+        row: dict[str, Cell] = {
+            "mode": request.mode.name,
+            "tokens": len(run.events),
+            "total": run.seconds,
+            "tokens a second": run.tokens_per_second,
+            "speed-up": run.tokens_per_second / base.tokens_per_second,
+            "step p50": 1e3 * float(np.median(run.steps)),
+            "step p99": 1e3 * float(np.percentile(run.steps, 99)),
+            "limit": len(run.events) / least,
+            "of the limit": 100 * least / run.seconds,
+        }
+        rows.append(row | (_compare_naive(loaded, request, run) if naive else {}))
+    notes = (*fitting_note(loaded, prefill, tokens), *_MODES_NOTES)
+    return Study("modes", "Speed of the decoding modes", rows, _MODES_UNITS, _mode_panels(rows, found), notes)
 
 
 def _median_runs(engine: Engine, requests: Sequence[Request], runs: int) -> list[Generation]:
     for request in requests:
-        warm(engine, request)
+        _warm(engine, request)
     rounds = [[generate(engine, request) for request in requests] for _ in range(runs)]
     return [sorted(of_mode, key=lambda run: run.seconds)[runs // 2] for of_mode in zip(*rounds, strict=True)]
 
 
-def _row(request: Request, run: Generation, base: Generation, least: float) -> tuple[Cell, ...]:
-    steps = run.steps
-    return (
-        request.mode.name,
-        len(run.events),
-        run.seconds,
-        run.tokens_per_second,
-        run.tokens_per_second / base.tokens_per_second,
-        1e3 * steps.median,
-        1e3 * steps.percentile(99),
-        len(run.events) / least,
-        100 * least / run.seconds,
-    )
+def _warm(engine: Engine, request: Request, tokens: int = 24) -> None:
+    """A few tokens, so that what is built at first use is built: two cycles of every mode."""
+    generate(engine, replace(request, max_new_tokens=min(tokens, request.max_new_tokens)))
 
 
-def _naive(subject: Subject, request: Request, run: Generation) -> tuple[Cell, ...]:
-    seconds, ids = generate_slowly(subject, request)
+def _compare_naive(loaded: LoadedModel, request: Request, run: Generation) -> dict[str, Cell]:
+    """The slow twin, which computes everything anew for each token."""
+    start = now(loaded.device)
+    ids = generate_naive(loaded.model, request).ids
+    seconds = now(loaded.device) - start
     same = sum(np.cumprod([fast.id == slow for fast, slow in zip(run.events, ids, strict=True)]))
-    return (seconds, seconds / run.seconds, int(same))
+    return {"naive total": seconds, "naive, times slower": seconds / run.seconds, "same tokens": int(same)}
 
 
-def _panels(modes: Sequence[Mode], rows: Sequence[tuple[Cell, ...]], found: Sequence[Generation]) -> tuple[Panel, ...]:
-    names = [mode.name for mode in modes]
-    figures: dict[str, list[float | None]] = {}
-    for label, place in (("measured", 3), ("limit by bytes", 7)):
-        figures[label] = [value if isinstance(value := row[place], float) else None for row in rows]
-    bars = tuple(series(label, names, ys, "bars") for label, ys in figures.items())
-    curves = tuple(
-        series(
-            mode.name, list(run.moments[:: _thin(run)]), [float(n) for n in range(1, len(run.events) + 1, _thin(run))]
-        )
-        for mode, run in zip(modes, found, strict=True)
-    )
-    return (
+def _mode_panels(rows: Sequence[Row], found: Sequence[Generation]) -> list[Panel]:
+    names = [row["mode"] for row in rows]
+    columns = {"measured": "tokens a second", "limit by bytes": "limit"}
+    bars = [Line(label, names, [row[column] for row in rows], "bars") for label, column in columns.items()]
+    curves = [Line(str(name), *_curve(run)) for name, run in zip(names, found, strict=True)]
+    return [
         Panel("Tokens per second", "", "tokens/s", bars),
         Panel("Tokens made", "seconds since the prompt", "tokens", curves),
+    ]
+
+
+def _curve(run: Generation) -> tuple[list[float], list[int]]:
+    """Moments and tokens made until then, thinned out."""
+    step = max(1, len(run.events) // _POINTS)
+    return list(run.moments[::step]), list(range(1, len(run.events) + 1, step))
+
+
+def bench_timeline(
+    loaded: LoadedModel, machine: Machine, *, modes: Sequence[Mode], tokens: int, prefill: int, seed: int = 0
+) -> Study:
+    """When each token of each mode came, and from the backbone or which block."""
+    engine, traffic = Engine(loaded.model), Traffic.of(loaded)
+    rows: list[Row] = []
+    panels = []
+    for mode in modes:
+        request = request_of(loaded, mode, prefill, tokens, seed)
+        _warm(engine, request)
+        run = min((generate(engine, request) for _ in range(_TIMELINE_RUNS)), key=lambda run: run.seconds)
+        rows += _timeline_rows(mode, run, prefill, traffic, machine)
+        lines = [_points(label, run, of_blocks) for label, of_blocks in (("backbone", False), ("blocks", True))]
+        panels.append(Panel(mode.name, "ms since the prompt", "token", lines))
+    units = {"came after": "ms", "least": "ms"}
+    notes = (
+        f"The fastest of {_TIMELINE_RUNS} runs of each mode.",
+        "least: bytes read up to each token, over the measured bandwidth of a copy.",
     )
+    return Study("timeline", "When each token came", rows, units, panels, notes)
 
 
-def _thin(run: Generation) -> int:
-    """Of how many tokens one is drawn."""
-    return max(1, len(run.events) // _POINTS)
+def _timeline_rows(mode: Mode, run: Generation, prefill: int, traffic: Traffic, machine: Machine) -> Iterator[Row]:
+    least = 0.0
+    for event, moment in zip(run.events, run.moments, strict=True):
+        least += machine.seconds(traffic.step(event.level, prefill + event.index))
+        yield {
+            "mode": mode.name,
+            "token": event.index + 1,
+            "source": "backbone" if event.level == BACKBONE else f"block {event.level - 1}",
+            "came after": 1e3 * moment,
+            "least": 1e3 * least,
+        }
+
+
+def _points(label: str, run: Generation, of_blocks: bool) -> Line:
+    pairs = zip(run.events, run.moments, strict=True)
+    chosen = [(1e3 * moment, event.index + 1) for event, moment in pairs if (event.level != BACKBONE) == of_blocks]
+    return Line(label, [moment for moment, _ in chosen], [number for _, number in chosen], "points")

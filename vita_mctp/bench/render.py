@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
-from vita_mctp.bench.result import Cell, Column, Line, Panel, Result
+from vita_mctp.bench import Cell, Line, Panel, Result, Study
 from vita_mctp.environment import Environment
 from vita_mctp.errors import ConfigError, MissingExtraError, OutputError
 from vita_mctp.files import write_whole
@@ -22,7 +22,7 @@ def to_markdown(result: Result) -> str:
     study = result.study
     notes = "\n".join(f"- {note}" for note in study.notes)
     warning = [_RANDOM] if result.is_random else []
-    parts = [f"## {study.title}: {result.subject}", f"    {result.command}", *warning, _table(result), notes]
+    parts = [f"## {study.title}: {result.subject}", f"    {result.command}", *warning, _table(study), notes]
     return "\n\n".join([*parts, "Measured:\n\n" + _measured(result)]) + "\n"
 
 
@@ -30,26 +30,26 @@ def to_json(result: Result) -> str:
     return json.dumps(result.as_dict(), indent=1, ensure_ascii=False) + "\n"
 
 
-def check_targets(json_file: str | None, plot: str | None) -> None:
+def check_targets(json_file: Path | None, plot: Path | None) -> None:
     """Before hours of work, not after them. Raises ConfigError for a target that cannot be written to."""
     for target in filter(None, (json_file, plot)):
-        if not Path(target).parent.is_dir():
+        if not target.parent.is_dir():
             raise ConfigError(f"the folder of {target} is not there; make it, or name another file")
-    if plot is not None and Path(plot).suffix not in PICTURES:
+    if plot is not None and plot.suffix not in PICTURES:
         raise ConfigError(f"a plot is written as {' or '.join(PICTURES)}, got {plot}; name such a file")
     if plot is not None:
         _figure_class()
 
 
-def write(target: str, data: bytes) -> None:
+def write(target: Path, data: bytes) -> None:
     """Raises OutputError."""
     try:
-        write_whole(Path(target), data)
+        write_whole(target, data)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror}; free some space or name another file") from None
 
 
-def draw(result: Result, target: str) -> None:
+def draw(result: Result, target: Path) -> None:
     """The panels below each other, in an SVG or PNG whose bytes depend on the result alone."""
     from io import BytesIO
 
@@ -58,15 +58,15 @@ def draw(result: Result, target: str) -> None:
     width, height = _PANEL_INCHES
     figure = new_figure(figsize=(width, height * len(panels)), layout="constrained")
     weights = ", random weights" if result.is_random else ""
-    figure.suptitle(f"{result.study.title}{weights}\n{_place(result.environment, result.machine.device)}", fontsize=9)
+    figure.suptitle(f"{result.study.title}{weights}\n{_device(result.environment, result.machine.device)}", fontsize=9)
     first = None
-    for place, panel in enumerate(panels):
+    for number, panel in enumerate(panels, start=1):
         shared = first if panel.x == panels[0].x else None
-        axes = figure.add_subplot(len(panels), 1, place + 1, sharex=shared)
+        axes = figure.add_subplot(len(panels), 1, number, sharex=shared)
         first = first or axes
         _draw_panel(axes, panel)
     picture = BytesIO()
-    kind = Path(target).suffix.removeprefix(".")
+    kind = target.suffix.removeprefix(".")
     figure.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     write(target, picture.getvalue())
 
@@ -87,8 +87,8 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
     if panel.log:
         axes.set_yscale("log")
     bars = [line for line in panel.lines if line.style == "bars"]
-    for place, line in enumerate(bars):
-        _draw_bars(axes, line, place, len(bars))
+    for number, line in enumerate(bars):
+        _draw_bars(axes, line, number, len(bars))
     colours: dict[str, Any] = {}
     for line in panel.lines:
         if line.style != "bars" and line.ys:
@@ -98,9 +98,9 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
         axes.legend(fontsize=7)
 
 
-def _draw_bars(axes: Any, line: Line, place: int, groups: int) -> None:
+def _draw_bars(axes: Any, line: Line, number: int, groups: int) -> None:
     width = 0.8 / groups
-    at = [number + (place - (groups - 1) / 2) * width for number in range(len(line.xs))]
+    at = [x + (number - (groups - 1) / 2) * width for x in range(len(line.xs))]
     axes.bar(at, [y or 0.0 for y in line.ys], width, label=line.label)
     axes.set_xticks(range(len(line.xs)), [str(x) for x in line.xs])
 
@@ -115,39 +115,38 @@ def _draw_line(axes: Any, line: Line, colours: dict[str, Any]) -> None:
     colours[line.label] = drawn.get_color()
 
 
-def _table(result: Result) -> str:
-    columns = result.study.columns
-    lines = [[column.title for column in columns], ["---"] * len(columns)]
-    lines += [_cells(columns, row) for row in result.study.rows]
+def _table(study: Study) -> str:
+    titles = [", ".join(filter(None, (name, study.units.get(name)))) for name in study.columns]
+    lines = [titles, ["---"] * len(titles), *([_cell(value) for value in row.values()] for row in study.rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _cells(columns: Sequence[Column], row: Sequence[Cell]) -> list[str]:
-    return [_cell(column, value) for column, value in zip(columns, row, strict=True)]
-
-
-def _cell(column: Column, value: Cell) -> str:
+def _cell(value: Cell) -> str:
+    """Three significant digits of a fraction; JSON keeps all."""
     if value is None:
         return "-"
-    return value if isinstance(value, str) else f"{value:,.{column.digits}f}"
+    if isinstance(value, float):
+        magnitude = math.floor(math.log10(abs(value))) if value else 0
+        return f"{value:,.{min(3, max(0, 2 - magnitude))}f}"
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _measured(result: Result) -> str:
-    around, machine = result.environment, result.machine
+    environment, machine = result.environment, result.machine
     facts = {
-        "date": around.date,
-        "commit": around.commit,
-        "device": _place(around, machine.device),
-        "clock": f"{around.clock_mhz:.0f} MHz at the start" if around.clock_mhz else "not told by the system",
-        "load average": f"{around.load:.1f} at the start, {result.load_after:.1f} at the end (this run included)",
+        "date": environment.date,
+        "commit": environment.commit,
+        "device": _device(environment, machine.device),
+        "clock": f"{environment.clock_mhz:.0f} MHz at the start" if environment.clock_mhz else "not told by the system",
+        "load average": f"{environment.load:.1f} at the start, {result.load_after:.1f} at the end (this run included)",
         "memory": f"a copy moves {machine.bytes_per_second / 1e9:.1f} GB/s (read and written)",
         "arithmetic": f"a square product in {machine.dtype} makes {machine.flops_per_second / 1e9:,.0f} GFLOP/s",
-        "versions": ", ".join(f"{name} {number}" for name, number in around.versions.items()),
+        "versions": ", ".join(f"{name} {number}" for name, number in environment.versions.items()),
     }
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
 
 
-def _place(around: Environment, device: str) -> str:
+def _device(environment: Environment, device: str) -> str:
     if device.startswith("cuda"):
-        return f"{device} of {', '.join(around.accelerators)}"
-    return f"{around.processor}, {around.cores} cores, {around.threads} threads used"
+        return f"{device} of {', '.join(environment.accelerators)}"
+    return f"{environment.processor}, {environment.cores} cores, {environment.threads} threads used"

@@ -2,151 +2,170 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from typing import NoReturn
+from typing import Annotated, Any, TextIO
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from vita_mctp import __version__
-from vita_mctp.cli import bench as bench_commands
-from vita_mctp.cli import convert as convert_commands
-from vita_mctp.cli import data as data_commands
-from vita_mctp.cli import evaluate as evaluation_commands
-from vita_mctp.errors import VitaError
+from vita_mctp.cli.options import new_app
+from vita_mctp.errors import OutputError, VitaError
 
 PROGRAM = "vita-mctp"
 USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
+COMMANDS = {
+    "ask": ("talk", "answer a spoken question aloud"),
+    "say": ("talk", "speak a text"),
+    "transcribe": ("talk", "write down what a recording says"),
+    "demo": ("talk", "open a page to talk to the model"),
+    "doctor": ("talk", "show versions and devices, and whether the model answers rightly"),
+    "train": ("train", "train a model by a recipe; run again, it goes on"),
+    "data": ("data", "check and fetch what there is to train on"),
+    "tokenize": ("data", "turn a manifest's audio into token shards; run again, it goes on"),
+    "convert": ("convert", "bring a checkpoint into another form"),
+    "evaluate": ("evaluate", "measure a model, and write rows and metrics"),
+    "bench": ("bench", "measure speed, and what the machine would allow"),
+}
+"""By name: the module of this package that holds its `app`, and its line in --help."""
 
-class _Parser(argparse.ArgumentParser):
-    """Complains in one line, as every other error of this command does."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"{PROGRAM}: error: {message}; see {self.prog} --help\n")
+class _Commands(TyperGroup):
+    """Imports a module when one of its commands is called; --help needs none of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, summary = COMMANDS[cmd_name]
+        group = get_command(import_module(f"{__name__}.{module}").app)
+        command = group.commands[cmd_name]  # type: ignore[attr-defined]
+        command.help = summary[0].upper() + summary[1:]
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+app = new_app(cls=_Commands)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"{PROGRAM} {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(help="Ask a speech language model, and hear it answer.")
+def _program(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 done, 1 a check failed, 2 a wrong input or option, 130 interrupted, 141 the reader left."""
-    options = build_parser().parse_args(arguments)
+    call = parse(arguments)
     for library in ("torchao", "torch.utils._pytree"):
         # transformers imports torchao wherever it is installed, which then warns of GPU kernels that a CPU lacks
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        module = getattr(options, "module", "vita_mctp.cli.talk")
-        code: int = getattr(import_module(module), options.command)(options)
-        return code
+        with _libraries_on_stderr():
+            return int(call.command.callback(**call.params) or 0)  # type: ignore[misc]
     except VitaError as error:
         return _complain(str(error), USAGE_ERROR)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
         return BROKEN_PIPE
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = _Parser(prog=PROGRAM, description="Ask a speech language model, and hear it answer.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+def parse(arguments: Sequence[str] | None = None) -> typer.Context:
+    """The command that a command line names and the values of its parameters, read and checked; nothing is run.
 
-    ask = _add(commands, "ask", "answer a spoken question aloud")
-    ask.add_argument("question", help='a wav, flac, ogg or mp3 file; "-" is standard input')
-    _add_output(ask, "answer.wav")
-    _add_voice_prompt(ask)
-    _add_decoding(ask)
-
-    say = _add(commands, "say", "speak a text")
-    say.add_argument("text", help="what to say")
-    _add_output(say, "speech.wav")
-    _add_voice_prompt(say)
-    _add_decoding(say)
-
-    transcribe = _add(commands, "transcribe", "write down what a recording says")
-    transcribe.add_argument("speech", help='a wav, flac, ogg or mp3 file; "-" is standard input')
-    _add_decoding(transcribe, default="vanilla")
-
-    demo = _add(commands, "demo", "open a page to talk to the model")
-    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    demo.add_argument("--port", type=_port, default=7860, help="port to listen on (default: %(default)s)")
-    _add_model(demo)
-
-    doctor = _add(commands, "doctor", "show versions and devices, and whether the model answers rightly")
-    doctor.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_model(doctor)
-
-    _add_train(commands)
-    data_commands.add_parsers(commands, _add, _Parser)
-    convert_commands.add_parsers(commands, _add, _Parser)
-    evaluation_commands.add_parsers(commands, _add, _Parser, _add_model)
-    bench_commands.add_parsers(commands, _add, _Parser)
-    return parser
+    Raises SystemExit: 0 behind --help and --version, 2 for a wrong command line.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        found = get_command(app).main(given, PROGRAM, standalone_mode=False)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = PROGRAM if context is None else context.command_path
+        message = error.format_message().rstrip(".")
+        raise SystemExit(_complain(f"{message}; see {path} --help", USAGE_ERROR)) from None
+    if isinstance(found, int):
+        raise SystemExit(found)
+    return found
 
 
-def _add(commands: argparse._SubParsersAction[_Parser], name: str, summary: str) -> _Parser:
-    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:], allow_abbrev=False)
-    parser.set_defaults(command=name)
-    return parser
+_answers: TextIO = sys.stdout
+"""Where answers go while a command runs; `sys.stdout` is standard error then."""
 
 
-def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
-    train = _add(commands, "train", "train a model by a recipe; run again, it goes on")
-    what = "a stage's YAML file; nano: from nothing, speech is made with flite and espeak-ng"
-    train.add_argument("recipe", metavar="RECIPE|nano", help=what)
-    change = "change a key of the recipe, such as data.row_length=4096; may be repeated"
-    train.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help=change)
-    train.add_argument("--plan", action="store_true", help="say what it would train and take; train nothing")
-    train.add_argument("--out", metavar="FOLDER", help="for checkpoints (default: runs; for nano runs/nano)")
-    train.add_argument("--recipes", default="stages/nano", metavar="FOLDER", help="of nano (default: %(default)s)")
-    train.add_argument("--processes", type=int, default=1, help="for making nano's speech (default: %(default)s)")
+def write(text: str) -> None:
+    """Writes a piece of the answer, and flushes. Raises OutputError, BrokenPipeError if the reader left."""
+    write_to(_answers, text)
 
 
-def _add_output(parser: argparse.ArgumentParser, example: str) -> None:
-    what = f'where to write the sound, such as {example} (wav, flac, ogg, mp3); "-" is WAV on standard output'
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=what)
+def write_to(stream: TextIO, text: str) -> None:
+    """As `write`, to another stream."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        _drop_rest(stream)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"cannot write the text: {error.strerror}; free some space or send it elsewhere") from None
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="nano", metavar="nano|FOLDER|HUB_ID", help="default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: %(default)s)")
-    own = "float32, bfloat16, float16, or auto, as stored (default: what config.json names, float32 for nano)"
-    parser.add_argument("--dtype", default=None, help=own)
-    parser.add_argument("--quantize", metavar="int8|int4", help="weight-only; needs the extra quant")
-    parser.add_argument("--attn", default="sdpa", metavar="KERNEL", help="attention kernel (default: %(default)s)")
-    where = "of a released model, where it is not found beside it"
-    parser.add_argument("--audio-tokenizer", metavar="FOLDER|HUB_ID", help=f"what hears, {where}")
-    parser.add_argument("--audio-decoder", metavar="FOLDER|HUB_ID", help=f"what speaks, {where}")
+@contextmanager
+def answers_on_stdout() -> Iterator[None]:
+    """Makes `sys.stdout` the answers' stream again, for what writes there itself."""
+    with redirect_stdout(_answers):
+        try:
+            yield
+        except BrokenPipeError:
+            _drop_rest(_answers)
+            raise
 
 
-def _add_voice_prompt(parser: argparse.ArgumentParser) -> None:
-    what = "a recording of the voice to speak in, for models trained with such prompts (nano is not)"
-    parser.add_argument("--voice-prompt", metavar="FILE", help=what)
+@contextmanager
+def _libraries_on_stderr() -> Iterator[None]:
+    """Keeps standard output for answers; whatever else prints, in Python, C or a child process, goes to standard error.
+
+    Libraries have lines to say when they start, and a WAV or JSON object on standard output must not hold them.
+    """
+    global _answers
+    shown, _answers = sys.stdout, sys.stdout
+    apart = shown is sys.__stdout__  # otherwise a test or a notebook has put a stream of its own there
+    if apart:
+        shown.flush()
+        descriptor = os.dup(shown.fileno())
+        os.dup2(sys.stderr.fileno(), shown.fileno())
+        _answers = os.fdopen(descriptor, "w", encoding=shown.encoding, errors=shown.errors)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if apart:
+            os.dup2(_answers.fileno(), shown.fileno())
+            _answers.close()
+        _answers = sys.stdout
 
 
-def _add_decoding(parser: argparse.ArgumentParser, default: str = "the model's own, boost for nano") -> None:
-    modes = f"vanilla, balance, boost, turbo, or main and block counts such as 1,10,4,10 (default: {default})"
-    parser.add_argument("--mode", default=None, help=modes)
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the model's own)")
-    at_most = "tokens after which an answer is cut off (default: the model's own limit)"
-    parser.add_argument("--max-new-tokens", type=_count, metavar="N", help=at_most)
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each event")
-    _add_model(parser)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no count, a whole number from 1 on is wanted")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, a number from 1 to 65535 is wanted")
-    return int(text)
+def _drop_rest(stream: TextIO) -> None:
+    """Lets nothing fail at exit once more, when what could not be written is flushed again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _complain(message: str, code: int) -> int:

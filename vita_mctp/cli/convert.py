@@ -1,86 +1,67 @@
-"""`vita-mctp convert ...`: its options and what it does; each prints the files or the folder written."""
+"""`vita-mctp convert ...`: each form prints the files or the folder written."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-AddCommand = Callable[[Any, str, str], argparse.ArgumentParser]
-"""(sub-commands, name, summary) -> the parser of a new one."""
+from vita_mctp.cli import write
+from vita_mctp.cli.options import arg, command, new_app, opt
 
+app, convert = new_app(), new_app()
+app.add_typer(convert, name="convert")
 
-def add_parsers(commands: Any, add: AddCommand, parser_class: type[argparse.ArgumentParser]) -> None:
-    """The command's options."""
-    convert = add(commands, "convert", "bring a checkpoint into another form")
-    forms = convert.add_subparsers(metavar="FORM", required=True, parser_class=parser_class)
-
-    qwen = _add_form(add, forms, "qwen", "give a Qwen2.5 base the audio tokens, to train speech into")
-    qwen.add_argument(
-        "--kind", default="glm4voice", help="glm4voice, or sensevoice_glm4voice for Plus (default: first)"
-    )
-    qwen.add_argument("--mctp-blocks", type=int, default=0, metavar="K", help="to append (default: %(default)s)")
-    qwen.add_argument("--seed", type=int, default=0, help="of new rows and the first block (default: %(default)s)")
-    _add_shard_size(qwen)
-
-    plus = _add_form(add, forms, "plus", "give a Qwen2.5 base SenseVoiceSmall's encoder, to train VITA-Audio-Plus")
-    plus.add_argument("--sensevoice", required=True, metavar="FOLDER", help="with model.pt, which hears")
-    plus.add_argument("--seed", type=int, default=0, help="of new rows and the projector (default: %(default)s)")
-    _add_shard_size(plus)
-
-    shards = _add_form(add, forms, "shards", "merge or split a checkpoint's weight files")
-    _add_shard_size(shards)
-
-    _add_form(add, forms, "decoder", "write a released audio decoder (flow.pt, hift.pt) in safetensors")
+Source = Annotated[Path, arg("IN", "a folder")]
+Target = Annotated[Path, arg("OUT", "a new folder")]
+Seed = Annotated[int, opt("N", "of what is new: rows, and the first block or the projector")]
+ShardSize = Annotated[str, opt("SIZE", "of a weight file")]
 
 
-def convert_qwen(options: argparse.Namespace) -> int:
+@command(convert, help="give a Qwen2.5 base the audio tokens, to train speech into")
+def qwen(
+    source: Source,
+    target: Target,
+    kind: Annotated[str, opt("KIND", "glm4voice, or sensevoice_glm4voice for Plus")] = "glm4voice",
+    mctp_blocks: Annotated[int, opt("K", "to append")] = 0,
+    seed: Seed = 0,
+    max_shard_size: ShardSize = "5GB",
+) -> None:
     """A base in, stage-1 form out."""
     from vita_mctp.checkpoints.conversion import convert_qwen
 
-    blocks, seed, size = options.mctp_blocks, options.seed, options.max_shard_size
-    source, target = Path(options.source), Path(options.target)
-    return _show([convert_qwen(source, target, options.kind, num_mctp_blocks=blocks, seed=seed, max_shard_size=size)])
+    size = max_shard_size
+    _show([convert_qwen(source, target, kind, num_mctp_blocks=mctp_blocks, seed=seed, max_shard_size=size)])
 
 
-def convert_plus(options: argparse.Namespace) -> int:
+@command(convert, help="give a Qwen2.5 base SenseVoiceSmall's encoder, to train VITA-Audio-Plus")
+def plus(
+    source: Source,
+    target: Target,
+    sensevoice: Annotated[Path, opt("FOLDER", "the feature extractor's, with model.pt")],
+    seed: Seed = 0,
+    max_shard_size: ShardSize = "5GB",
+) -> None:
     """A base and an encoder in, what stage 1 of Plus begins with out."""
     from vita_mctp.checkpoints.conversion import convert_plus
 
-    source, target, ears = Path(options.source), Path(options.target), Path(options.sensevoice)
-    return _show([convert_plus(source, ears, target, seed=options.seed, max_shard_size=options.max_shard_size)])
+    _show([convert_plus(source, sensevoice, target, seed=seed, max_shard_size=max_shard_size)])
 
 
-def convert_shards(options: argparse.Namespace) -> int:
+@command(convert, help="merge or split a checkpoint's weight files")
+def shards(source: Source, target: Target, max_shard_size: ShardSize = "5GB") -> None:
     """A checkpoint in, the same in files of another size out."""
     from vita_mctp.checkpoints.shards import parse_size, reshard
 
-    return _show(reshard(Path(options.source), Path(options.target), parse_size(options.max_shard_size)))
+    _show(reshard(source, target, parse_size(max_shard_size)))
 
 
-def convert_decoder(options: argparse.Namespace) -> int:
+@command(convert, help="write a released audio decoder (flow.pt, hift.pt) in safetensors")
+def decoder(source: Source, target: Target) -> None:
     """A decoder's folder in, the same without pickles out."""
     from vita_mctp.codecs.glm4_voice.decoder import convert_decoder
 
-    return _show(convert_decoder(Path(options.source), Path(options.target)))
+    _show(convert_decoder(source, target))
 
 
-def _add_form(add: AddCommand, forms: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    parser = add(forms, name, summary)
-    parser.add_argument("source", metavar="IN", help="a folder")
-    parser.add_argument("target", metavar="OUT", help="a new folder")
-    parser.set_defaults(module=__name__, command=f"convert_{name}")
-    return parser
-
-
-def _add_shard_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="of a weight file (default: %(default)s)"
-    )
-
-
-def _show(written: list[Path]) -> int:
-    sys.stdout.write("".join(f"{path}\n" for path in written))
-    return 0
+def _show(written: list[Path]) -> None:
+    write("".join(f"{path}\n" for path in written))

@@ -1,15 +1,15 @@
-"""`vita-mctp evaluate ...`: its options and what it does."""
+"""`vita-mctp evaluate ...`."""
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from vita_mctp.errors import ConfigError
+from vita_mctp.cli import write, write_to
+from vita_mctp.cli.options import MaxNewTokens, Mode, ModelOptions, Seed, Temperature, arg, command, flag, new_app, opt
 
 if TYPE_CHECKING:
     from vita_mctp.evaluation.datasets import BenchmarkSet
@@ -18,170 +18,155 @@ if TYPE_CHECKING:
     from vita_mctp.evaluation.run import Order, Outcome, Tools
     from vita_mctp.evaluation.systems import Asking, System
 
-AddCommand = Callable[[Any, str, str], argparse.ArgumentParser]
-"""(sub-commands, name, summary) -> the parser of a new one."""
+app, evaluate = new_app(), new_app()
+app.add_typer(evaluate, name="evaluate")
 
-AddOptions = Callable[[argparse.ArgumentParser], None]
-
-_TASKS = {
-    "asr": "write down recordings; word or character error rate",
-    "tts": "say sentences; error rate of what a judge hears",
-    "sqa": "answer spoken questions; share of right answers, written and spoken",
-}
 _NONE = "none"
+_SYSTEMS = "--model may also be endpoint:URL#MODEL, or wavs:FOLDER with finished answers (ID.wav, ID.txt)"
+_JUDGE = "the transcriber of the answers' sound, or endpoint:URL#MODEL, or, for sqa, none (default: the set's)"
+_SOUND = "score how it sounds by dnsmos or, with voice prompts, speaker; may be repeated (extra sound)"
+
+Dataset = Annotated[str, arg("DATASET", "as `vita-mctp evaluate sets` lists them")]
+Judge = Annotated[str | None, opt("JUDGE", _JUDGE)]
+Sound = Annotated[list[str] | None, opt("RULE", _SOUND)]
 
 
-def add_parsers(
-    commands: Any, add: AddCommand, parser_class: type[argparse.ArgumentParser], add_model: AddOptions
+@dataclass(frozen=True)
+class RunOptions:
+    """Of a run over one benchmark."""
+
+    data: Annotated[Path | None, opt("FOLDER", "the set as published (default: stream it, extra data)")] = None
+    out: Annotated[Path | None, opt("FOLDER", "of the run (default: runs/evaluate/DATASET-MODEL-MODE)")] = None
+    mode: Mode = None
+    seed: Seed = 0
+    temperature: Temperature = None
+    max_new_tokens: MaxNewTokens = None
+    rules: Annotated[list[str] | None, opt("RULE", "may be repeated (default: the set's)", "--rule")] = None
+    limit: Annotated[int | None, opt("N", "the first N samples alone", min=1)] = None
+    partial: Annotated[bool, flag("--partial", "a folder with a part of the set will do")] = False
+    processes: Annotated[int, opt("N", "over which GPUs are shared out", min=1)] = 1
+
+
+@command(evaluate, help="the closed domain of nano, heard by an independent recogniser: the whole table")
+def nano(
+    model: ModelOptions,
+    n: Annotated[int, opt("N", "samples of each group", "--n")] = 100,
+    modes: Annotated[list[str] | None, opt("MODE...", "default: all four")] = None,
+    out: Annotated[Path, opt("FILE", "the page")] = Path("docs/results/nano.md"),
+    work: Annotated[Path, opt("FOLDER", "for speech, rows.jsonl and summary.json")] = Path("runs/evaluate-nano"),
+    seed: Seed = 0,
 ) -> None:
-    """The command's options; add_model adds those that name a model and where it computes."""
-    evaluate = add(commands, "evaluate", "measure a model, and write rows and figures")
-    kinds = evaluate.add_subparsers(metavar="WHAT", required=True, parser_class=parser_class)
-    _add_nano(add, kinds, add_model)
-    for task, summary in _TASKS.items():
-        _add_task(add(kinds, task, summary), task, add_model)
-    report = add(kinds, "report", "put finished runs over the same samples side by side")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs; the others are held against the first")
-    report.add_argument("--out", metavar="FILE", help="the page (default: standard output)")
-    report.add_argument("--plot", metavar="FILE", help="a picture: svg, png or pdf (extra bench)")
-    report.set_defaults(module=__name__, command="evaluate_report")
-    sets = add(kinds, "sets", "list the benchmarks: samples, licence, source")
-    sets.set_defaults(module=__name__, command="evaluate_sets")
-
-
-def _add_nano(add: AddCommand, kinds: Any, add_model: AddOptions) -> None:
-    nano = add(kinds, "nano", "the closed domain of nano, heard by an independent recogniser: the whole table")
-    modes = ["vanilla", "balance", "boost", "turbo"]
-    nano.add_argument("--n", type=int, default=100, help="samples of each group (default: %(default)s)")
-    nano.add_argument("--modes", nargs="+", default=modes, metavar="MODE", help="default: all four")
-    nano.add_argument("--out", default="docs/results/nano.md", metavar="FILE", help="default: %(default)s")
-    where = "for speech, rows.jsonl and summary.json (default: %(default)s)"
-    nano.add_argument("--work", default="runs/evaluate-nano", metavar="FOLDER", help=where)
-    nano.add_argument("--seed", type=int, default=0, help="of sampling and intervals (default: %(default)s)")
-    add_model(nano)
-    nano.set_defaults(module=__name__, command="evaluate_nano")
-
-
-def _add_task(parser: argparse.ArgumentParser, task: str, add_model: AddOptions) -> None:
-    parser.add_argument("dataset", metavar="DATASET", help="as `vita-mctp evaluate sets` lists them")
-    parser.add_argument("--data", metavar="FOLDER", help="the set as published (default: stream it, extra data)")
-    parser.add_argument("--out", metavar="FOLDER", help="of the run (default: runs/evaluate/DATASET-MODEL-MODE)")
-    parser.add_argument("--mode", default=None, help="of decoding (default: the model's own)")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling and intervals (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=None, help="0 is greedy (default: the model's own)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="of an answer (default: the model's own limit)")
-    parser.add_argument(
-        "--rule", action="append", dest="rules", metavar="RULE", help="may be repeated (default: set's)"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N samples alone")
-    parser.add_argument("--partial", action="store_true", help="a folder with a part of the set will do")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="over which GPUs are shared out")
-    if task == "asr":
-        parser.set_defaults(judge=None, sound=[])
-    else:
-        hears = "who writes down the answers' sound, or endpoint:URL#MODEL" + (", or none" if task == "sqa" else "")
-        parser.add_argument("--judge", metavar="JUDGE", help=f"{hears} (default: the set's)")
-        sounds = "score how it sounds by dnsmos or, with voice prompts, speaker; may be repeated (extra sound)"
-        parser.add_argument("--sound", action="append", default=[], metavar="RULE", help=sounds)
-    if task == "tts":
-        parser.add_argument("--clone-voice", action="store_true", help="speak in the voice of the set's prompts")
-    add_model(parser)
-    parser.set_defaults(module=__name__, command="evaluate_task", task=task)
-    parser.epilog = "--model may also be endpoint:URL#MODEL, or wavs:FOLDER with finished answers (ID.wav, ID.txt)"
-
-
-def evaluate_nano(options: argparse.Namespace) -> int:
-    """Asks every sample in every mode; writes the rows, their summary and the page, and prints the page's place."""
-    from vita_mctp.cli.talk import load_model, write_text
-    from vita_mctp.nano import benchmark as nano
+    """Asks every sample in every mode; writes the rows, their summary and the page, and prints the page's path."""
+    from vita_mctp.cli.talk import load_model
+    from vita_mctp.nano.benchmark import NanoOptions, evaluate_nano
 
     def show(done: int, total: int) -> None:
         if done == total or done % 100 == 0:
-            write_text(sys.stderr, f"{done} of {total} samples\n")
+            write_to(sys.stderr, f"{done} of {total} samples\n")
 
-    places = (Path(options.work), Path(options.out))
-    wanted = nano.NanoOptions(options.model, options.n, tuple(options.modes), *places, options.seed)
-    nano.evaluate_nano(load_model(options), wanted, progress=show)
-    write_text(sys.stdout, f"{options.out}\n")
-    return 0
+    chosen = tuple(modes or ("vanilla", "balance", "boost", "turbo"))
+    evaluate_nano(load_model(model), NanoOptions(model.model, n, chosen, work, out, seed), progress=show)
+    write(f"{out}\n")
 
 
-def evaluate_task(options: argparse.Namespace) -> int:
-    """Runs a benchmark, or goes on with it; prints its figures and its folder."""
-    from vita_mctp.cli.talk import write_text
-    from vita_mctp.environment import look_around
-    from vita_mctp.evaluation.datasets import find_benchmark
-    from vita_mctp.evaluation.run import evaluate
-
-    for name in ("limit", "processes", "max_new_tokens"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} was {value}; give a whole number from 1 on")
-    benchmark = find_benchmark(options.dataset, options.task)
-    order = _order(options, benchmark)
-    order.asking.check()
-    folder = Path(options.out or Path("runs/evaluate") / _run_name(order))
-    tools = _tools(order, benchmark, options.device)
-    with _Bar() as bar:
-        outcome = evaluate(
-            benchmark, order, folder, tools, look_around(), processes=options.processes, progress=bar.show
-        )
-    write_text(sys.stdout, _figures(outcome, folder))
-    return 0
+@command(evaluate, help="write down recordings; word or character error rate", epilog=_SYSTEMS)
+def asr(dataset: Dataset, run: RunOptions, model: ModelOptions) -> None:
+    """Runs a benchmark, or goes on with it; prints its metrics and its folder."""
+    _evaluate("asr", dataset, run, model)
 
 
-def evaluate_report(options: argparse.Namespace) -> int:
+@command(evaluate, help="say sentences; error rate of what a judge hears", epilog=_SYSTEMS)
+def tts(
+    dataset: Dataset,
+    run: RunOptions,
+    model: ModelOptions,
+    judge: Judge = None,
+    sound: Sound = None,
+    clone_voice: Annotated[bool, flag("--clone-voice", "speak in the voice of the set's prompts")] = False,
+) -> None:
+    """As `asr`."""
+    _evaluate("tts", dataset, run, model, judge, sound, clone_voice)
+
+
+@command(evaluate, help="answer spoken questions; fraction of right answers, written and spoken", epilog=_SYSTEMS)
+def sqa(dataset: Dataset, run: RunOptions, model: ModelOptions, judge: Judge = None, sound: Sound = None) -> None:
+    """As `asr`."""
+    _evaluate("sqa", dataset, run, model, judge, sound)
+
+
+@command(evaluate, help="put finished runs over the same samples side by side")
+def report(
+    runs: Annotated[list[Path], arg("RUN", "folders of runs; the others are held against the first")],
+    out: Annotated[Path | None, opt("FILE", "the page (default: standard output)")] = None,
+    plot: Annotated[Path | None, opt("FILE", "a picture: svg, png or pdf (extra bench)")] = None,
+) -> None:
     """The runs side by side, as a page and, where wanted, a picture."""
-    from vita_mctp.cli.talk import write_text
     from vita_mctp.evaluation.comparison import compare_runs, draw, read_run, side_by_side
     from vita_mctp.evaluation.journal import cannot_write
 
-    runs = [read_run(Path(folder)) for folder in options.runs]
-    sides = compare_runs(runs)
-    page = side_by_side(runs, sides)
-    wanted = [(Path(options.plot), draw(sides, Path(options.plot)))] if options.plot else []
-    if options.out:
-        wanted.append((Path(options.out), page.encode()))
-    for path, data in wanted:
+    found = [read_run(folder) for folder in runs]
+    sides = compare_runs(found)
+    page = side_by_side(found, sides)
+    files = [(plot, draw(sides, plot))] if plot else []
+    if out:
+        files.append((out, page.encode()))
+    for path, data in files:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         except OSError as error:
             raise cannot_write(path, error) from None
-    write_text(sys.stdout, "".join(f"{path}\n" for path, _ in wanted) if options.out else page)
-    return 0
+    write("".join(f"{path}\n" for path, _ in files) if out else page)
 
 
-def evaluate_sets(options: argparse.Namespace) -> int:
+@command(evaluate, help="list the benchmarks: samples, licence, source")
+def sets() -> None:
     """One line for each benchmark."""
-    from vita_mctp.cli.talk import write_text
     from vita_mctp.evaluation.datasets import BENCHMARKS
 
     for one in BENCHMARKS.values():
         size = "size varies" if one.samples is None else f"{one.samples} samples"
         ways = f"layout {one.layout}" + (", streamed" if one.hub else "")
-        write_text(sys.stdout, f"{one.name}: {one.task}, {one.language}, {size}; {ways}; {one.licence}; {one.source}\n")
-    return 0
+        write(f"{one.name}: {one.task}, {one.language}, {size}; {ways}; {one.licence}; {one.source}\n")
 
 
-def _order(options: argparse.Namespace, benchmark: BenchmarkSet) -> Order:
+def _evaluate(
+    task: str,
+    dataset: str,
+    run: RunOptions,
+    model: ModelOptions,
+    judge: str | None = None,
+    sound: list[str] | None = None,
+    clone_voice: bool = False,
+) -> None:
+    from vita_mctp.environment import look_around
+    from vita_mctp.evaluation.datasets import find_benchmark
     from vita_mctp.evaluation.run import Order
+    from vita_mctp.evaluation.run import evaluate as run_benchmark
     from vita_mctp.evaluation.systems import Asking
 
-    loading = {name: getattr(options, name) for name in ("dtype", "attn", "quantize")}
-    loading |= {name: getattr(options, name) for name in ("audio_tokenizer", "audio_decoder")}
-    asking = Asking(
-        options.model,
-        options.mode,
-        options.seed,
-        options.temperature,
-        options.max_new_tokens,
-        getattr(options, "clone_voice", False),
-        loading,
+    benchmark = find_benchmark(dataset, task)
+    loading = {name: value for name, value in model.loading.items() if name != "device"}
+    asking = Asking(model.model, run.mode, run.seed, run.temperature, run.max_new_tokens, clone_voice, loading)
+    chosen = None if judge == _NONE else judge or benchmark.judge
+    order = Order(
+        benchmark.name,
+        asking,
+        tuple(run.rules or benchmark.rules),
+        chosen,
+        None if run.data is None else str(run.data.resolve()),
+        tuple(sound or ()),
+        run.limit,
+        run.partial,
     )
-    judge = None if options.judge == _NONE else options.judge or benchmark.judge
-    rules = tuple(options.rules or benchmark.rules)
-    data, sound = options.data and str(Path(options.data).resolve()), tuple(options.sound)
-    return Order(benchmark.name, asking, rules, judge, data, sound, options.limit, options.partial)
+    asking.check()
+    folder = run.out or Path("runs/evaluate") / _run_name(order)
+    tools = _tools(order, benchmark, model.device)
+    with _Bar() as bar:
+        outcome = run_benchmark(
+            benchmark, order, folder, tools, look_around(), processes=run.processes, progress=bar.show
+        )
+    write(_figures(outcome, folder))
 
 
 def _tools(order: Order, benchmark: BenchmarkSet, device: str) -> Tools:

@@ -1,166 +1,162 @@
-"""What each subcommand of `vita-mctp` does. Inputs and targets are checked before any weight is loaded."""
+"""`vita-mctp ask, say, transcribe, demo, doctor`. Inputs and targets are checked before any weight is loaded."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vita_mctp.audio import check_target, write_wave
 from vita_mctp.audio.io import STDIO
-from vita_mctp.checkpoints.resolve import resolve_settings
-from vita_mctp.checkpoints.settings import find_model
+from vita_mctp.cli import answers_on_stdout, write, write_to
+from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, new_app, opt
 from vita_mctp.decoding.plan import parse_mode
-from vita_mctp.errors import ConfigError, OutputError
-from vita_mctp.types import Done, Task, TextDelta, Wave, WaveChunk
+from vita_mctp.types import Done, Task, TextDelta, WaveChunk
 
 if TYPE_CHECKING:
     from vita_mctp.answer import AnswerEvent
+    from vita_mctp.checkpoints.settings import SpeechSettings
     from vita_mctp.speech_lm import SpeechLM
 
+app = new_app()
 
-def ask(options: argparse.Namespace) -> int:
+
+_OUTPUT = 'where to write the sound, such as answer.wav (wav, flac, ogg, mp3); "-" is WAV on standard output'
+_VOICE = "a recording of the voice to speak in, for models trained with such prompts (nano is not)"
+
+Recording = Annotated[str, arg("RECORDING", 'a wav, flac, ogg or mp3 file; "-" is standard input')]
+Text = Annotated[str, arg("TEXT", "what to say")]
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """Of an answer with sound."""
+
+    output: Annotated[str, opt("FILE", _OUTPUT, "-o", "--output")]
+    voice_prompt: Annotated[str | None, opt("FILE", _VOICE)] = None
+    as_json: Json = False
+
+
+@command(app)
+def ask(question: Recording, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:
     """Question wave in, answer's text and wave out."""
-    check_target(options.output)
-    return _speak(options, _read_speech(options, options.question), Task.SPEECH_TO_SPEECH)
+    _answer(Task.SPEECH_TO_SPEECH, question, sound, decoding, model)
 
 
-def say(options: argparse.Namespace) -> int:
+@command(app)
+def say(
+    text: Annotated[str, arg("TEXT", "what to say")],
+    sound: SoundOptions,
+    decoding: DecodingOptions,
+    model: ModelOptions,
+) -> None:
     """Text in, its wave out."""
-    check_target(options.output)
-    return _speak(options, options.text, Task.TTS)
+    _answer(Task.TTS, text, sound, decoding, model)
 
 
-def transcribe(options: argparse.Namespace) -> int:
+@command(app)
+def transcribe(speech: Recording, decoding: DecodingOptions, model: ModelOptions, as_json: Json = False) -> None:
     """Speech in, its text out."""
-    done, _ = _show(_events(options, _read_speech(options, options.speech), Task.ASR), options.json, sys.stdout)
-    if options.json:
-        write_text(sys.stdout, json.dumps(_figures(done)) + "\n")
-    return 0
+    parse_mode(decoding.mode, num_blocks=0)
+    settings, load = find(model)
+    recording = settings.read_recording(speech)
+    done, _ = _show(load().stream(recording, Task.ASR, **asdict(decoding)), as_json, write)
+    if as_json:
+        write(json.dumps(_metrics(done)) + "\n")
 
 
-def demo(options: argparse.Namespace) -> int:
+@command(app)
+def demo(
+    model: ModelOptions,
+    host: Annotated[str, opt("ADDRESS", "address to listen on")] = "127.0.0.1",
+    port: Annotated[int, opt("N", "port to listen on", min=1, max=65535)] = 7860,
+) -> None:
     """Serves the page until interrupted."""
     from vita_mctp.serving.page import build_page, launch_page
 
-    page = build_page(load_model(options), options.model)
-    write_text(sys.stdout, f"the page is at {launch_page(page, options.host, options.port)}; Ctrl-C ends it\n")
+    page = build_page(load_model(model), model.model)
+    write(f"the page is at {launch_page(page, host, port)}; Ctrl-C ends it\n")
     page.block_thread()
-    return 0
 
 
-def doctor(options: argparse.Namespace) -> int:
+@command(app)
+def doctor(model: ModelOptions, as_json: Json = False) -> int:
     """0 when the model answers its built-in question rightly, 1 when it does not."""
     from vita_mctp.evaluation.doctor import examine
 
-    report = examine(options.model, **_loading(options))
-    write_text(sys.stdout, (json.dumps(report.as_dict()) if options.json else report.as_text()) + "\n")
+    report = examine(model.model, **model.loading)
+    write((json.dumps(report.as_dict()) if as_json else report.as_text()) + "\n")
     return 0 if report.healthy else 1
 
 
-def train(options: argparse.Namespace) -> int:
-    """Runs or resumes a stage, or every part of the nano model's making; prints the finished folder."""
-    import logging
-    from pathlib import Path
+def find(model: ModelOptions) -> tuple[SpeechSettings, Callable[[], SpeechLM]]:
+    """The settings of the model that the options name, and how to load it. Raises as `SpeechLM.from_pretrained`."""
+    from vita_mctp.checkpoints.resolve import resolve_settings
+    from vita_mctp.checkpoints.settings import find_model
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if options.recipe == "nano" and (options.plan or options.settings):
-        raise ConfigError("nano is several recipes; --plan and --set want one of them: stages/nano/stage4_sft.yaml")
-    if options.recipe == "nano":
-        from vita_mctp.nano.run import make_nano
+    settings = resolve_settings(find_model(model.model), model.audio_tokenizer, model.audio_decoder)
 
-        folder: Path | None = make_nano(Path(options.recipes), Path(options.out or "runs/nano"), options.processes)
-    elif options.plan:
-        from vita_mctp.training.plan import plan
+    def load() -> SpeechLM:
+        quiet_libraries()
+        from vita_mctp.speech_lm import SpeechLM
 
-        write_text(sys.stdout, plan(Path(options.recipe), Path(options.out or "runs"), options.settings))
-        return 0
-    else:
-        from vita_mctp.training.stage import files_of, train_stage
+        return SpeechLM.from_pretrained(model.model, **model.loading)
 
-        recipe = Path(options.recipe)
-        out = Path(options.out or "runs")
-        folder = train_stage(recipe, files_of(recipe.parent), out=out, settings=options.settings)
-    if folder is None:
-        raise KeyboardInterrupt
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first
-        write_text(sys.stdout, f"{folder}\n")
-    return 0
+    return settings, load
 
 
-def _speak(options: argparse.Namespace, question: Wave | str, task: Task) -> int:
-    """Text goes to standard output as it forms, or to standard error when the wave goes there."""
-    from vita_mctp.answer import join_chunks
-
-    stream = sys.stderr if options.output == STDIO else sys.stdout
-    voice = None if options.voice_prompt is None else _read_speech(options, options.voice_prompt)
-    done, chunks = _show(_events(options, question, task, voice), options.json, stream)
-    write_wave(options.output, join_chunks(chunks))
-    if options.json:
-        write_text(stream, json.dumps(_figures(done) | {"output": options.output}) + "\n")
-    else:
-        write_text(stream, _figures_line(done) + "\n")
-    return 0
-
-
-def _read_speech(options: argparse.Namespace, source: str) -> Wave:
-    parse_mode(options.mode, num_blocks=0)
-    settings = resolve_settings(find_model(options.model), options.audio_tokenizer, options.audio_decoder)
-    return settings.read_recording(source)
-
-
-def load_model(options: argparse.Namespace) -> SpeechLM:
+def load_model(model: ModelOptions) -> SpeechLM:
     """The model that the options name. Raises as `SpeechLM.from_pretrained`."""
-    from vita_mctp.speech_lm import SpeechLM
-
-    find_model(options.model)  # a download shows its progress; what follows does not
-    quiet_libraries()
-    return SpeechLM.from_pretrained(options.model, **_loading(options))
+    return find(model)[1]()
 
 
 def quiet_libraries() -> None:
-    """Standard error is for errors: transformers' bars and warnings are kept off it."""
+    """Standard error is for errors: transformers' bars and warnings are kept off it, once downloads are over."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 
 
-def _loading(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of `SpeechLM.from_pretrained`."""
-    names = ("device", "dtype", "attn", "quantize", "audio_tokenizer", "audio_decoder")
-    return {name: getattr(options, name) for name in names}
+def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:
+    """Text goes to standard output as it forms, or to standard error when the wave goes there."""
+    from vita_mctp.answer import join_chunks
+
+    output, show = sound.output, write
+    if output == STDIO:
+        show = partial(write_to, sys.stderr)
+    check_target(output)
+    parse_mode(decoding.mode, num_blocks=0)
+    settings, load = find(model)
+    asked = settings.read_recording(question) if task.hears else question
+    voice = None if sound.voice_prompt is None else settings.read_recording(sound.voice_prompt)
+    events = load().stream(asked, task, **asdict(decoding), voice_prompt=voice)
+    done, chunks = _show(events, sound.as_json, show)
+    with answers_on_stdout() if output == STDIO else nullcontext():
+        write_wave(output, join_chunks(chunks))
+    show(json.dumps(_metrics(done) | {"output": output}) + "\n" if sound.as_json else _metrics_line(done) + "\n")
 
 
-def _events(
-    options: argparse.Namespace, question: Wave | str, task: Task, voice: Wave | None = None
-) -> Iterator[AnswerEvent]:
-    parse_mode(options.mode, num_blocks=0)
-    drawing = {name: getattr(options, name) for name in ("seed", "temperature", "max_new_tokens")}
-    events = load_model(options).stream(question, task, options.mode, voice_prompt=voice, **drawing)
-    with closing(events):
-        yield from events
-
-
-def _show(events: Iterator[AnswerEvent], as_json: bool, stream: TextIO) -> tuple[Done, list[WaveChunk]]:
+def _show(events: Iterator[AnswerEvent], as_json: bool, show: Callable[[str], None]) -> tuple[Done, list[WaveChunk]]:
     """Prints events as they come; gives back the end and the sound."""
     chunks: list[WaveChunk] = []
-    for event in events:
-        if isinstance(event, WaveChunk):
-            chunks.append(event)
-        if isinstance(event, Done):
-            if event.text and not as_json:
-                write_text(stream, "\n")
-            return event, chunks
-        if as_json:
-            write_text(stream, json.dumps(_event(event)) + "\n")
-        elif isinstance(event, TextDelta):
-            write_text(stream, event.text)
-    raise AssertionError("a session ends with Done")
+    with closing(events):  # type: ignore[type-var]
+        for event in events:
+            if isinstance(event, WaveChunk):
+                chunks.append(event)
+            if isinstance(event, Done):
+                if event.text and not as_json:
+                    show("\n")
+                return event, chunks
+            if as_json:
+                show(json.dumps(_event(event)) + "\n")
+            elif isinstance(event, TextDelta):
+                show(event.text)
+    raise AssertionError("an answer ends with Done")
 
 
 def _event(event: TextDelta | WaveChunk) -> dict[str, Any]:
@@ -170,7 +166,7 @@ def _event(event: TextDelta | WaveChunk) -> dict[str, Any]:
     return {"event": "audio", "index": event.index, **size, "is_last": event.is_last}
 
 
-def _figures(done: Done) -> dict[str, Any]:
+def _metrics(done: Done) -> dict[str, Any]:
     times = done.timings
     return {
         "event": "done",
@@ -188,25 +184,13 @@ def _figures(done: Done) -> dict[str, Any]:
     }
 
 
-def _figures_line(done: Done) -> str:
+def _metrics_line(done: Done) -> str:
     times = done.timings
-    figures = [f"mode {done.mode}", f"{times.tokens} tokens", f"{times.tokens_per_second:.1f} tokens/s"]
+    metrics = [f"mode {done.mode}", f"{times.tokens} tokens", f"{times.tokens_per_second:.1f} tokens/s"]
     if times.first_audio_tokens is None or times.first_sound is None or times.real_time_factor is None:
-        return ", ".join([*figures, "no sound"])
-    figures += [
+        return ", ".join([*metrics, "no sound"])
+    metrics += [
         f"first audio tokens after {times.first_audio_tokens:.3f} s",
         f"first sound after {times.first_sound:.3f} s",
     ]
-    return ", ".join([*figures, f"real-time factor {times.real_time_factor:.2f}"])
-
-
-def write_text(stream: TextIO, text: str) -> None:
-    """Write and flush; OutputError if that fails, BrokenPipeError if the reader left."""
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the flush at exit fails once more
-        raise OutputError(f"cannot write the text: {error.strerror}; free some space or send it elsewhere") from None
+    return ", ".join([*metrics, f"real-time factor {times.real_time_factor:.2f}"])

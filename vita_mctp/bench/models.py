@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from vita_mctp.bench import shapes
 from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.checkpoints.placement import explained_out_of_memory, memory_needed, place, refuse_too_large
 from vita_mctp.checkpoints.quantization import Quantization
@@ -21,6 +21,12 @@ from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
 from vita_mctp.codecs.flow_decoder.windows import Windows
+from vita_mctp.codecs.glm4_voice.config import (
+    DecoderConfig,
+    TokenizerConfig,
+    parse_decoder_config,
+    parse_tokenizer_config,
+)
 from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4VoiceDecoder
 from vita_mctp.codecs.glm4_voice.encoder import WhisperVqEncoder
 from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
@@ -44,8 +50,11 @@ _DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """model: as `find_model` takes it. random: a name in `shapes`, instead. dtype: None is what config.json names."""
+class ModelChoice:
+    """model: as `find_model` takes it. random: a name that `language_model` knows, instead.
+
+    dtype: None is what config.json names.
+    """
 
     model: str = "nano"
     random: str | None = None
@@ -61,7 +70,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class LoadedModel:
     """A language model to measure. quantize: what its weights are stored as, if not in their type."""
 
     name: str
@@ -77,33 +86,32 @@ class Subject:
         return self.model.model.embed_tokens.weight.dtype
 
 
-def open_subject(wanted: Wanted) -> Subject:
+def open_language_model(choice: ModelChoice) -> LoadedModel:
     """Raises what `load_model` raises; OutOfMemoryError, before any weight is made, for a shape that does not fit."""
-    if wanted.random is not None:
-        return Subject(
-            wanted.name, random_language_model(shapes.language_model(wanted.random), wanted), wanted.quantize
-        )
-    folder = find_model(wanted.model)
-    dtype = wanted.dtype or read_config(folder).dtype or torch.float32
-    model = load_model(folder, dtype=dtype, device=wanted.device, attn=wanted.attn, quantize=wanted.quantize)
-    return Subject(wanted.name, model, wanted.quantize)
+    if choice.random is not None:
+        model = random_language_model(language_model(choice.random), choice)
+        return LoadedModel(choice.name, model, choice.quantize)
+    folder = find_model(choice.model)
+    dtype = choice.dtype or read_config(folder).dtype or torch.float32
+    model = load_model(folder, dtype=dtype, device=choice.device, attn=choice.attn, quantize=choice.quantize)
+    return LoadedModel(choice.name, model, choice.quantize)
 
 
-def random_language_model(config: VitaMctpConfig, wanted: Wanted) -> VitaMctpForCausalLM:
+def random_language_model(config: VitaMctpConfig, choice: ModelChoice) -> VitaMctpForCausalLM:
     """A model of this shape in eval mode, made without memory and then filled where it is to run."""
-    dtype = wanted.dtype or torch.float32
-    config._attn_implementation = wanted.attn
+    dtype = choice.dtype or torch.float32
+    config._attn_implementation = choice.attn
     with torch.device("meta"):
         model = VitaMctpForCausalLM(config).to(dtype)
     needed = memory_needed({name: tuple(weight.shape) for name, weight in model.named_parameters()}, dtype)
-    refuse_too_large(wanted.name, needed, wanted.device)
-    with explained_out_of_memory(wanted.name, needed, wanted.device):
-        model.to_empty(device=wanted.device)
-        model.model.rotary_emb = type(model.model.rotary_emb)(config).to(wanted.device)
+    refuse_too_large(choice.name, needed, choice.device)
+    with explained_out_of_memory(choice.name, needed, choice.device):
+        model.to_empty(device=choice.device)
+        model.model.rotary_emb = type(model.model.rotary_emb)(config).to(choice.device)
         if config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
-        _fill(model, wanted.seed)
-        place(model, wanted.device, dtype, wanted.quantize)
+        _fill(model, choice.seed)
+        place(model, choice.device, dtype, choice.quantize)
     return model.eval().requires_grad_(False)
 
 
@@ -118,7 +126,7 @@ def _fill(model: nn.Module, seed: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Voice:
+class LoadedDecoder:
     """An audio decoder to measure, and the sizes of the blocks that it is fed with, the last one repeating."""
 
     name: str
@@ -126,14 +134,11 @@ class Voice:
     block_sizes: tuple[int, ...]
     device: torch.device
 
-    @property
-    def modules(self) -> list[nn.Module]:
-        """Its networks; a decoder without weights has none."""
-        return [part for part in vars(self.decoder).values() if isinstance(part, nn.Module)]
 
-
-def open_voices(wanted: Wanted, names: Sequence[str], steps: Sequence[int], block_sizes: Sequence[int]) -> list[Voice]:
-    """Random decoders of these names, or, without any, the one of the wanted model.
+def open_decoders(
+    choice: ModelChoice, names: Sequence[str], steps: Sequence[int], block_sizes: Sequence[int]
+) -> list[LoadedDecoder]:
+    """Random decoders of these names, or, without any, the one of the chosen model.
 
     Args:
         steps: Euler steps of each window of glm4_voice, the last number for all further ones; empty: its own.
@@ -143,17 +148,17 @@ def open_voices(wanted: Wanted, names: Sequence[str], steps: Sequence[int], bloc
         ConfigError: an unknown name, or steps for decoders that have none to choose.
     """
     if names:
-        decoders = [random_decoder(name, wanted.device, wanted.seed) for name in names]
+        decoders = [random_decoder(name, choice.device, choice.seed) for name in names]
         labels = [f"random {name}" for name in names]
     else:
-        ref = resolve_settings(find_model(wanted.model)).audio_decoder
-        decoders = [registry.audio_decoder(ref.name, Path(ref.folder), wanted.device)]
-        labels = [f"{ref.name} of {wanted.model}"]
+        ref = resolve_settings(find_model(choice.model)).audio_decoder
+        decoders = [registry.audio_decoder(ref.name, Path(ref.folder), choice.device)]
+        labels = [f"{ref.name} of {choice.model}"]
     if steps and not any(isinstance(decoder, Glm4VoiceDecoder) for decoder in decoders):
         raise ConfigError(f"{', '.join(labels)}: no Euler steps to choose; leave --steps out")
     decoders = [_stepped(decoder, steps) for decoder in decoders]
     return [
-        Voice(label, decoder, tuple(block_sizes) or _best_blocks(decoder), _device(decoder))
+        LoadedDecoder(label, decoder, tuple(block_sizes) or _best_blocks(decoder), _device(decoder))
         for label, decoder in zip(labels, decoders, strict=True)
     ]
 
@@ -173,7 +178,7 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
         if name == "nano":
             sizes = NanoCodecConfig()
             return NanoDecoder(sizes, _ready(NanoMelDecoder(sizes)), _ready(NanoVocoder(sizes)))
-        config = shapes.glm4_voice_decoder(small="small" in name)
+        config = glm4_voice_decoder(small="small" in name)
         flow, hift = _ready(Glm4Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
     fold_weight_norm(hift)
     if name.endswith("reference"):
@@ -183,7 +188,7 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
 
 def random_tokenizer(device: torch.device, seed: int = 0) -> Glm4VoiceTokenizer:
     """GLM-4-Voice's tokenizer at its released size."""
-    config = shapes.glm4_voice_tokenizer()
+    config = glm4_voice_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Glm4VoiceTokenizer(config, _ready(WhisperVqEncoder(config.encoder)).to(device))
@@ -203,11 +208,60 @@ def _best_blocks(decoder: AudioDecoder) -> tuple[int, ...]:
     return Windows().chunk_sizes if isinstance(decoder, Glm4VoiceReferenceDecoder) else (decoder.block_size,)
 
 
+def networks(part: object) -> list[nn.Module]:
+    """The networks that an audio tokenizer or decoder holds; one without weights has none."""
+    return [value for value in vars(part).values() if isinstance(value, nn.Module)]
+
+
+def weight_bytes(part: object) -> int:
+    """Of all its networks."""
+    weights = (weight for network in networks(part) for weight in network.parameters())
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
 def _device(decoder: AudioDecoder) -> torch.device:
-    weights = (weight for part in vars(decoder).values() if isinstance(part, nn.Module) for weight in part.parameters())
-    first = next(weights, None)
-    return torch.device("cpu") if first is None else first.device
+    return next((weight.device for network in networks(decoder) for weight in network.parameters()), _CPU)
 
 
 def _ready(module: Net) -> Net:
     return module.eval().requires_grad_(False)
+
+
+BLOCKS = 10
+_POSITIONS = 32_768
+_SHAPES = Path(__file__).parents[1] / "assets" / "shapes.json"
+"""Qwen2.5's sizes as VITA-Audio has them, layers being the backbone's, and those of the released codec.
+
+glm4_voice_decoder_small: what differs in a decoder narrow enough to be studied over long answers on a CPU: widths and
+depths, no rate.
+"""
+
+
+def language_model(name: str) -> VitaMctpConfig:
+    """Raises ConfigError for a size that is not known."""
+    known = _shapes()["language_models"]
+    if name not in known:
+        raise ConfigError(f"unknown size {name!r} of a random language model; known: {', '.join(known)}")
+    values = known[name] | {"num_hidden_layers": known[name]["num_hidden_layers"] + BLOCKS}
+    return VitaMctpConfig(num_nextn_predict_layers=BLOCKS, max_position_embeddings=_POSITIONS, **values)
+
+
+def glm4_voice_decoder(small: bool = False) -> DecoderConfig:
+    """small: with every rate and window of the released one, and a few hundredths of its arithmetic."""
+    shapes = _shapes()
+    values = shapes["glm4_voice_decoder"]
+    return parse_decoder_config(_merged(values, shapes["glm4_voice_decoder_small"]) if small else values)
+
+
+def glm4_voice_tokenizer() -> TokenizerConfig:
+    shapes = _shapes()
+    return parse_tokenizer_config(shapes["glm4_voice_tokenizer"], shapes["glm4_voice_features"])
+
+
+def _shapes() -> dict[str, Any]:
+    return json.loads(_SHAPES.read_bytes())
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {key: _merged(values[key], change) for key, change in changes.items() if isinstance(change, Mapping)}
+    return {**values, **changes, **nested}
