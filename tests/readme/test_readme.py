@@ -69,15 +69,14 @@ def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert text and float(seconds) > 0.5 and float(first_sound) > 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/README.md"])
 def test_links_lead_somewhere(page: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()) if not link.startswith("http")]
-    assert links and [link for link in links if not (ROOT / link).exists()] == []
+    assert links and [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 def test_contributors_are_shown_files_that_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     shown = set(re.findall(r"`((?:vita_mctp|codecs|evaluation|models|text|tests|stages|data_mixtures)/[\w./]*)`", text))
     missing = [path for path in shown if not (ROOT / path).exists() and not (ROOT / "vita_mctp" / path).exists()]
-    to_come = {"models/registry.py", "evaluation/benchmarks.py"}
-    assert len(shown) > 10 and set(missing) <= {"stages/NAME.yaml", *to_come}
+    assert len(shown) > 10 and set(missing) <= {"stages/NAME.yaml"}
