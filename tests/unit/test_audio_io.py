@@ -116,6 +116,7 @@ def nan_in_the_middle() -> bytes:
         (wav_bytes(tone(61.0, 8000), 8000), "61.0 s"),
         (wav_bytes(tone(0.05)), "0.050 s"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "data",  # a float WAV holds the second it was made in
 )
 def test_what_is_no_spoken_question_is_refused_with_one_line(data: bytes, complaint: str) -> None:
     with pytest.raises(AudioError, match=complaint) as caught:
