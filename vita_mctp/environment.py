@@ -1,4 +1,4 @@
-"""What a figure was measured on, and what a command costs when it is started cold."""
+"""What a result was measured on, and what a command costs when it is started cold."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from vita_mctp import __version__
+from vita_mctp.errors import MissingExtraError
 
 _READ_BYTES = 1 << 24
 _PACKAGES = ("torch", "transformers", "numpy", "pocketsphinx", "jiwer")
@@ -69,6 +71,19 @@ def weights_hash(folder: Path) -> str:
             while part := file.read(_READ_BYTES):
                 digest.update(part)
     return digest.hexdigest()[:12]
+
+
+def require(purpose: str, extra: str, *modules: str) -> None:
+    """Raises MissingExtraError naming those of the top-level modules that are not installed."""
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise MissingExtraError(
+            f"{purpose} needs {', '.join(missing)}, not installed here: pip install 'vita-mctp[{extra}]'"
+        )
+
+
+def versions(*packages: str) -> str:
+    """Installed packages as "jiwer 4.0.0, zhon 2.1.1": what a metric made with them depends on."""
+    return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
 _METER = """

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.audio import write_wave
-from vita_mctp.nano.corpus.flite import SAMPLE_RATE
-from vita_mctp.nano.corpus.voices import ANSWER_VOICE, speak
+from vita_mctp.nano.synthesis import SAMPLE_RATE
+from vita_mctp.nano.voices import ANSWER_VOICE, speak
 from vita_mctp.types import Wave
 
 QUESTIONS = {

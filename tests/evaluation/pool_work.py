@@ -1,11 +1,16 @@
 """Work for `test_pool`'s processes, in a module that they can import."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vita_mctp.errors import ConfigError, EndpointError
 from vita_mctp.evaluation.cases import Case
-from vita_mctp.evaluation.pool import Entry, Job
+from vita_mctp.evaluation.pool import Entry
+
+
+class Count(Entry):
+    references: int
 
 
 @dataclass(frozen=True)
@@ -16,14 +21,14 @@ class Work:
     failing: str = "error"
     name: str = "counting"
 
-    def open(self, worker: int) -> Job:
+    def open(self, worker: int) -> Callable[[Case], Count]:
         if self.failing == "opening":
             raise ConfigError("there is nothing to open")
         return self._entry
 
-    def _entry(self, case: Case) -> Entry:
+    def _entry(self, case: Case) -> Count:
         if case.id == self.at and self.failing == "death":
             os._exit(9)
         if case.id == self.at:
             raise EndpointError("the server is gone")
-        return {"id": case.id, "references": len(case.references)}
+        return Count(id=case.id, references=len(case.references))

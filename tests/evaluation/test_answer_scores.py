@@ -6,8 +6,8 @@ dpr/data/qa_validation.py with SimpleTokenizer and match type "string", as Ultra
 
 import pytest
 
+from vita_mctp import environment
 from vita_mctp.errors import ConfigError, MissingExtraError
-from vita_mctp.evaluation import extras
 from vita_mctp.evaluation.answer_scores import ANSWER_RULES, Verdict, answer_rule
 
 pytest.importorskip("word2number")
@@ -119,6 +119,12 @@ def test_whole_words_are_wanted_when_asked_for(references: list[str], answer: st
     assert answer_rule("contains_words").judge("", references, answer).correct is wanted
 
 
+def test_exact_wants_the_very_words() -> None:
+    rule = answer_rule("exact")
+    assert rule.judge("", ["No.", "Paris is in France."], "paris is in france").correct
+    assert not rule.judge("", ["one two"], "two one").correct and not rule.judge("", ["one two"], "one").correct
+
+
 def test_a_verdict_says_what_decided() -> None:
     assert answer_rule("contains").judge("", ["Rome", "Paris"], "Paris") == Verdict(True, "contains 'paris'")
     assert answer_rule("has_answer").judge("", ["Rome", "Paris"], "Oslo").reason == "has none of 'Rome', 'Paris'"
@@ -131,10 +137,10 @@ def test_a_version_names_rule_and_packages() -> None:
 
 def test_an_unknown_rule_is_told_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=", ".join(ANSWER_RULES)):
-        answer_rule("exact")
+        answer_rule("bleu")
 
 
 def test_a_missing_package_is_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "word2number" else object())
+    monkeypatch.setattr(environment, "find_spec", lambda name: None if name == "word2number" else object())
     with pytest.raises(MissingExtraError, match=r"word2number.*pip install 'vita-mctp\[eval\]'"):
         answer_rule("contains")

@@ -100,8 +100,8 @@ def test_the_version_changes_with_the_prompt() -> None:
 
 
 @pytest.mark.parametrize("name", ["llm:", "llm:http://localhost:8000/v1", "llm:localhost:8000#m", "llm:http://a#"])
-def test_a_judge_without_place_or_model_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="llm:URL#MODEL"):
+def test_a_judge_without_address_or_model_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="URL#MODEL"):
         answer_rule(name)
 
 

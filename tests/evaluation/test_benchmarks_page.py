@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.cli import parse
-from vita_mctp.evaluation.datasets import find_benchmark
-from vita_mctp.evaluation.results import read_results
+from vita_mctp.evaluation.benchmarks import find_benchmark
+from vita_mctp.evaluation.cases import ResultRow, read_lines
 
 PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
 SHELL = dict(re.findall(r'^    ([BP])="(.*)"$', PAGE, flags=re.MULTILINE)) | {"SIZE": "7b", "SET": "fleurs-en"}
@@ -37,5 +37,5 @@ def test_the_adapter_is_evaluated(
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
     exec(compile(example, "benchmarks.md", "exec"), {})
-    rows = read_results(tmp_path / "runs" / "parrot" / "rows.jsonl")
+    rows = read_lines(tmp_path / "runs" / "parrot" / "rows.jsonl", ResultRow)
     assert [row.text for row in rows] == ["the same answer to every question"] * 3

@@ -1,30 +1,34 @@
-"""Intervals and comparisons against figures worked by hand and known in closed form."""
+"""Intervals and comparisons against values worked by hand and known in closed form."""
 
 import numpy as np
 import pytest
 
 from vita_mctp.errors import DataError
-from vita_mctp.evaluation.intervals import compare, mean, ratio, share
+from vita_mctp.evaluation.intervals import Estimate, compare, ratio
 
 
-def test_a_share_has_its_binomial_interval() -> None:
-    estimate = share([True] * 80 + [False] * 20)
+def rate(hits: list[bool]) -> Estimate:
+    return ratio([int(hit) for hit in hits], [1] * len(hits))
+
+
+def test_a_rate_has_its_binomial_interval() -> None:
+    estimate = rate([True] * 80 + [False] * 20)
     deviation = (0.8 * 0.2 / 100) ** 0.5
     assert estimate.value == 0.8
     assert estimate.low == pytest.approx(0.8 - 1.96 * deviation, abs=0.02)
     assert estimate.high == pytest.approx(0.8 + 1.96 * deviation, abs=0.02)
-    assert share([True] * 80 + [False] * 20) == estimate
+    assert rate([True] * 80 + [False] * 20) == estimate
 
 
-def test_unanimous_samples_leave_no_doubt_and_none_leave_no_figure() -> None:
-    sure = share([True] * 10)
+def test_unanimous_samples_leave_no_doubt_and_none_leave_no_metric() -> None:
+    sure = rate([True] * 10)
     assert (sure.value, sure.low, sure.high) == (1.0, 1.0, 1.0)
-    assert share([]).value is None and ratio([3], [0]).value is None
+    assert rate([]).value is None and ratio([3], [0]).value is None
 
 
 def test_a_long_sample_weighs_more_in_a_ratio_and_alike_in_a_mean() -> None:
     assert ratio([1, 0], [1, 9]).value == pytest.approx(0.1)
-    assert mean([1.0, 0.0]).value == 0.5
+    assert ratio([1.0, 0.0], [1, 1]).value == 0.5
 
 
 def test_the_same_results_differ_by_nothing() -> None:

@@ -13,13 +13,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from vita_mctp import environment
 from vita_mctp.errors import ConfigError, DataError, EndpointError, MissingExtraError
-from vita_mctp.evaluation import extras, judges
+from vita_mctp.evaluation import judges
 from vita_mctp.evaluation.cases import Question
 from vita_mctp.evaluation.judges import judge_version, open_judge, wav_bytes
-from vita_mctp.evaluation.systems import Asking
-from vita_mctp.nano.corpus.flite import SAMPLE_RATE
-from vita_mctp.nano.corpus.voices import ANSWER_VOICE, speak
+from vita_mctp.evaluation.systems import SystemConfig
+from vita_mctp.nano.synthesis import SAMPLE_RATE
+from vita_mctp.nano.voices import ANSWER_VOICE, speak
 from vita_mctp.types import Task, Wave
 
 pytest.importorskip("openai")
@@ -66,7 +67,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def question(tmp_path: Path) -> Question:
     (tmp_path / "q.wav").write_bytes(wav_bytes(TONE))
-    return Question("q", "say this", tmp_path / "q.wav")
+    return Question(id="q", text="say this", audio=tmp_path / "q.wav")
 
 
 def test_an_endpoint_transcribes(server: Server) -> None:
@@ -93,7 +94,7 @@ def test_a_server_is_asked_for_each_task_in_its_own_way(server: Server, question
         "speech": (200, wav_bytes(TONE)),
         "completions": (200, json.dumps(spoken).encode()),
     }
-    system = Asking(f"endpoint:{server.address}").open()
+    system = SystemConfig(model=f"endpoint:{server.address}").open()
     written = system.answer(question, Task.ASR)
     assert (written.text, written.wave) == ("what is it", None) and written.seconds > 0
     said = system.answer(question, Task.TTS)
@@ -106,7 +107,7 @@ def test_a_server_is_asked_for_each_task_in_its_own_way(server: Server, question
 
 
 def test_a_server_may_refuse_a_sample_or_fail_altogether(server: Server, question: Question) -> None:
-    system = Asking(f"endpoint:{server.address}").open()
+    system = SystemConfig(model=f"endpoint:{server.address}").open()
     server.replies["speech"] = 400, b'{"error": "too long"}'
     with pytest.raises(DataError, match="refused the sample"):
         system.answer(question, Task.TTS)
@@ -116,7 +117,7 @@ def test_a_server_may_refuse_a_sample_or_fail_altogether(server: Server, questio
 
 
 def test_finished_answers_are_read_from_their_folder(tmp_path: Path, question: Question) -> None:
-    system = Asking(f"wavs:{tmp_path}").open()
+    system = SystemConfig(model=f"wavs:{tmp_path}").open()
     (tmp_path / "q.txt").write_text(" ten \n")
     assert system.answer(question, Task.ASR).text == "ten"
     reply = system.answer(question, Task.SPEECH_TO_SPEECH)
@@ -174,7 +175,7 @@ def test_pocketsphinx_hears_any_words_of_its_dictionary() -> None:
 
 @pytest.mark.parametrize("name", ["paraformer-zh", "sensevoice"])
 def test_a_missing_package_is_named_before_the_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda module: None if module == "funasr" else util.find_spec(module))
+    monkeypatch.setattr(environment, "find_spec", lambda module: None if module == "funasr" else util.find_spec(module))
     with pytest.raises(MissingExtraError, match=r"pip install 'vita-mctp\[funasr\]'"):
         judge_version(name)
 

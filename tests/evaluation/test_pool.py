@@ -1,16 +1,20 @@
 """Work shared out gives what one process gives, and an error or a death costs only what was under way."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vita_mctp.errors import ConfigError, DataError, EndpointError, VitaError
-from vita_mctp.evaluation.cases import asked
-from vita_mctp.evaluation.journal import Journal
-from vita_mctp.evaluation.pool import complete
+from vita_mctp.evaluation.cases import answer_case
+from vita_mctp.evaluation.pool import Entry, Journal, complete
 
-CASES = [asked(f"{n:02d}", Path("q.wav"), "?", "abcdefghijkl"[:n]) for n in range(12)]
-WANTED = {f"{n:02d}": {"id": f"{n:02d}", "references": n} for n in range(12)}
+CASES = [answer_case(f"{n:02d}", Path("q.wav"), "?", "abcdefghijkl"[:n]) for n in range(12)]
+WANTED = {f"{n:02d}": n for n in range(12)}
+
+
+def counts(entries: dict[str, Any]) -> dict[str, int]:
+    return {name: entry.references for name, entry in entries.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +25,12 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_everything_is_done_once_and_kept(tmp_path: Path, processes: int) -> None:
-    from pool_work import Work
+    from pool_work import Count, Work
 
-    journal, told = Journal(tmp_path / "deep" / "journal.jsonl"), []
-    journal.append({"id": "03", "references": 3})
-    assert complete(journal, Work(), CASES, processes, lambda *state: told.append(state)) == WANTED
-    assert journal.entries() == WANTED and len(journal.path.read_text().splitlines()) == 12
+    journal, told = Journal(tmp_path / "deep" / "journal.jsonl", Count), []
+    journal.append(Count(id="03", references=3))
+    assert counts(complete(journal, Work(), CASES, processes, lambda *state: told.append(state))) == WANTED
+    assert counts(journal.entries()) == WANTED and len(journal.path.read_text().splitlines()) == 12
     assert told == [("counting", done, 12) for done in range(2, 13)]
 
 
@@ -42,25 +46,28 @@ def test_everything_is_done_once_and_kept(tmp_path: Path, processes: int) -> Non
 def test_what_was_done_before_a_failure_is_kept(
     tmp_path: Path, processes: int, failing: str, error: type[VitaError], words: str
 ) -> None:
-    from pool_work import Work
+    from pool_work import Count, Work
 
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = Journal(tmp_path / "journal.jsonl", Count)
     with pytest.raises(error, match=words):
         complete(journal, Work("06", failing), CASES, processes)
-    kept = journal.entries()
+    kept = counts(journal.entries())
     assert "06" not in kept and kept.items() <= WANTED.items()
     assert processes > 1 or len(kept) == 6
-    assert complete(journal, Work(), CASES) == WANTED
+    assert counts(complete(journal, Work(), CASES)) == WANTED
 
 
 def test_a_line_cut_short_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
-    journal.append({"id": "a", "text": "é\u2028\n"})
+    class Note(Entry):
+        text: str = ""
+
+    journal = Journal(tmp_path / "journal.jsonl", Note)
+    journal.append(Note(id="a", text="é\u2028\n"))
     whole = journal.path.read_bytes()
     journal.path.write_bytes(whole + b'{"id": "b", "te\xc3')
     assert list(journal.entries()) == ["a"]
-    journal.append({"id": "c"})
-    assert journal.path.read_bytes() == whole + b'{"id": "c"}\n'
-    journal.path.write_bytes(whole + b'{"no": "id"}\n')
-    with pytest.raises(DataError, match=r"journal\.jsonl:2 is no evaluation row"):
+    journal.append(Note(id="c"))
+    assert journal.path.read_bytes() == whole + b'{"id": "c", "text": ""}\n'
+    journal.path.write_bytes(whole + b'{"text": "x"}\n')
+    with pytest.raises(DataError, match=r"journal\.jsonl:2: missing key id"):
         journal.entries()

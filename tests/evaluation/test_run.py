@@ -15,21 +15,17 @@ import pytest
 
 from vita_mctp.audio import write_wave
 from vita_mctp.cli import main
-from vita_mctp.environment import Environment
 from vita_mctp.errors import ConfigError, DataError, EndpointError
 from vita_mctp.evaluation import answer_scores
 from vita_mctp.evaluation.answer_scores import LlmJudge
-from vita_mctp.evaluation.cases import Question
-from vita_mctp.evaluation.datasets import BENCHMARKS
-from vita_mctp.evaluation.judge import Listener
-from vita_mctp.evaluation.results import ResultRow, read_results
-from vita_mctp.evaluation.run import Order, Outcome, Tools, evaluate
-from vita_mctp.evaluation.systems import Asking, Reply, System
+from vita_mctp.evaluation.cases import Question, ResultRow, read_lines
+from vita_mctp.evaluation.judges import Transcriber
+from vita_mctp.evaluation.run import RunConfig, RunResult, evaluate
+from vita_mctp.evaluation.systems import Reply, System
 from vita_mctp.types import Task, Wave
 
 pytest.importorskip("pocketsphinx")
 pytest.importorskip("whisper_normalizer")
-AROUND = Environment("today", "abc", "a processor", 2, 1, 0.0, {})
 RIGHT = {"0000": "what is seven plus three", "0001": "which day comes after wednesday", "0002": "which country is"}
 TONE = Wave(np.sin(np.arange(8000) / 20, dtype=np.float32) / 2, 16_000)
 Publish = Callable[[str], Path]
@@ -50,7 +46,7 @@ class Answering:
 
 
 class Hearing:
-    """A listener that hears the same in every wave, and may die at one of them."""
+    """A transcriber that hears the same in every wave, and may die at one of them."""
 
     def __init__(self, text: str, dies_at: int = -1) -> None:
         self.text, self.dies_at, self.heard = text, dies_at, 0
@@ -63,24 +59,25 @@ class Hearing:
 
 
 def run(
-    folder: Path, data: Path, system: System, judge: Listener | None = None, name: str = "", **changes: Any
-) -> Outcome:
-    benchmark = BENCHMARKS[name or "librispeech-test-clean"]
-    order = Order(benchmark.name, Asking("mine"), benchmark.rules, "ears" if judge else None, str(data), partial=True)
-    open_judge = None if judge is None else lambda worker: judge
-    tools = Tools(lambda worker: system, open_judge, "ears 1" if judge else None, "0123")
-    return evaluate(benchmark, dataclasses.replace(order, **changes), folder, tools, AROUND)
+    folder: Path, data: Path, adapter: System, judge: Transcriber | None = None, name: str = "", **changes: Any
+) -> RunResult:
+    values = {"benchmark": name or "librispeech-test-clean", "system": {"model": "mine"}, "data": str(data)}
+    weights = changes.pop("weights", None)
+    values |= {"judges": ["ears"] if judge else [], "partial": True} | changes
+    config = RunConfig.parse(values, "the test")
+    heard = {} if judge is None else {"open_transcriber": lambda name, worker: judge}
+    return evaluate(config, folder, open_system=lambda worker: adapter, weights=weights, **heard)
 
 
 def rows_of(folder: Path) -> list[ResultRow]:
-    return read_results(folder / "rows.jsonl")
+    return read_lines(folder / "rows.jsonl", ResultRow)
 
 
 def test_the_error_rate_is_what_one_counts_by_hand(publish: Publish, tmp_path: Path) -> None:
     heard = {**RIGHT, "0001": "Which day comes before Wednesday?", "0002": ""}
     outcome = run(tmp_path / "run", publish("librispeech"), Answering(heard))
-    (figure,) = outcome.figures
-    assert figure.estimate.value == pytest.approx((0 + 1 + 5) / (4 + 5 + 5))  # "what is 7 +3" is four words
+    (metric,) = outcome.metrics
+    assert metric.estimate.value == pytest.approx((0 + 1 + 5) / (4 + 5 + 5))  # "what is 7 +3" is four words
     rows = rows_of(tmp_path / "run")
     assert [row.failure for row in rows] == [None, None, "no text"]
     assert [(row.scores[0].part, row.scores[0].whole) for row in rows] == [(0, 4), (1, 5), (5, 5)]
@@ -93,7 +90,7 @@ def test_a_system_learns_nothing_of_what_is_right(publish: Publish, tmp_path: Pa
     """So no reference's length can bound an answer: it is told where the recording lies, and that is all."""
     system = Answering(RIGHT)
     run(tmp_path / "run", publish("librispeech"), system)
-    assert {field.name for field in dataclasses.fields(Question)} == {"id", "text", "audio", "voice"}
+    assert set(Question.model_fields) == {"id", "text", "audio", "voice"}
     assert all(question.text == "" and question.audio is not None for question in system.asked)
     tts = Answering(RIGHT, TONE)
     run(tmp_path / "tts", publish("libritts"), tts, Hearing("x"), "libritts-test-clean")
@@ -122,30 +119,59 @@ def test_a_judge_that_dies_loses_nothing(publish: Publish, tmp_path: Path) -> No
     judge = Hearing("seven plus three is ten")
     outcome = run(tmp_path / "run", data, system, judge, "libritts-test-clean")
     assert len(system.asked) == 3 and judge.heard == 2
-    assert [row.transcript for row in rows_of(tmp_path / "run")] == ["seven plus three is ten"] * 3
+    assert [row.transcripts for row in rows_of(tmp_path / "run")] == [{"ears": "seven plus three is ten"}] * 3
     assert outcome.summary["n_failed"] == 0
 
 
 def test_answers_without_sound_stay_in_the_denominator(publish: Publish, tmp_path: Path) -> None:
     outcome = run(tmp_path / "run", publish("libritts"), Answering(RIGHT), Hearing("never"), "libritts-test-clean")
     assert [row.failure for row in rows_of(tmp_path / "run")] == ["no audio"] * 3
-    (figure,) = outcome.figures
-    assert figure.estimate.value == 1.0 and figure.estimate.n == 3
+    (metric,) = outcome.metrics
+    assert metric.estimate.value == 1.0 and metric.estimate.n == 3
 
 
 def test_answers_are_scored_written_and_spoken(publish: Publish, tmp_path: Path) -> None:
     """Llama Questions' layout; the judge mishears two of the three right answers."""
     texts = {"0000": "It is ten.", "0001": "Thursday, of course, comes after Wednesday", "0002": "England!"}
     outcome = run(tmp_path / "run", publish("jsonl"), Answering(texts, TONE), Hearing("it is ten"), "llama-questions")
-    figures = {(each.rule, each.on): each.estimate.value for each in outcome.figures}
-    assert figures == {
+    metrics = {(each.rule, each.on): each.estimate.value for each in outcome.metrics}
+    assert metrics == {
         ("contains", "text"): 1.0,
         ("contains", "speech"): pytest.approx(1 / 3),
         ("has_answer", "text"): 1.0,
         ("has_answer", "speech"): pytest.approx(1 / 3),
     }
     written = run(tmp_path / "written", publish_again(tmp_path), Answering(texts), None, "llama-questions")
-    assert {each.on for each in written.figures} == {"text"} and written.summary["n_failed"] == 0
+    assert {each.on for each in written.metrics} == {"text"} and written.summary["n_failed"] == 0
+
+
+def test_several_judges_are_told_apart_and_speech_is_held_against_its_own_text(
+    publish: Publish, tmp_path: Path
+) -> None:
+    """The first judge is the run's own. Text and speech are the right answer; the second judge hears otherwise."""
+    data = publish("jsonl")
+    (data / "test.jsonl").write_text(
+        '{"audio": "audio/x-0000.wav", "prompt": "?", "reference": ["it is ten", "ten"]}\n'
+    )
+    ears = {"one": Hearing("it is ten"), "two": Hearing("it was ten or so")}
+    values = {"benchmark": "llama-questions", "system": {"model": "mine"}, "data": str(data), "partial": True}
+    config = RunConfig.parse({**values, "rules": ["exact", "plain"], "judges": list(ears)}, "the test")
+    system = Answering({"0000": "It is ten."}, TONE)
+    result = evaluate(
+        config, tmp_path, open_system=lambda worker: system, open_transcriber=lambda name, worker: ears[name]
+    )
+    (row,) = result.rows
+    assert row.transcripts == {"one": "it is ten", "two": "it was ten or so"} and row.failure is None
+    assert {(each.rule, each.on): each.estimate.value for each in result.metrics} == {
+        ("exact", "text"): 1.0,
+        ("plain", "text"): 0.0,
+        ("exact", "speech"): 1.0,
+        ("plain", "speech"): 0.0,
+        ("exact", "speech, two"): 0.0,
+        ("plain", "speech, two"): 1.0,
+        ("plain", "speech against its own text"): 0.0,
+        ("plain", "speech against its own text, two"): 1.0,
+    }
 
 
 def publish_again(tmp_path: Path) -> Path:
@@ -156,7 +182,7 @@ def test_an_empty_answer_is_wrong_even_where_nothing_was_wanted(publish: Publish
     data = publish("jsonl")
     (data / "test.jsonl").write_text('{"audio": "audio/x-0000.wav", "prompt": "?", "reference": ["!"]}\n')
     outcome = run(tmp_path / "run", data, Answering({"0000": " "}), None, "llama-questions")
-    assert [each.estimate.value for each in outcome.figures] == [0.0, 0.0]
+    assert [each.estimate.value for each in outcome.metrics] == [0.0, 0.0]
     assert rows_of(tmp_path / "run")[0].failure == "no text"
 
 
@@ -171,19 +197,21 @@ def test_sound_is_scored_and_a_sample_without_any_scores_nothing(publish: Publis
 
     long = Wave(np.tile(TONE.samples, 3), 16_000)
     system, name = Sometimes(RIGHT, long), "seed-tts-en"
-    outcome = run(tmp_path / "run", publish("seed_tts"), system, Hearing("x"), name, sound=("dnsmos",))
-    (overall,) = (each.estimate for each in outcome.figures if each.rule == "dnsmos ovrl_mos")
+    outcome = run(tmp_path / "run", publish("seed_tts"), system, Hearing("x"), name, sound=["dnsmos"])
+    (overall,) = (each.estimate for each in outcome.metrics if each.rule == "dnsmos ovrl_mos")
     parts = [next(s.part for s in row.scores if s.rule == "dnsmos ovrl_mos") for row in rows_of(tmp_path / "run")]
     assert parts[0] == parts[1] >= 1 and parts[2] == 0 and overall.value == pytest.approx(2 * parts[0] / 3)
     assert outcome.summary["rules"]["dnsmos"].startswith("dnsmos/1 (speechmos")
     with pytest.raises(ConfigError, match="answers are no copies"):
-        run(tmp_path / "voiceless", publish("libritts"), system, Hearing("x"), "libritts-test-clean", sound=("pesq",))
+        run(tmp_path / "voiceless", publish("libritts"), system, Hearing("x"), "libritts-test-clean", sound=["pesq"])
 
 
 def test_a_silent_or_unfinished_answer_is_a_failure_and_is_scored(publish: Publish, tmp_path: Path) -> None:
     silent = Wave(np.zeros(8000, np.float32), 16_000)
     run(tmp_path / "silent", publish("libritts"), Answering(RIGHT, silent), Hearing("x"), "libritts-test-clean")
-    assert all("silent" in (row.failure or "") and not row.transcript for row in rows_of(tmp_path / "silent"))
+    assert all(
+        "silent" in (row.failure or "") and row.transcripts == {"ears": ""} for row in rows_of(tmp_path / "silent")
+    )
 
     class Endless(Answering):
         def answer(self, question: Question, task: Task) -> Reply:
@@ -194,7 +222,7 @@ def test_a_silent_or_unfinished_answer_is_a_failure_and_is_scored(publish: Publi
     assert {row.failure for row in rows} == {"it never ended"} and rows[0].scores[0].part == 0
 
 
-@pytest.mark.parametrize("change", [{"rules": ("plain",)}, {"asking": Asking("another")}, {"limit": 2}])
+@pytest.mark.parametrize("change", [{"rules": ["plain"]}, {"system": {"model": "another"}}, {"limit": 2}])
 def test_another_run_cannot_go_on_in_the_same_folder(publish: Publish, tmp_path: Path, change: dict[str, Any]) -> None:
     data = publish("librispeech")
     run(tmp_path / "run", data, Answering(RIGHT))
@@ -203,12 +231,10 @@ def test_another_run_cannot_go_on_in_the_same_folder(publish: Publish, tmp_path:
 
 
 def test_weights_that_have_changed_do_not_go_on(publish: Publish, tmp_path: Path) -> None:
-    benchmark, data = BENCHMARKS["librispeech-test-clean"], str(publish("librispeech"))
-    order = Order(benchmark.name, Asking("mine"), benchmark.rules, None, data, partial=True)
-    tools = Tools(lambda worker: Answering(RIGHT), None, None, "0123")
-    evaluate(benchmark, order, tmp_path / "run", tools, AROUND)
+    data = publish("librispeech")
+    run(tmp_path / "run", data, Answering(RIGHT), weights="0123")
     with pytest.raises(ConfigError, match="weights was '0123' and is '4567'"):
-        evaluate(benchmark, order, tmp_path / "run", dataclasses.replace(tools, weights="4567"), AROUND)
+        run(tmp_path / "run", data, Answering(RIGHT), weights="4567")
 
 
 def test_a_part_of_a_set_must_be_asked_for(publish: Publish, tmp_path: Path) -> None:
@@ -233,12 +259,12 @@ def test_a_language_model_is_asked_once_for_each_verdict(
     judge = LlmJudge("llm", "llm/1", "model", "{question}{reference}{answer}", Client())
     monkeypatch.setattr(answer_scores, "llm_judge", lambda name: judge)
     data, texts = publish("jsonl"), {"0000": "ten", "0001": "thursday", "0002": "england"}
-    order = {"rules": ("llm:http://localhost/v1#model",)}
-    run(tmp_path / "run", data, Answering(texts), None, "llama-questions", **order)
+    rules = ["llm:http://localhost/v1#model"]
+    run(tmp_path / "run", data, Answering(texts), None, "llama-questions", rules=rules)
     first = rows_of(tmp_path / "run")
     assert [row.scores[0].part for row in first] == [1, 0, 0]
     assert first[1].failure is not None and "maybe" in first[1].failure
-    run(tmp_path / "run", data, Answering(texts), None, "llama-questions", **order)
+    run(tmp_path / "run", data, Answering(texts), None, "llama-questions", rules=rules)
     assert [row.scores[0].part for row in rows_of(tmp_path / "run")] == [1, 1, 0], "the undecided one is asked again"
     assert next(replies, None) is None
 
@@ -264,7 +290,7 @@ def test_two_processes_give_what_one_gives(publish: Publish, tmp_path: Path) -> 
     assert all("cannot read" in (row.failure or "") and row.scores[0].part == 1.0 for row in rows[1:])
     one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("1", "2"))
     assert {**one, "environment": None} == {**two, "environment": None}
-    assert one["judge"].startswith("pocketsphinx-nano (pocketsphinx 5") and one["weights"] == "not here"
+    assert one["judges"][0].startswith("pocketsphinx-nano (pocketsphinx 5") and one["weights"] == "not here"
 
 
 def test_the_nano_model_is_evaluated_by_the_command(
@@ -299,7 +325,7 @@ def test_the_command_killed_by_the_system_goes_on(publish: Publish, tmp_path: Pa
     assert not (answers.parent / "rows.jsonl").exists()
     subprocess.run([*command, str(answers.parent)], check=True)
     whole, killed = (
-        [dataclasses.replace(row, total_seconds=0, first_sound_seconds=0) for row in rows_of(tmp_path / name)]
+        [row.model_copy(update={"total_seconds": 0, "first_sound_seconds": 0}) for row in rows_of(tmp_path / name)]
         for name in ("whole", "killed")
     )
     assert whole == killed and len(whole) == 3
@@ -312,7 +338,7 @@ def test_the_command_refuses_before_it_loads_anything(tmp_path: Path, capsys: py
         (["asr", "fleurs-en", "--mode", "warp"], "unknown mode 'warp'"),
         (["tts", "seed-tts-en", "--judge", "nobody"], "there is no judge 'nobody'; choose one of whisper-large-v3"),
         (["tts", "seed-tts-en", "--judge", "none"], "the task tts is scored by what a judge hears"),
-        (["sqa", "llama-questions", "--judge", "none", "--rule", "plain"], "there is no answer rule 'plain'"),
+        (["sqa", "llama-questions", "--judge", "none", "--rule", "bleu"], "there is no answer rule 'bleu'"),
         (["asr", "fleurs-en", "--model", "wavs:nowhere"], "there is no folder nowhere"),
     ):
         assert main(["evaluate", *arguments, "--out", str(tmp_path / "run")]) == 2

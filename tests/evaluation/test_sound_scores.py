@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
 
+from vita_mctp import environment
 from vita_mctp.audio import read_wave, resample
 from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError, MissingExtraError
-from vita_mctp.evaluation import extras
 from vita_mctp.evaluation.sound_scores import SOUND_RULES, sound_rule
 from vita_mctp.types import Wave
 
@@ -130,6 +130,6 @@ def test_unknown_rules_are_told_the_known_ones_and_absent_ones_the_way_around() 
 
 
 def test_missing_packages_are_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in ("librosa", "requests") else object())
+    monkeypatch.setattr(environment, "find_spec", lambda name: None if name in ("librosa", "requests") else object())
     with pytest.raises(MissingExtraError, match=r"librosa, requests.*pip install 'vita-mctp\[sound\]'"):
         sound_rule("dnsmos")

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita_mctp.evaluation.normalize import spoken_chinese, wenet_characters
-from vita_mctp.evaluation.text_scores import TEXT_RULES, WordErrors, text_rule
+from vita_mctp.evaluation.text_scores import TEXT_RULES, WordErrors, spoken_chinese, text_rule, wenet_characters
 
 for package in ("cn2an", "whisper_normalizer", "zhconv", "zhon"):
     pytest.importorskip(package)

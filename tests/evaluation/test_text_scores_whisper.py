@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-from vita_mctp.evaluation.normalize import whisper_basic, whisper_english
-from vita_mctp.evaluation.text_scores import WordErrors, text_rule
+from vita_mctp.evaluation.text_scores import WordErrors, text_rule, whisper_basic, whisper_english
 
 pytest.importorskip("whisper_normalizer")
 NUMBERS = {

@@ -22,7 +22,7 @@ from vita_mctp.audio import write_wave
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.plan import MODES, parse_mode
 from vita_mctp.errors import AudioError, ConfigError, MissingExtraError
-from vita_mctp.nano.corpus.domain import build_domain
+from vita_mctp.nano.domain import build_domain
 from vita_mctp.serving import page as page_module
 from vita_mctp.serving.page import answer, build_page, launch_page
 from vita_mctp.serving.page_text import EXAMPLES, figures_table

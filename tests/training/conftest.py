@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from vita_mctp.nano.corpus.corpus import FORMAT, INDEX
-from vita_mctp.nano.corpus.domain import build_domain
-from vita_mctp.nano.corpus.voices import PHONES
+from vita_mctp.nano.corpus import FORMAT, INDEX
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.voices import PHONES
 
 NUM_CODES = 24
 TINY_STAGES: dict[int, dict[str, Any]] = {

@@ -31,9 +31,9 @@ from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
 from vita_mctp.data import hub
 from vita_mctp.models.vita import VitaMctpPlusForCausalLM
-from vita_mctp.nano.corpus.domain import QA, build_domain
-from vita_mctp.nano.corpus.flite import SAMPLE_RATE
-from vita_mctp.nano.corpus.voices import Voice, speak
+from vita_mctp.nano.domain import QA, build_domain
+from vita_mctp.nano.synthesis import SAMPLE_RATE
+from vita_mctp.nano.voices import Voice, speak
 from vita_mctp.training.run_folder import read_record
 from vita_mctp.types import Wave
 

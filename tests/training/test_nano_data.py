@@ -9,9 +9,9 @@ from chat_prompts import asr_prompt, spoken_prompt, text_prompt, tts_prompt
 
 from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
-from vita_mctp.nano.corpus.corpus import Corpus
-from vita_mctp.nano.corpus.domain import build_domain
-from vita_mctp.nano.data import CodeStore, nano_pools, nano_tokenizer
+from vita_mctp.nano.corpus import Corpus
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.text.chat import IGNORED, ChatFormat
 from vita_mctp.text.interleave import deinterleave
 from vita_mctp.text.tokenizer import TextTokenizer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vita_mctp.errors import CheckpointError
-from vita_mctp.nano.start import train
+from vita_mctp.nano.run import train
 from vita_mctp.training.run_folder import SPEECH_FILE, copy_speech_files
 
 

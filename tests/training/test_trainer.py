@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.models.vita import is_mctp_parameter
-from vita_mctp.nano.start import train
+from vita_mctp.nano.run import train
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.run_folder import RunFolder, read_record, replacing
 from vita_mctp.training.start import grid_embeddings

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vita_mctp.nano.corpus.domain import MONTHS, NUMBERS, build_domain, facts
-from vita_mctp.nano.corpus.sentences import HELD_OUT_SENTENCES, answer_like, babble
+from vita_mctp.nano.domain import MONTHS, NUMBERS, build_domain, facts
+from vita_mctp.nano.sentences import HELD_OUT_SENTENCES, answer_like, babble
 
 DOMAIN = build_domain()
 VALUE = {word: value for value, word in enumerate(NUMBERS)}

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from vita_mctp.cli import write, write_to
+from vita_mctp.cli import write
 from vita_mctp.cli.options import MaxNewTokens, Mode, ModelOptions, Seed, Temperature, arg, command, flag, new_app, opt
 
 if TYPE_CHECKING:
-    from vita_mctp.evaluation.datasets import BenchmarkSet
-    from vita_mctp.evaluation.judge import Listener
-    from vita_mctp.evaluation.results import Figure
-    from vita_mctp.evaluation.run import Order, Outcome, Tools
-    from vita_mctp.evaluation.systems import Asking, System
+    from vita_mctp.evaluation.run import RunConfig
 
 app, evaluate = new_app(), new_app()
 app.add_typer(evaluate, name="evaluate")
 
-_NONE = "none"
+_NONE, _MODES = "none", ("vanilla", "balance", "boost", "turbo")
 _SYSTEMS = "--model may also be endpoint:URL#MODEL, or wavs:FOLDER with finished answers (ID.wav, ID.txt)"
 _JUDGE = "the transcriber of the answers' sound, or endpoint:URL#MODEL, or, for sqa, none (default: the set's)"
 _SOUND = "score how it sounds by dnsmos or, with voice prompts, speaker; may be repeated (extra sound)"
@@ -53,19 +47,16 @@ def nano(
     n: Annotated[int, opt("N", "samples of each group", "--n")] = 100,
     modes: Annotated[list[str] | None, opt("MODE...", "default: all four")] = None,
     out: Annotated[Path, opt("FILE", "the page")] = Path("docs/results/nano.md"),
-    work: Annotated[Path, opt("FOLDER", "for speech, rows.jsonl and summary.json")] = Path("runs/evaluate-nano"),
+    work: Annotated[Path, opt("FOLDER", "for speech, runs and summary.json")] = Path("runs/evaluate-nano"),
     seed: Seed = 0,
 ) -> None:
-    """Asks every sample in every mode; writes the rows, their summary and the page, and prints the page's path."""
+    """Runs every nano benchmark in every mode; writes the page, and prints its path."""
     from vita_mctp.cli.talk import load_model
     from vita_mctp.nano.benchmark import NanoOptions, evaluate_nano
 
-    def show(done: int, total: int) -> None:
-        if done == total or done % 100 == 0:
-            write_to(sys.stderr, f"{done} of {total} samples\n")
-
-    chosen = tuple(modes or ("vanilla", "balance", "boost", "turbo"))
-    evaluate_nano(load_model(model), NanoOptions(model.model, n, chosen, work, out, seed), progress=show)
+    chosen = NanoOptions(model.model, n, tuple(modes or _MODES), work, out, seed)
+    with _Bar() as bar:
+        evaluate_nano(load_model(model), chosen, progress=bar.show)
     write(f"{out}\n")
 
 
@@ -101,8 +92,8 @@ def report(
     plot: Annotated[Path | None, opt("FILE", "a picture: svg, png or pdf (extra bench)")] = None,
 ) -> None:
     """The runs side by side, as a page and, where wanted, a picture."""
-    from vita_mctp.evaluation.comparison import compare_runs, draw, read_run, side_by_side
-    from vita_mctp.evaluation.journal import cannot_write
+    from vita_mctp.evaluation.pool import cannot_write
+    from vita_mctp.evaluation.report import compare_runs, draw, read_run, side_by_side
 
     found = [read_run(folder) for folder in runs]
     sides = compare_runs(found)
@@ -122,12 +113,9 @@ def report(
 @command(evaluate, help="list the benchmarks: samples, licence, source")
 def sets() -> None:
     """One line for each benchmark."""
-    from vita_mctp.evaluation.datasets import BENCHMARKS
+    from vita_mctp.evaluation.benchmarks import BENCHMARKS
 
-    for one in BENCHMARKS.values():
-        size = "size varies" if one.samples is None else f"{one.samples} samples"
-        ways = f"layout {one.layout}" + (", streamed" if one.hub else "")
-        write(f"{one.name}: {one.task}, {one.language}, {size}; {ways}; {one.licence}; {one.source}\n")
+    write("".join(f"{benchmark.describe()}\n" for benchmark in BENCHMARKS.values()))
 
 
 def _evaluate(
@@ -139,70 +127,30 @@ def _evaluate(
     sound: list[str] | None = None,
     clone_voice: bool = False,
 ) -> None:
-    from vita_mctp.environment import look_around
-    from vita_mctp.evaluation.datasets import find_benchmark
-    from vita_mctp.evaluation.run import Order
+    from vita_mctp.evaluation.benchmarks import find_benchmark
+    from vita_mctp.evaluation.report import outcome
+    from vita_mctp.evaluation.run import RunConfig
     from vita_mctp.evaluation.run import evaluate as run_benchmark
-    from vita_mctp.evaluation.systems import Asking
 
-    benchmark = find_benchmark(dataset, task)
-    loading = {name: value for name, value in model.loading.items() if name != "device"}
-    asking = Asking(model.model, run.mode, run.seed, run.temperature, run.max_new_tokens, clone_voice, loading)
-    chosen = None if judge == _NONE else judge or benchmark.judge
-    order = Order(
-        benchmark.name,
-        asking,
-        tuple(run.rules or benchmark.rules),
-        chosen,
-        None if run.data is None else str(run.data.resolve()),
-        tuple(sound or ()),
-        run.limit,
-        run.partial,
-    )
-    asking.check()
-    folder = run.out or Path("runs/evaluate") / _run_name(order)
-    tools = _tools(order, benchmark, model.device)
+    find_benchmark(dataset, task)
+    system = {"model": model.model, "clone_voice": clone_voice}
+    system |= {name: getattr(run, name) for name in ("mode", "seed", "temperature", "max_new_tokens")}
+    system["loading"] = {name: value for name, value in model.loading.items() if name != "device"}
+    values = {
+        "benchmark": dataset,
+        "system": system,
+        "rules": run.rules,
+        "judges": None if judge is None else [] if judge == _NONE else [judge],
+        "data": None if run.data is None else str(run.data.resolve()),
+        "sound": sound or (),
+        "limit": run.limit,
+        "partial": run.partial,
+    }
+    config = RunConfig.parse(values, "the command")
+    folder = run.out or Path("runs/evaluate") / _run_name(config)
     with _Bar() as bar:
-        outcome = run_benchmark(
-            benchmark, order, folder, tools, look_around(), processes=run.processes, progress=bar.show
-        )
-    write(_figures(outcome, folder))
-
-
-def _tools(order: Order, benchmark: BenchmarkSet, device: str) -> Tools:
-    from vita_mctp.evaluation.judges import judge_version
-    from vita_mctp.evaluation.run import Tools
-
-    judge = order.judge
-    return Tools(
-        functools.partial(_open_system, order.asking, device),
-        None if judge is None else functools.partial(_open_judge, judge, benchmark.language, device),
-        None if judge is None else judge_version(judge),
-        order.asking.weights(),
-        device,
-    )
-
-
-def _open_system(asking: Asking, device: str, worker: int) -> System:
-    from vita_mctp.cli.talk import quiet_libraries
-
-    quiet_libraries()
-    return asking.open(_device_of(device, worker))
-
-
-def _open_judge(name: str, language: str, device: str, worker: int) -> Listener:
-    from vita_mctp.evaluation.judges import open_judge
-
-    return open_judge(name, language, _device_of(device, worker))
-
-
-def _device_of(device: str, worker: int) -> str:
-    """The GPUs in turn for "cuda"; any other device is taken as it is named."""
-    if device != "cuda":
-        return device
-    import torch
-
-    return f"cuda:{worker % max(torch.cuda.device_count(), 1)}"
+        result = run_benchmark(config, folder, device=model.device, processes=run.processes, progress=bar.show)
+    write(outcome(result, folder))
 
 
 class _Bar:
@@ -229,22 +177,7 @@ class _Bar:
         self._bar.update()
 
 
-def _run_name(order: Order) -> str:
+def _run_name(config: RunConfig) -> str:
     """Such as librispeech-test-clean-nano-boost; characters that no file's name should have become dashes."""
-    parts = (order.dataset, Path(order.asking.model).name, order.asking.mode or "own-mode")
+    parts = (config.benchmark, Path(config.system.model).name, config.system.mode or "own-mode")
     return "".join(sign if sign.isalnum() or sign in "-_.," else "-" for sign in "-".join(parts))
-
-
-def _unit(figure: Figure) -> str:
-    from vita_mctp.evaluation.results import SOUND
-
-    return "" if figure.on == SOUND else " %"
-
-
-def _figures(outcome: Outcome, folder: Path) -> str:
-    from vita_mctp.evaluation.comparison import shown
-
-    summary = outcome.summary
-    lines = [f"{each.rule}, of {each.on}: {shown(each.on, each.estimate)}{_unit(each)}" for each in outcome.figures]
-    lines.append(f"{summary['n_total']} samples, {summary['n_failed']} failed")
-    return "\n".join([*lines, str(folder)]) + "\n"

@@ -1,7 +1,6 @@
-"""What a model is worth: `doctor` asks one question, `nano` makes the nano model's table, `run` runs the field's sets.
+"""What a model is worth: one pipeline from benchmarks over systems and judges to scores and a report.
 
-nano: samples (`samples`) become rows (`runner`, `rows`), heard by the `judge`; rows become figures (`summary`) and a
-page (`report`). run: sets (`datasets`, `layouts`) become cases, asked of `systems`, heard by `judges` and shared out
-(`work`, `pool`, `journal`); `results` are their rows, and `comparison` puts runs side by side. What is right is for
-`text_scores`, `answer_scores` and `sound_scores` to say, how sure it is for `intervals`. `bench` measures speed.
+`benchmarks` (read by `layouts`) give `cases`; `systems` answer them, `judges` transcribe the answers' sound; `work`
+does this and scores it by `text_scores`, `answer_scores` and `sound_scores`; `pool` shares the work out and keeps it;
+`run` puts it together; `report` puts runs side by side, and `intervals` says how sure a metric is. `doctor` asks a question.
 """

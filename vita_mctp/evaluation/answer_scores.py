@@ -1,4 +1,4 @@
-"""Whether an answer is right, by three rules: all words contained, DPR's has_answer, a language model's word.
+"""Whether an answer is right: the very words, all words contained, DPR's has_answer, or a language model's word.
 
 docs/scoring.md names the public script that each rule follows.
 """
@@ -6,7 +6,6 @@ docs/scoring.md names the public script that each rule follows.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import string
 import unicodedata
@@ -18,11 +17,13 @@ from typing import Any, Protocol
 
 import regex
 
+from vita_mctp.environment import require, versions
 from vita_mctp.errors import ConfigError
-from vita_mctp.evaluation.extras import require, versions
+from vita_mctp.evaluation.judges import open_client
+from vita_mctp.evaluation.text_scores import same_text
 
 LLM_PREFIX = "llm:"
-ANSWER_RULES = ("contains", "contains_words", "has_answer")
+ANSWER_RULES = ("exact", "contains", "contains_words", "has_answer")
 _CONTAINS_DROPPED = re.compile(f"[{string.punctuation.replace(chr(39), '')}]")
 """As the script builds it: every ASCII mark but the apostrophe and the backslash, which there escapes a bracket."""
 
@@ -49,10 +50,22 @@ class AnswerRule(Protocol):
 
     @property
     def version(self) -> str:
-        """What a figure depends on: the rule's own revision and the packages or model behind it."""
+        """What a metric depends on: the rule's own revision and the packages or model behind it."""
         ...
 
     def judge(self, question: str, references: Sequence[str], answer: str) -> Verdict: ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A reference's words, all of them and in order, and no others; case and punctuation apart."""
+
+    name: str = "exact"
+    version: str = "exact/1"
+
+    def judge(self, question: str, references: Sequence[str], answer: str) -> Verdict:
+        right = any(same_text(reference, answer) for reference in references)
+        return Verdict(right, "" if right else f"is none of {', '.join(map(repr, references))}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ class LlmJudge:
     """A language model reads question, references and answer, and says Yes or No; most of three votes decide.
 
     Votes are drawn at temperature 0.5 and top-p 0.95, as VoiceBench draws them. A vote that is neither Yes nor No, and
-    an endpoint that fails after its retries, give no verdict. prompt holds the places {question}, {reference} and
+    an endpoint that fails after its retries, give no verdict. prompt holds the fields {question}, {reference} and
     {answer}; client is openai's.
     """
 
@@ -155,23 +168,17 @@ class LlmJudge:
 
 
 def llm_judge(name: str, prompt: str | None = None) -> LlmJudge:
-    """The judge behind "llm:URL#MODEL". prompt: another text than the repository's, with the same three places.
+    """The judge behind "llm:URL#MODEL". prompt: another text than the repository's, with the same three fields.
 
     The key comes from OPENAI_API_KEY; servers that want none need none. Raises ConfigError when a part is missing,
     MissingExtraError without the openai package.
     """
-    url, _, model = name.removeprefix(LLM_PREFIX).partition("#")
-    if not (url.startswith(("http://", "https://")) and model):
-        raise ConfigError(f"{name!r} names no judge; give llm:URL#MODEL, such as llm:http://localhost:8000/v1#qwen")
-    require("judging by a language model", "eval", "openai")
-    from openai import OpenAI
-
+    client, model = open_client(name.removeprefix(LLM_PREFIX), "judge model")
     text = prompt or (files("vita_mctp.evaluation") / "prompts" / "answer_judge.txt").read_text(encoding="utf-8")
-    if absent := [place for place in ("{question}", "{reference}", "{answer}") if place not in text]:
+    if absent := [field for field in ("{question}", "{reference}", "{answer}") if field not in text]:
         raise ConfigError(f"the judge's prompt lacks {', '.join(absent)}; put them where these texts belong")
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     version = f"llm/1 ({model}, prompt {digest}, {_VOTES} votes at temperature {_TEMPERATURE})"
-    client = OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     return LlmJudge("llm", version, model, text, client)
 
 
@@ -182,6 +189,8 @@ def answer_rule(name: str) -> AnswerRule:
     """
     if name.startswith(LLM_PREFIX):
         return llm_judge(name)
+    if name == "exact":
+        return Exact()
     if name == "has_answer":
         return HasAnswer(name, f"has_answer/1 ({versions('regex')})")
     if name in ("contains", "contains_words"):

@@ -16,7 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from vita_mctp import __version__
 from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.errors import VitaError
-from vita_mctp.evaluation.normalize import same_text
+from vita_mctp.evaluation.text_scores import same_text
 from vita_mctp.speech_lm import SpeechLM
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "soundfile", "soxr")

@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals, and whether two systems differ on the same samples."""
+"""How sure a metric is: bootstrap intervals, and whether two systems differ on the same samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Numbers = Sequence[int] | Sequence[float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over n samples with its bootstrap 95 % interval; value is None where nothing could be divided by."""
+    """A metric over n samples with its bootstrap 95 % interval; value is None where nothing could be divided by."""
 
     value: float | None
     low: float | None
@@ -31,20 +31,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """System b's figure less system a's, on the same samples; p_value: how often chance alone makes as much of it."""
+    """System b's metric less system a's, on the same samples; p_value: how often chance alone makes as much of it."""
 
     difference: Estimate
     p_value: float | None
-
-
-def share(hits: Sequence[bool], seed: int = 0) -> Estimate:
-    """How many samples are right, of all."""
-    return mean([int(hit) for hit in hits], seed)
-
-
-def mean(values: Numbers, seed: int = 0) -> Estimate:
-    """The samples' mean; each counts alike, however long it is."""
-    return ratio(values, [1] * len(values), seed)
 
 
 def ratio(parts: Numbers, wholes: Numbers, seed: int = 0) -> Estimate:

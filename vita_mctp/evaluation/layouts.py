@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_mctp.errors import DataError
-from vita_mctp.evaluation.cases import Case, asked, heard, said
+from vita_mctp.evaluation.cases import Case, answer_case, say_case, transcribe_case
 
 Reader = Callable[[Path, str], Iterator[Case]]
 """(the set's folder, the part of it: a split or a file) -> its cases. Raises DataError for what is not as published."""
@@ -24,13 +24,13 @@ def librispeech(folder: Path, part: str) -> Iterator[Case]:
     """PART/SPEAKER/CHAPTER/*.trans.txt, each line an id and its words, beside ID.flac."""
     for table in _found(folder, f"{part}/*/*/*.trans.txt"):
         for name, words in _named_lines(table):
-            yield heard(name, table.parent / f"{name}.flac", words)
+            yield transcribe_case(name, table.parent / f"{name}.flac", words)
 
 
 def libritts(folder: Path, part: str) -> Iterator[Case]:
     """PART/SPEAKER/CHAPTER/ID.normalized.txt, one sentence each."""
     for table in _found(folder, f"{part}/*/*/*.normalized.txt"):
-        yield said(table.name.removesuffix(".normalized.txt"), _text(table).strip())
+        yield say_case(table.name.removesuffix(".normalized.txt"), _text(table).strip())
 
 
 def fleurs(folder: Path, part: str) -> Iterator[Case]:
@@ -40,7 +40,7 @@ def fleurs(folder: Path, part: str) -> Iterator[Case]:
         cells = line.split("\t")
         if len(cells) < 4:
             raise DataError(f"{table}:{number} has {len(cells)} columns, Fleurs has 7; get the file again")
-        yield heard(Path(cells[1]).stem, folder / "audio" / part / cells[1], cells[3])
+        yield transcribe_case(Path(cells[1]).stem, folder / "audio" / part / cells[1], cells[3])
 
 
 def aishell1(folder: Path, part: str) -> Iterator[Case]:
@@ -53,7 +53,7 @@ def aishell1(folder: Path, part: str) -> Iterator[Case]:
     table = folder / "transcript" / "aishell_transcript_v0.8.txt"
     for name, words in _named_lines(table):
         if (speaker := name[6:11]) in speakers:
-            yield heard(name, folder / "wav" / part / speaker / f"{name}.wav", words.replace(" ", ""))
+            yield transcribe_case(name, folder / "wav" / part / speaker / f"{name}.wav", words.replace(" ", ""))
 
 
 def kaldi(folder: Path, part: str) -> Iterator[Case]:
@@ -61,17 +61,17 @@ def kaldi(folder: Path, part: str) -> Iterator[Case]:
 
     Every transcript is a sample; without an entry in wav.scp its recording counts as missing.
     """
-    place = folder / part
-    paths = dict(_named_lines(place / "wav.scp"))
-    table = place / "trans.txt"
-    for name, words in _named_lines(table if table.exists() else place / "text"):
-        yield heard(name, place / paths.get(name, f"{name}.wav"), words)
+    folder = folder / part
+    paths = dict(_named_lines(folder / "wav.scp"))
+    table = folder / "trans.txt"
+    for name, words in _named_lines(table if table.exists() else folder / "text"):
+        yield transcribe_case(name, folder / paths.get(name, f"{name}.wav"), words)
 
 
 def common_voice(folder: Path, part: str) -> Iterator[Case]:
     """PART.tsv with a header (path, sentence, ...) and clips/PATH."""
     for row in _rows(folder / f"{part}.tsv", "\t", ("path", "sentence")):
-        yield heard(Path(row["path"]).stem, folder / "clips" / row["path"], row["sentence"])
+        yield transcribe_case(Path(row["path"]).stem, folder / "clips" / row["path"], row["sentence"])
 
 
 def seed_tts(folder: Path, part: str) -> Iterator[Case]:
@@ -81,7 +81,7 @@ def seed_tts(folder: Path, part: str) -> Iterator[Case]:
         cells = line.split("|")
         if len(cells) not in (4, 5):
             raise DataError(f"{table}:{number} has {len(cells)} fields, a Seed-TTS list has 4 or 5; get the file again")
-        yield said(cells[0].removesuffix(".wav"), cells[3], table.parent / cells[2])
+        yield say_case(cells[0].removesuffix(".wav"), cells[3], table.parent / cells[2])
 
 
 _OPEN_AUDIO_BENCH: Mapping[str, tuple[str, tuple[str, ...], str]] = {
@@ -95,12 +95,12 @@ _OPEN_AUDIO_BENCH: Mapping[str, tuple[str, tuple[str, ...], str]] = {
 def open_audio_bench(folder: Path, part: str) -> Iterator[Case]:
     """eval_datas/PART/PART.csv and eval_datas/PART/audios/AUDIO_FILENAME."""
     question, columns, between = _OPEN_AUDIO_BENCH[part]
-    place = folder / "eval_datas" / part
-    for row in _rows(place / f"{part}.csv", ",", (question, *columns, "audio_filename")):
-        told = [row[column] for column in columns]
-        answers = [each for cell in told for each in (cell.split(between) if between else [cell])]
+    folder = folder / "eval_datas" / part
+    for row in _rows(folder / f"{part}.csv", ",", (question, *columns, "audio_filename")):
+        cells = [row[column] for column in columns]
+        answers = [each for cell in cells for each in (cell.split(between) if between else [cell])]
         audio = Path(row["audio_filename"])
-        yield asked(audio.stem, place / "audios" / audio, row[question], _distinct(answers))
+        yield answer_case(audio.stem, folder / "audios" / audio, row[question], _distinct(answers))
 
 
 def jsonl(folder: Path, part: str) -> Iterator[Case]:
@@ -115,19 +115,12 @@ def jsonl(folder: Path, part: str) -> Iterator[Case]:
             audio, prompt, answers = row["audio"], row["prompt"], row["reference"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{table}:{number} lacks audio, prompt and reference: {error!r}") from None
-        yield asked(Path(audio).stem, folder / audio, prompt, answers_of(answers))
+        yield answer_case(Path(audio).stem, folder / audio, prompt, answers_of(answers))
 
 
 LAYOUTS: Mapping[str, Reader] = {
-    "librispeech": librispeech,
-    "libritts": libritts,
-    "fleurs": fleurs,
-    "aishell1": aishell1,
-    "kaldi": kaldi,
-    "common_voice": common_voice,
-    "seed_tts": seed_tts,
-    "open_audio_bench": open_audio_bench,
-    "jsonl": jsonl,
+    reader.__name__: reader
+    for reader in (librispeech, libritts, fleurs, aishell1, kaldi, common_voice, seed_tts, open_audio_bench, jsonl)
 }
 
 

@@ -5,231 +5,241 @@ The run's folder, in the order in which it fills:
     run.json        what was asked for; another run cannot go on in the same folder
     cases.jsonl     the samples, and questions/ with their recordings where they come from the hub
     answers.jsonl   one entry for each case, in the order they came, and audio/ID.wav
-    heard.jsonl     the judge's transcripts of the same
-    sound.jsonl     figures of how they sound, where some are asked for
+    heard.jsonl     the judge's transcripts of the same; heard-2.jsonl a second judge's
+    sound.jsonl     how they sound, where that is asked for
     verdicts.jsonl  a language model's, where one judges the answers
     rows.jsonl      one row for each case, failures too, in the set's order; made anew of all the above
-    summary.json    the figures, computed from the rows, and all that they depend on
+    summary.json    the metrics, computed from the rows, and all that they depend on
 
 How many processes share the work decides nothing but the time it takes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vita_mctp.environment import Environment
+import numpy as np
+from pydantic import Field
+
+from vita_mctp.environment import look_around
 from vita_mctp.errors import ConfigError
-from vita_mctp.evaluation.answer_scores import LLM_PREFIX, AnswerRule, answer_rule
-from vita_mctp.evaluation.cases import Case, case_of
-from vita_mctp.evaluation.datasets import ASR, SQA, TTS, BenchmarkSet, read_cases
-from vita_mctp.evaluation.journal import Journal, cannot_write, parse_lines
-from vita_mctp.evaluation.judge import Listener
-from vita_mctp.evaluation.pool import Entry, Progress, Work, complete
-from vita_mctp.evaluation.results import SOUND, SPEECH, TEXT, Answers, Figure, ResultRow, Score, figures, score_text
-from vita_mctp.evaluation.systems import Asking, System
-from vita_mctp.evaluation.text_scores import TextRule, text_rule
-from vita_mctp.evaluation.work import Answering, Hearing, Sounding, check_sound
-from vita_mctp.files import write_whole
-from vita_mctp.nano.rows import NO_AUDIO, NO_TEXT
-from vita_mctp.types import Task
+from vita_mctp.evaluation.benchmarks import ASR, TASKS, Benchmark, find_benchmark, read_cases
+from vita_mctp.evaluation.cases import Case, Metric, ResultRow, as_lines, by_tag, metrics, read_lines
+from vita_mctp.evaluation.judges import Transcriber, judge_version, open_judge
+from vita_mctp.evaluation.pool import Journal, Kind, Progress, Work, complete, write_text
+from vita_mctp.evaluation.systems import System, SystemConfig
+from vita_mctp.evaluation.work import (
+    AnswerEntry,
+    Answering,
+    Scorers,
+    SoundEntry,
+    Sounding,
+    Transcribing,
+    TranscriptEntry,
+    check_sound,
+)
+from vita_mctp.schema import Schema
 
 ROWS, SUMMARY = "rows.jsonl", "summary.json"
-TASKS = {ASR: Task.ASR, TTS: Task.TTS, SQA: Task.SPEECH_TO_SPEECH}
+_FIRST_SOUND_PERCENTILES = (50, 95)
 
 
-@dataclass(frozen=True)
-class Order:
-    """All that a run's rows depend on. data: the set's folder; None streams it. judge: None hears no sound.
+class RunConfig(Schema):
+    """All that a run's rows depend on. rules, judges: None takes the benchmark's; no judges hear no sound.
 
-    sound: rules for how answers sound. limit: of samples, from the first; partial: a folder with fewer samples than the
-    set will do.
+    data: the set's folder; None streams it. sound: rules for how answers sound. limit: of samples, from the first;
+    partial: a folder with fewer samples than the set will do.
     """
 
-    dataset: str
-    asking: Asking
-    rules: tuple[str, ...]
-    judge: str | None
+    benchmark: str
+    system: SystemConfig
+    rules: tuple[str, ...] | None = None
+    judges: tuple[str, ...] | None = None
     data: str | None = None
     sound: tuple[str, ...] = ()
-    limit: int | None = None
+    limit: int | None = Field(default=None, gt=0)
     partial: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"rules": list(self.rules), "sound": list(self.sound)}
+    def completed(self, benchmark: Benchmark) -> RunConfig:
+        """With the benchmark's rules and judges where none are named."""
+        rules = benchmark.rules if self.rules is None else self.rules
+        judges = benchmark.judges if self.judges is None else self.judges
+        return self.model_copy(update={"rules": rules, "judges": () if benchmark.task == ASR else judges})
 
 
-@dataclass(frozen=True)
-class Tools:
-    """How to open, in each process, what answers and what listens; the number is the process's, from 0.
+class RunFile(Schema):
+    """run.json: the config, and what else decides what comes of it."""
 
-    judge_version: the listener and its packages; None when nothing is heard. weights: the hash of what answers.
-    device: where it computes.
-    """
-
-    open_system: Callable[[int], System]
-    open_judge: Callable[[int], Listener] | None
-    judge_version: str | None
+    config: RunConfig
     weights: str
-    device: str = "cpu"
+    judge_versions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A finished run: what summary.json says, and the same as figures."""
+class RunResult:
+    """A finished run: its rows, what summary.json says, and the metrics over all rows."""
 
+    rows: tuple[ResultRow, ...]
     summary: dict[str, Any]
-    figures: tuple[Figure, ...]
+    metrics: tuple[Metric, ...]
 
 
 def evaluate(
-    benchmark: BenchmarkSet,
-    order: Order,
+    config: RunConfig,
     folder: Path,
-    tools: Tools,
-    around: Environment,
     *,
+    device: str = "cpu",
     processes: int = 1,
+    open_system: Callable[[int], System] | None = None,
+    weights: str | None = None,
+    open_transcriber: Callable[[str, int], Transcriber] | None = None,
     progress: Progress | None = None,
-) -> Outcome:
+) -> RunResult:
     """Runs, or goes on with, the run in `folder`, and writes its rows and summary.
 
+    device: where the model and the judges compute; "cuda" takes the GPUs in turn, one for each process.
+    open_system: an adapter in place of what config names, opened once in each process, by whose number, from 0; then
+    weights, the hash of what answers, is for the caller to give. open_transcriber: in place of the judges of that name.
     Raises ConfigError for a folder that holds another run, DataError for a set that is not as published,
     EndpointError when a server fails: what was done is kept.
     """
-    scorers = _Scorers.of(benchmark, order, folder)
-    _claim(folder, order, tools)
-    cases = _cases(benchmark, order, folder)
-    versions = scorers.versions | check_sound(order.sound, cases)
+    benchmark = find_benchmark(config.benchmark)
+    config = config.completed(benchmark)
+    judges, task = config.judges or (), TASKS[benchmark.task]
+    scorers = Scorers(task, config.rules or (), judges, folder)
+    if open_system is None:
+        config.system.check()
+        open_system, weights = functools.partial(_open_system, config.system, device), config.system.weights()
+    versions = tuple(judge_version(name) if open_transcriber is None else name for name in judges)
+    run = RunFile(config=config, weights=weights or "not here", judge_versions=versions)
+    _claim(folder / "run.json", run)
+    cases = _cases(benchmark, config, folder)
+    rules = scorers.versions | check_sound(config.sound, cases)
 
-    def do(name: str, work: Work, wanted: Sequence[Case]) -> dict[str, Entry]:
-        return complete(Journal(folder / name), work, wanted, processes, progress)
+    def do(name: str, kind: type[Kind], work: Work[Kind], chosen: Sequence[Case]) -> dict[str, Kind]:
+        return complete(Journal(folder / name, kind), work, chosen, processes, progress)
 
-    answers = do("answers.jsonl", Answering(tools.open_system, TASKS[benchmark.task], folder), cases)
-    audible = [case for case in cases if answers[case.id]["audio"] is not None]
-    heard = do("heard.jsonl", Hearing(tools.open_judge, folder), audible) if tools.open_judge is not None else {}
-    sound = do("sound.jsonl", Sounding(order.sound, folder), audible) if order.sound else {}
-    names = tuple(dict.fromkeys(name for entry in sound.values() for name in entry["figures"])) or order.sound
-    rows = [scorers.row(case, answers[case.id], heard.get(case.id), sound.get(case.id), names) for case in cases]
-    found = figures(rows, order.asking.seed)
-    summary = _summary(benchmark, order, tools, around, versions, rows, found)
-    _write(folder / ROWS, "".join(row.as_line() for row in rows))
-    _write(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    return Outcome(summary, tuple(found))
+    answers = do("answers.jsonl", AnswerEntry, Answering(open_system, task, folder), cases)
+    audible = [case for case in cases if answers[case.id].audio is not None]
+    heard: dict[str, dict[str, TranscriptEntry]] = {}
+    for number, name in enumerate(judges, start=1):
+        listen = functools.partial(open_transcriber or _Judges(benchmark.language, device), name)
+        file = "heard.jsonl" if number == 1 else f"heard-{number}.jsonl"
+        heard[name] = do(file, TranscriptEntry, Transcribing(listen, folder), audible)
+    sound = do("sound.jsonl", SoundEntry, Sounding(config.sound, folder), audible) if config.sound else {}
+    measures = tuple(dict.fromkeys(name for entry in sound.values() for name in entry.values)) or config.sound
+    rows = []
+    for case in cases:
+        transcripts = {name: entries[case.id] for name, entries in heard.items() if case.id in entries}
+        rows.append(scorers.row(case, answers[case.id], transcripts, sound.get(case.id), measures))
+    result = RunResult(tuple(rows), _summary(benchmark, run, device, rules, rows), tuple(metrics(rows, _seed(config))))
+    write_text(folder / ROWS, as_lines(rows))
+    write_text(folder / SUMMARY, json.dumps(result.summary, indent=1, ensure_ascii=False) + "\n")
+    return result
+
+
+def _open_system(config: SystemConfig, device: str, worker: int) -> System:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    return config.open(_device_of(device, worker))
 
 
 @dataclass(frozen=True)
-class _Scorers:
-    """The rules of a run, and what they are asked about."""
+class _Judges:
+    """The judges of the registry, in any process."""
 
-    texts: tuple[TextRule, ...]
-    answers: tuple[Answers, ...]
-    sides: tuple[str, ...]
+    language: str
+    device: str
 
-    @classmethod
-    def of(cls, benchmark: BenchmarkSet, order: Order, folder: Path) -> _Scorers:
-        if benchmark.task == TTS and order.judge is None:
-            raise ConfigError("the task tts is scored by what a judge hears; name one")
-        sides = {ASR: (TEXT,), TTS: (SPEECH,), SQA: (TEXT, SPEECH)[: 1 if order.judge is None else 2]}
-        if benchmark.task != SQA:
-            return cls(tuple(text_rule(name) for name in order.rules), (), sides[benchmark.task])
-        verdicts = Journal(folder / "verdicts.jsonl")
-        answers = [Answers(answer_rule(n), verdicts if n.startswith(LLM_PREFIX) else None) for n in order.rules]
-        return cls((), tuple(answers), sides[SQA])
-
-    @property
-    def versions(self) -> dict[str, str]:
-        rules: list[TextRule | AnswerRule] = [*self.texts, *(answers.rule for answers in self.answers)]
-        return {rule.name: rule.version for rule in rules}
-
-    def row(
-        self, case: Case, answer: Entry, heard: Entry | None, sound: Entry | None, names: Sequence[str]
-    ) -> ResultRow:
-        """names: of the figures of sound; a sample without them scores 0 in each."""
-        failure = answer["failure"] or self._lacking(answer)
-        transcript = "" if heard is None else heard["transcript"]
-        for entry in (heard, sound):
-            failure = failure or (entry and entry["failure"])
-        said = {TEXT: answer["text"], SPEECH: transcript}
-        scores: list[Score] = []
-        for side in self.sides:
-            scores += [score_text(rule, case, said[side], side) for rule in self.texts]
-            for rule in self.answers:
-                score, undecided = rule.score(case, said[side], side)
-                scores.append(score)
-                failure = failure or undecided
-        measured = {} if sound is None else sound["figures"]
-        scores += [Score(name, SOUND, measured.get(name, 0.0), 1, "", "") for name in names]
-        kept = {name: value for name, value in answer.items() if name not in ("id", "failure")}
-        known = (case.id, case.prompt, case.references)
-        return ResultRow(*known, transcript=transcript, scores=tuple(scores), failure=failure, **kept)
-
-    def _lacking(self, answer: Entry) -> str | None:
-        if SPEECH in self.sides and answer["audio"] is None:
-            return NO_AUDIO
-        return NO_TEXT if self.sides == (TEXT,) and not answer["text"] else None
+    def __call__(self, name: str, worker: int) -> Transcriber:
+        return open_judge(name, self.language, _device_of(self.device, worker))
 
 
-def _claim(folder: Path, order: Order, tools: Tools) -> None:
-    """Writes run.json, or finds that it asks for the same, of the same weights and judge."""
-    path, behind = folder / "run.json", {"weights": tools.weights, "judge_version": tools.judge_version}
-    wanted = json.loads(json.dumps(order.as_dict() | behind))
+def _device_of(device: str, worker: int) -> str:
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{worker % max(torch.cuda.device_count(), 1)}"
+
+
+def _seed(config: RunConfig) -> int:
+    return config.system.seed
+
+
+def _claim(path: Path, run: RunFile) -> None:
+    """Writes run.json, or finds that it asks for the same, of the same weights and judges."""
     if not path.exists():
-        _write(path, json.dumps(wanted) + "\n")
+        write_text(path, json.dumps(run.to_json_values()) + "\n")
         return
-    (kept,) = parse_lines(path.read_text(encoding="utf-8"), path, dict)
-    if differing := sorted(key for key in wanted.keys() | kept.keys() if wanted.get(key) != kept.get(key)):
-        told = "; ".join(f"{key} was {kept.get(key)!r} and is {wanted.get(key)!r}" for key in differing)
-        raise ConfigError(f"{folder} holds another run ({told}); name another folder, or ask for the same to go on")
+    kept, asked = (_flat(each) for each in (RunFile.read_json(path, ConfigError), run))
+    if differing := sorted(key for key in asked if asked[key] != kept[key]):
+        words = "; ".join(f"{key} was {kept[key]!r} and is {asked[key]!r}" for key in differing)
+        raise ConfigError(
+            f"{path.parent} holds another run ({words}); name another folder, or ask for the same to go on"
+        )
 
 
-def _cases(benchmark: BenchmarkSet, order: Order, folder: Path) -> list[Case]:
+def _flat(run: RunFile) -> dict[str, Any]:
+    return {**run.model_dump(exclude={"config"}), **run.config.model_dump()}
+
+
+def _cases(benchmark: Benchmark, config: RunConfig, folder: Path) -> list[Case]:
     """As read the first time; a run that goes on does not depend on the hub."""
     path = folder / "cases.jsonl"
     if path.exists():
-        return parse_lines(path.read_text(encoding="utf-8"), path, case_of)
-    data = None if order.data is None else Path(order.data)
-    cases = read_cases(benchmark, data, folder / "questions", order.limit, partial=order.partial)
-    _write(path, "".join(json.dumps(case.as_dict(), ensure_ascii=False) + "\n" for case in cases))
+        return read_lines(path, Case)
+    data = None if config.data is None else Path(config.data)
+    cases = read_cases(benchmark, data, folder / "questions", config.limit, partial=config.partial)
+    write_text(path, as_lines(cases))
     return cases
 
 
 def _summary(
-    benchmark: BenchmarkSet,
-    order: Order,
-    tools: Tools,
-    around: Environment,
-    versions: dict[str, str],
-    rows: Sequence[ResultRow],
-    found: Sequence[Figure],
+    benchmark: Benchmark, run: RunFile, device: str, rules: dict[str, str], rows: Sequence[ResultRow]
 ) -> dict[str, Any]:
-    seconds, sound = sum(row.total_seconds for row in rows), sum(row.audio_seconds for row in rows)
+    seed = _seed(run.config)
+    keys = ("name", "task", "language", "source", "part", "licence", "samples")
     return {
         "task": benchmark.task,
-        "dataset": {name: value for name, value in asdict(replace(benchmark, hub=None)).items() if name != "hub"},
-        "order": order.as_dict(),
-        "weights": tools.weights,
-        "device": tools.device,
-        "mode": ", ".join(dict.fromkeys(row.mode for row in rows if row.mode)) or order.asking.mode,
-        "judge": tools.judge_version,
-        "rules": versions,
-        "n_total": len(rows),
-        "n_failed": sum(row.failure is not None for row in rows),
+        "benchmark": {key: getattr(benchmark, key) for key in keys},
+        "config": run.config.to_json_values(),
+        "weights": run.weights,
+        "device": device,
+        "mode": ", ".join(dict.fromkeys(row.mode for row in rows if row.mode)) or run.config.system.mode,
+        "judges": list(run.judge_versions),
+        "rules": rules,
         "whole_set": len(rows) == benchmark.samples,
-        "figures": [{"rule": each.rule, "on": each.on, **asdict(each.estimate)} for each in found],
-        "tokens_per_second": sum(row.tokens for row in rows) / seconds if seconds else None,
-        "real_time_factor": seconds / sound if sound else None,
-        "environment": asdict(around),
+        **_measured(rows, seed),
+        **_speed(rows),
+        "by": {
+            tag: {value: _measured(part, seed) for value, part in by_tag(rows, tag).items()} for tag in benchmark.tags
+        },
+        "environment": asdict(look_around()),
     }
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise cannot_write(path, error) from None
+def _measured(rows: Sequence[ResultRow], seed: int) -> dict[str, Any]:
+    return {
+        "n_total": len(rows),
+        "n_failed": sum(row.failure is not None for row in rows),
+        "metrics": [{"rule": each.rule, "on": each.on, **asdict(each.estimate)} for each in metrics(rows, seed)],
+    }
+
+
+def _speed(rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """first_sound_*: percentiles of the seconds to the first sound. real_time_factor: all computing over all sound."""
+    seconds, audio = sum(row.total_seconds for row in rows), sum(row.audio_seconds for row in rows)
+    firsts = [row.first_sound_seconds for row in rows if row.first_sound_seconds is not None]
+    return {
+        "tokens_per_second": sum(row.tokens for row in rows) / seconds if seconds else None,
+        "real_time_factor": seconds / audio if audio else None,
+        **{f"first_sound_p{q}": float(np.percentile(firsts, q)) if firsts else None for q in _FIRST_SOUND_PERCENTILES},
+    }

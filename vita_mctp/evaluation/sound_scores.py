@@ -1,4 +1,4 @@
-"""How speech sounds, scored without a listener: quality, intelligibility, whose voice it is.
+"""How speech sounds, scored from its waves: quality, intelligibility, whose voice it is.
 
 T samples at 16 kHz. `dnsmos` needs the wave alone. `pesq` and `stoi` compare it, sample by sample, with the recording
 that it is a copy of: they suit codecs, not freely spoken answers. `speaker` compares two voices, whatever is said.
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita_mctp.audio import resample
+from vita_mctp.environment import require, versions
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
-from vita_mctp.evaluation.extras import require, versions
 from vita_mctp.types import Wave
 
 SAMPLE_RATE = 16_000
@@ -30,7 +30,7 @@ _ELSEWHERE: Mapping[str, str] = {
     "environment of its own, or use dnsmos",
     "utmosv2": "UTMOSv2 is not on the package index; run sarulab-speech/UTMOSv2 over a run's waves, or use dnsmos",
     "seed_tts_sim": "Seed-TTS's WavLM-large speaker model is in no package; run seed-tts-eval's cal_sim.sh over a "
-    "run's waves, or use speaker, whose figures are not comparable with its",
+    "run's waves, or use speaker, whose values are not comparable with its",
 }
 
 Samples = NDArray[np.float32]
@@ -39,7 +39,7 @@ Measure = Callable[[Samples, Samples], dict[str, float]]
 
 @dataclass(frozen=True)
 class SoundRule:
-    """wants_reference: whether a wave is scored against another one. measure: (T,) and (T,) -> figures by name."""
+    """wants_reference: whether a wave is scored against another one. measure: (T,) and (T,) -> values by name."""
 
     name: str
     version: str
@@ -47,7 +47,7 @@ class SoundRule:
     measure: Measure
 
     def score(self, wave: Wave, reference: Wave | None = None) -> dict[str, float]:
-        """Figures by name, higher being better. The reference may have any rate, as the wave may.
+        """Values by name, higher being better. The reference may have any rate, as the wave may.
 
         Raises AudioError for what cannot be scored (too short, silent, no speech found), ConfigError where a reference
         is wanted and none came.

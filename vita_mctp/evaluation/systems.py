@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import base64
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vita_mctp.answer import collect
+from pydantic import Field
+
+from vita_mctp.answer import Answer, collect
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.decoding.plan import parse_mode
@@ -23,6 +25,7 @@ from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
 from vita_mctp.evaluation.cases import Question
 from vita_mctp.evaluation.judges import ENDPOINT, open_client, wav_bytes
+from vita_mctp.schema import Schema
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import StopReason, Task, Wave
 
@@ -55,20 +58,20 @@ class System(Protocol):
     def answer(self, question: Question, task: Task) -> Reply: ...
 
 
-@dataclass(frozen=True)
-class Asking:
-    """How a system is asked. loading: options of `SpeechLM.from_pretrained`, but for the device.
+class SystemConfig(Schema):
+    """What is evaluated, and how it answers. loading: options of `SpeechLM.from_pretrained`, but for the device.
 
-    clone_voice: hand over the set's voice prompts, to a model trained with such.
+    model: one of this library, `endpoint:URL#MODEL` or `wavs:FOLDER`. None: the model's own. clone_voice: hand over
+    the set's voice prompts, to a model trained with such.
     """
 
     model: str
     mode: str | None = None
-    seed: int = 0
-    temperature: float | None = None
-    max_new_tokens: int | None = None
+    seed: int = Field(default=0, ge=0)
+    temperature: float | None = Field(default=None, ge=0)
+    max_new_tokens: int | None = Field(default=None, gt=0)
     clone_voice: bool = False
-    loading: dict[str, Any] = field(default_factory=dict)
+    loading: dict[str, str | None] = Field(default_factory=dict)
 
     def check(self) -> None:
         """Raises ConfigError for a mode or a model that is not known, before anything is loaded."""
@@ -89,7 +92,8 @@ class Asking:
             return EndpointSystem(*open_client(self.model.removeprefix(ENDPOINT), "system to evaluate"))
         if self.model.startswith(FINISHED):
             return FinishedAnswers(_finished(self.model))
-        return LocalModel(SpeechLM.from_pretrained(self.model, device=device, **self.loading), self)
+        loading: dict[str, Any] = dict(self.loading)
+        return LocalModel(SpeechLM.from_pretrained(self.model, device=device, **loading), self)
 
     def weights(self) -> str:
         """The hash of what answers, where it lies on this machine."""
@@ -98,21 +102,31 @@ class Asking:
         return weights_hash(find_model(self.model))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LocalModel:
+    """The first answer is made twice, so that every time is that of a warm process."""
+
     speech_lm: SpeechLM
-    asking: Asking
+    config: SystemConfig
+    warm: bool = False
 
     def answer(self, question: Question, task: Task) -> Reply:
-        voice = question.voice if self.asking.clone_voice and task.speaks else None
-        drawing = {name: getattr(self.asking, name) for name in ("seed", "temperature", "max_new_tokens")}
         asked = question.audio if task.hears else question.text
         assert asked is not None
-        answer = collect(self.speech_lm.stream(asked, task, self.asking.mode, voice_prompt=voice, **drawing))
+        if not self.warm:
+            self._collect(asked, question, task)
+            self.warm = True
+        answer = self._collect(asked, question, task)
         times = answer.done.timings
         finished = answer.done.reason is not StopReason.LENGTH
         measured = (times.total, times.first_sound, times.tokens)
         return Reply(answer.text, answer.wave, *measured, finished, answer.done.mode)
+
+    def _collect(self, asked: str | Path, question: Question, task: Task) -> Answer:
+        config = self.config
+        voice = question.voice if config.clone_voice and task.speaks else None
+        sampling = {name: getattr(config, name) for name in ("seed", "temperature", "max_new_tokens")}
+        return collect(self.speech_lm.stream(asked, task, config.mode, voice_prompt=voice, **sampling))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
 """Word and character error rates by the rules of the field's public scripts, each under a name.
 
-A rule normalises both texts, counts edits (Levenshtein, by jiwer) and says how a data set's rate comes of them: pooled
-edits over pooled reference length, or the mean of the samples' own rates. docs/scoring.md names each rule's script.
+A rule normalises both texts, which gives tokens apart by blanks, counts edits (Levenshtein, by jiwer) and says how a
+data set's rate comes of them: pooled edits over pooled reference length, or the mean of the samples' own rates.
+docs/scoring.md names each rule's script.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import re
+import string
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import regex
+
+from vita_mctp.environment import require, versions
 from vita_mctp.errors import ConfigError
-from vita_mctp.evaluation import normalize
-from vita_mctp.evaluation.extras import require, versions
-from vita_mctp.evaluation.intervals import Estimate, ratio
 
 Normaliser = Callable[[str], str]
 
@@ -49,21 +54,27 @@ class PairScore:
 class TextRule:
     """How texts are compared. hypothesis: the normaliser of what was heard or written, where it differs.
 
-    unit: "word" or "character". by_sample: a data set's rate is the mean of its samples' rates, not edits over length.
+    by_sample: a data set's rate is the mean of its samples' rates, not edits over length. extra, packages: what it
+    needs beside jiwer. revision: ours, raised whenever any sample's score changes.
     """
 
     name: str
-    version: str
-    unit: str
     normalise: Normaliser
-    normalise_hypothesis: Normaliser
+    normalise_hypothesis: Normaliser | None = None
     by_sample: bool = False
+    extra: str = "eval"
+    packages: tuple[str, ...] = ()
+    revision: int = 1
+
+    @property
+    def version(self) -> str:
+        return f"{self.name}/{self.revision} ({versions('jiwer', *self.packages)})"
 
     def score(self, reference: str, hypothesis: str) -> PairScore:
         """A sample that failed is scored with an empty hypothesis: every reference word is deleted."""
         import jiwer
 
-        said, heard = self.normalise(reference), self.normalise_hypothesis(hypothesis)
+        said, heard = self.normalise(reference), (self.normalise_hypothesis or self.normalise)(hypothesis)
         edits = jiwer.process_words(said, heard)
         said, heard = (" ".join(side[0]) for side in (edits.references, edits.hypotheses))
         counts = (edits.substitutions, edits.deletions, edits.insertions)
@@ -73,62 +84,119 @@ class TextRule:
         """A sample's (part, whole): a data set's rate is sum(part) / sum(whole)."""
         return (errors.rate, 1) if self.by_sample else (errors.total, errors.reference_words)
 
-    def rate(self, errors: Sequence[WordErrors], seed: int = 0) -> Estimate:
-        """The data set's error rate; None where no reference has a word."""
-        fractions = [self.fraction(error) for error in errors]
-        return ratio([part for part, _ in fractions], [whole for _, whole in fractions], seed)
 
-    def rate_of(self, pairs: Iterable[tuple[str, str]], seed: int = 0) -> Estimate:
-        """The error rate of (reference, hypothesis) pairs."""
-        return self.rate([self.score(reference, hypothesis).errors for reference, hypothesis in pairs], seed)
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """A rule before its packages are looked for. revision: ours, raised whenever any sample's score changes."""
-
-    revision: int
-    unit: str
-    normalise: Normaliser
-    normalise_hypothesis: Normaliser | None = None
-    by_sample: bool = False
-    extra: str = "eval"
-    packages: tuple[str, ...] = ()
+_WENET_DROPPED = "!,?、。！，；？：「」︰『』《》"
+_WENET_TOKEN = regex.compile(
+    rf"""
+    (?: [{_WENET_DROPPED} \t\r\n] | \p{{Zs}} | \p{{Cn}} )
+    | (?P<token> \p{{Lo}} | < [\x00-\x7F--\ \t\r\n>]* >? | (?s:.) [\x00-\x7F--\ \t\r\n]* )
+    """,
+    regex.VERBOSE | regex.VERSION1,
+)
+_TAG = re.compile("<[^>]*>?")
 
 
-_RECIPES: Mapping[str, _Recipe] = {
-    "plain": _Recipe(1, "word", normalize.plain),
-    "whisper_en": _Recipe(1, "word", normalize.whisper_english, packages=("whisper_normalizer",)),
-    "whisper_basic": _Recipe(1, "word", normalize.whisper_basic, packages=("whisper_normalizer",)),
-    "zh_cer": _Recipe(1, "character", normalize.wenet_characters),
-    "zh_cer_spoken": _Recipe(
-        1,
-        "character",
-        lambda text: normalize.wenet_characters(normalize.spoken_chinese(text)),
-        extra="zh",
-        packages=("zhconv", "cn2an"),
-    ),
-    "seed_tts_en": _Recipe(1, "word", normalize.seed_tts_english, by_sample=True, extra="zh", packages=("zhon",)),
-    "seed_tts_zh": _Recipe(
-        1,
-        "character",
-        normalize.seed_tts_chinese,
-        lambda text: normalize.seed_tts_chinese(normalize.simplified(text)),
-        by_sample=True,
-        extra="zh",
-        packages=("zhon", "zhconv"),
-    ),
+def plain(text: str) -> str:
+    """Lower-case words without punctuation; apostrophes and digits stay."""
+    return " ".join(re.findall(r"[\w']+", text.lower()))
+
+
+def same_text(reference: str, hypothesis: str) -> bool:
+    """Whether two texts are the same words in the same order; an empty hypothesis is never right."""
+    return plain(hypothesis) != "" and plain(reference) == plain(hypothesis)
+
+
+def whisper_english(text: str) -> str:
+    """Whisper's English normaliser: numbers as digits, American spelling, contractions apart, fillers dropped."""
+    return str(_whisper_english()(text)).strip()
+
+
+@functools.cache
+def _whisper_english() -> Any:
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()
+
+
+def whisper_basic(text: str) -> str:
+    """Whisper's normaliser for any language: brackets and symbols dropped, diacritics kept."""
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    return str(BasicTextNormalizer()(text)).strip()
+
+
+def wenet_characters(text: str) -> str:
+    """WeNet's `--char=1`: each letter without case (Han, for one) is a token, and so is each run of ASCII, in capitals.
+
+    Punctuation is dropped where it starts a token and kept inside a run; tags in <> are dropped.
+    """
+    tokens = (match["token"] for match in _WENET_TOKEN.finditer(text) if match["token"])
+    return " ".join(token for token in (_TAG.sub("", token.upper()) for token in tokens) if token)
+
+
+def spoken_chinese(text: str) -> str:
+    """Simplified characters, numbers as they are said: 2024年 is 二零二四年, 3.5% is 百分之三点五."""
+    import cn2an
+
+    return str(cn2an.transform(simplified(text), "an2cn"))
+
+
+def simplified(text: str) -> str:
+    """Mainland Chinese for Chinese in any script."""
+    import zhconv
+
+    return str(zhconv.convert(text, "zh-cn"))
+
+
+def seed_tts_english(text: str) -> str:
+    """Lower case, every Chinese and ASCII punctuation mark removed (not replaced by a blank) but the apostrophe."""
+    return _without_punctuation(text).lower()
+
+
+def seed_tts_chinese(text: str) -> str:
+    """Characters apart by blanks, punctuation removed as in English; Latin letters keep their case."""
+    return " ".join(_without_punctuation(text))
+
+
+def _without_punctuation(text: str) -> str:
+    return text.translate(_seed_tts_punctuation())
+
+
+@functools.cache
+def _seed_tts_punctuation() -> dict[int, None]:
+    from zhon.hanzi import punctuation
+
+    return dict.fromkeys(map(ord, (punctuation + string.punctuation).replace("'", "")))
+
+
+def _spoken_wenet_characters(text: str) -> str:
+    return wenet_characters(spoken_chinese(text))
+
+
+def _simplified_seed_tts_chinese(text: str) -> str:
+    return seed_tts_chinese(simplified(text))
+
+
+_RULES: Mapping[str, TextRule] = {
+    rule.name: rule
+    for rule in (
+        TextRule("plain", plain),
+        TextRule("whisper_en", whisper_english, packages=("whisper_normalizer",)),
+        TextRule("whisper_basic", whisper_basic, packages=("whisper_normalizer",)),
+        TextRule("zh_cer", wenet_characters),
+        TextRule("zh_cer_spoken", _spoken_wenet_characters, extra="zh", packages=("zhconv", "cn2an")),
+        TextRule("seed_tts_en", seed_tts_english, None, by_sample=True, extra="zh", packages=("zhon",)),
+        TextRule("seed_tts_zh", seed_tts_chinese, _simplified_seed_tts_chinese, True, "zh", ("zhon", "zhconv")),
+    )
 }
-TEXT_RULES = tuple(_RECIPES)
+TEXT_RULES = tuple(_RULES)
 
 
 def text_rule(name: str) -> TextRule:
     """Raises ConfigError for an unknown name, MissingExtraError for a rule whose packages are not installed."""
-    if name not in _RECIPES:
+    if name not in _RULES:
         raise ConfigError(f"there is no text rule {name!r}; choose one of {', '.join(TEXT_RULES)}")
-    recipe = _RECIPES[name]
+    rule = _RULES[name]
     require("counting word errors", "eval", "jiwer")
-    require(f"the rule {name}", recipe.extra, *recipe.packages)
-    version = f"{name}/{recipe.revision} ({versions('jiwer', *recipe.packages)})"
-    normalisers = (recipe.normalise, recipe.normalise_hypothesis or recipe.normalise)
-    return TextRule(name, version, recipe.unit, *normalisers, recipe.by_sample)
+    require(f"the rule {name}", rule.extra, *rule.packages)
+    return rule

@@ -1,37 +1,133 @@
-"""The nano model's table: from the speech it is judged by to the page of figures."""
+"""The nano benchmark: the domain's held-out questions and sentences, spoken here; and the page of all its runs.
+
+`make_cases` makes what `vita_mctp.evaluation.benchmarks` lists as nano-*, where rules and judges stand. `evaluate_nano`
+runs them in every mode, and nano-voice twice without a model, as the floors that the judge's own errors set: the answer
+voice itself, and its copy through the codec. Who asks (`voices`), what is said (`said`) and the kind of question are
+tags of the samples.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from vita_mctp.audio import write_wave
+import numpy as np
+import soundfile
+
+from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.decoding.plan import parse_mode
-from vita_mctp.environment import CommandCost, look_around, measure_command, weights_hash
-from vita_mctp.errors import CheckpointError
-from vita_mctp.evaluation.journal import cannot_write
-from vita_mctp.evaluation.judge import Judge
+from vita_mctp.environment import CommandCost, Environment, look_around, measure_command, weights_hash
+from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.evaluation.cases import SPEECH, TEXT, Case, Question, answer_case, say_case, transcribe_case
+from vita_mctp.evaluation.intervals import Estimate
+from vita_mctp.evaluation.pool import Progress, cannot_write, write_text
+from vita_mctp.evaluation.report import percent, table
+from vita_mctp.evaluation.run import RunConfig, RunResult, evaluate
+from vita_mctp.evaluation.systems import FINISHED, FinishedAnswers, LocalModel, Reply, System, SystemConfig
 from vita_mctp.evaluation.text_scores import text_rule
-from vita_mctp.nano.report import Run, markdown
-from vita_mctp.nano.rows import Row, write_rows
-from vita_mctp.nano.runner import plan_trials, run_trials
-from vita_mctp.nano.samples import Sample, make_samples
-from vita_mctp.nano.summary import Summary, summarise
+from vita_mctp.evaluation.work import OWN
+from vita_mctp.nano.corpus import Corpus, build_planned
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.sentences import HELD_OUT_SENTENCES
+from vita_mctp.nano.synthesis import SAMPLE_RATE
+from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan
 from vita_mctp.speech_lm import SpeechLM
+from vita_mctp.types import AudioCodes, Task, Wave
 
-Progress = Callable[[int, int], None]
+QUESTION_GROUPS = {
+    "seen voices": "eval_questions",
+    "unseen voice, flite rms": "eval_questions_unseen_flite",
+    "unseen voice, espeak-ng f4": "eval_questions_unseen_espeak",
+}
+"""Who asks the held-out questions, and the corpus part that holds them."""
+
+SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
+"""What is said in the answer voice."""
+
+_SAID = {SENTENCES: "eval_sentences", RIGHT_ANSWERS: "eval_answers"}
+_CORPUS_SEED = 0
+"""The shipped training corpus's. Sentences held out under one seed may be trained on under another."""
+
+
+def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
+    """A part's cases: "questions", "transcribed questions", "sentences" to say, or what the "answer voice" says.
+
+    limit: of all samples, the same number from each group of voices, or of sentences and right answers. Speech is made
+    in `folder` once, beside it a WAV file for each recording. Raises ConfigError for a limit that the domain cannot
+    serve, MissingExtraError where flite or espeak-ng is not installed.
+    """
+    groups = QUESTION_GROUPS if part.endswith("questions") else _SAID
+    if part == "sentences":
+        groups = {SENTENCES: _SAID[SENTENCES]}
+    n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(groups))
+    corpus = speak_samples(folder, n)
+    answer_of = {qa.question: qa.answer for qa in build_domain().held_out}
+    for group, name in groups.items():
+        for number in range(n):
+            audio, text, kind = _recording(corpus, name, number)
+            if part == "questions":
+                yield answer_case(audio.stem, audio, text, (answer_of[text],), voices=group, kind=kind)
+            elif part == "transcribed questions":
+                yield transcribe_case(audio.stem, audio, text, voices=group, kind=kind)
+            else:
+                yield say_case(audio.stem, text, said=group, kind=kind)
+
+
+def speak_samples(folder: Path, n: int) -> Corpus:
+    """n held-out questions for each group of voices, n held-out sentences, and the questions' right answers."""
+    asked = {qa.question: qa for qa in build_domain().held_out}
+    most = min(len(asked), HELD_OUT_SENTENCES)
+    if not 1 <= n <= most:
+        raise ConfigError(f"{n} samples of each group; wanted: 1 to {most}, all that are held out; give one of these")
+    plan = make_plan(Sizes(questions=n, answers=0, sentences=0, babble=0), _CORPUS_SEED)
+    plan = {part: plan[part] for part in (*QUESTION_GROUPS.values(), _SAID[SENTENCES])}
+    questions = [asked[item.text] for item in plan["eval_questions"]]
+    plan[_SAID[RIGHT_ANSWERS]] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in questions]
+    return build_planned(folder, plan, _CORPUS_SEED)
+
+
+def _recording(corpus: Corpus, part: str, number: int) -> tuple[Path, str, str]:
+    """The number-th recording of a part as a WAV file, its text, and its kind."""
+    utterance = corpus.utterance(corpus.indices(part)[number])
+    path = corpus.folder / "waves" / f"{part.removeprefix('eval_').replace('_', '-')}-{number:04d}.wav"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, np.asarray(utterance.wave), SAMPLE_RATE, subtype="PCM_16")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return path, utterance.text, utterance.kind
+
+
+@dataclass(frozen=True)
+class CodecCopy:
+    """A system that says what `recordings` says, through the codec of a model and back, at the same length."""
+
+    speech_lm: SpeechLM
+    recordings: Path
+
+    def answer(self, question: Question, task: Task) -> Reply:
+        wave = read_wave(self.recordings / f"{question.id}.wav")
+        codes = self.speech_lm.hear(wave)
+        if not isinstance(codes, AudioCodes):
+            name = self.speech_lm.audio_frontend.name
+            raise ConfigError(f"{name} gives features; wanted: codes that can be decoded; leave copies out")
+        copy = self.speech_lm.audio_decoder.decode(codes)
+        length = round(wave.seconds * copy.sample_rate)
+        return Reply(wave=Wave(np.ascontiguousarray(copy.samples[:length]), copy.sample_rate))
 
 
 @dataclass(frozen=True)
 class NanoOptions:
     """What to measure and where to put it.
 
-    n: samples of each group. work: the folder of speech, rows.jsonl and summary.json. out: the Markdown page.
+    n: samples of each group. work: the folder of speech, runs and summary.json. out: the Markdown page.
     measure_cold: also start `vita-mctp ask` in a process of its own.
     """
 
@@ -46,58 +142,206 @@ class NanoOptions:
     @property
     def command(self) -> str:
         """The command line that measures the same again."""
-        what = ("--model", self.model, "--n", str(self.n), "--modes", *self.modes, "--seed", str(self.seed))
-        return shlex.join(("vita-mctp", "evaluate", "nano", *what, "--out", str(self.out)))
+        values = ("--model", self.model, "--n", str(self.n), "--modes", *self.modes, "--seed", str(self.seed))
+        return shlex.join(("vita-mctp", "evaluate", "nano", *values, "--out", str(self.out)))
+
+
+@dataclass(frozen=True)
+class NanoResult:
+    """device: the weights' type and device. cold: `vita-mctp ask` on one question in a new process; None: not measured.
+
+    original, copy: the floors. asr, sqa, tts: by mode.
+    """
+
+    command: str
+    model: str
+    weights: str
+    device: str
+    seed: int
+    environment: Environment
+    cold: CommandCost | None
+    original: RunResult
+    copy: RunResult
+    asr: dict[str, RunResult] = field(default_factory=dict)
+    sqa: dict[str, RunResult] = field(default_factory=dict)
+    tts: dict[str, RunResult] = field(default_factory=dict)
 
 
 def evaluate_nano(
-    speech_lm: SpeechLM, options: NanoOptions, judge: Judge | None = None, progress: Progress | None = None
-) -> Summary:
-    """Makes the speech, runs every trial, and writes rows, summary and page; progress hears (done, in all).
+    speech_lm: SpeechLM, options: NanoOptions, progress: Progress | None = None, **testing: Any
+) -> NanoResult:
+    """Runs everything, writes the page, and summary.json at the end of all.
 
+    Killed, the same command goes on; finished, it starts anew. testing: goes to each `evaluate`.
     Raises ConfigError for an unknown mode or n, MissingExtraError without the extra `eval` or a synthesiser,
     OutputError when a file cannot be written.
     """
     text_rule("plain")  # before hours of work, not after them
     for mode in options.modes:
         parse_mode(mode, num_blocks=0)
-    judge = judge or Judge.of_domain()
-    around = look_around()
-    samples = make_samples(options.work / "speech", options.n)
-    trials = plan_trials(samples, options.modes)
-    cold = _measure_cold(options, samples.questions[0]) if options.measure_cold else None
-    rows = write_rows(options.work / "rows.jsonl", run_trials(speech_lm, judge, trials, options.seed))
-    summary = summarise(list(_counted(rows, len(trials), progress)), options.seed)
-    weights = speech_lm.model
-    place = f"{str(weights.dtype).removeprefix('torch.')} on {weights.device}"
-    named = (options.model, weights_hash(find_model(options.model)), place)
-    run = Run(options.command, *named, options.seed, around, cold)
-    _write(options.work / "summary.json", json.dumps({"run": asdict(run), **summary.as_dict()}, indent=1) + "\n")
-    _write(options.out, markdown(summary, run))
-    return summary
+    environment, weights = look_around(), weights_hash(find_model(options.model))
+    speech, end = options.work / "speech", options.work / "summary.json"
+    if end.exists():
+        shutil.rmtree(options.work / "runs", ignore_errors=True)
+        end.unlink()
+    corpus = speak_samples(speech, options.n)
+    cold = _measure_cold(options, _recording(corpus, "eval_questions", 0)[0]) if options.measure_cold else None
+
+    def run(name: str, benchmark: str, config: SystemConfig, system: System, per_n: int) -> RunResult:
+        asked = RunConfig(benchmark=benchmark, system=config, data=str(speech), limit=per_n * options.n)
+        return evaluate(
+            asked,
+            options.work / "runs" / name,
+            device=str(speech_lm.model.device),
+            open_system=lambda worker: system,
+            weights=weights,
+            progress=progress,
+            **testing,
+        )
+
+    waves = speech / "waves"
+    floor = SystemConfig(model=f"{FINISHED}{waves}", seed=options.seed)
+    copied = floor.model_copy(update={"model": f"codec of {options.model}"})
+    original = run("original", "nano-voice", floor, FinishedAnswers(waves), 2)
+    device = f"{str(speech_lm.model.dtype).removeprefix('torch.')} on {speech_lm.model.device}"
+    made = (options.command, options.model, weights, device, options.seed, environment, cold)
+    result = NanoResult(*made, original, run("copy", "nano-voice", copied, CodecCopy(speech_lm, waves), 2))
+    for mode in options.modes:
+        config = SystemConfig(model=options.model, mode=mode, seed=options.seed)
+        for task, results, per_n in (("asr", result.asr, 3), ("sqa", result.sqa, 3), ("tts", result.tts, 1)):
+            results[mode] = run(f"{task}-{mode}", f"nano-{task}", config, LocalModel(speech_lm, config), per_n)
+    write_text(options.out, markdown(result))
+    write_text(end, json.dumps(_summary(result), indent=1) + "\n")
+    return result
 
 
-def _counted(rows: Iterator[Row], total: int, progress: Progress | None) -> Iterator[Row]:
-    for done, row in enumerate(rows, start=1):
-        if progress is not None:
-            progress(done, total)
-        yield row
+def _summary(result: NanoResult) -> dict[str, Any]:
+    values = {name: getattr(result, name) for name in ("command", "model", "weights", "device", "seed")}
+    cold = None if result.cold is None else asdict(result.cold)
+    return {**values, "environment": asdict(result.environment), "cold": cold}
 
 
-def _measure_cold(options: NanoOptions, sample: Sample) -> CommandCost:
+def _measure_cold(options: NanoOptions, question: Path) -> CommandCost:
     """One `vita-mctp ask`, as a user starts it."""
-    question, answer = options.work / "question.wav", options.work / "answer.wav"
-    write_wave(question, sample.wave)
-    ask: Sequence[str] = ("ask", str(question), "-o", str(answer), "--model", options.model)
+    ask = ("ask", str(question), "-o", str(options.work / "answer.wav"), "--model", options.model)
     cost = measure_command((sys.executable, "-m", "vita_mctp.cli", *ask))
     if cost.exit_code:
         raise CheckpointError(f"vita-mctp {' '.join(ask)} ended with exit code {cost.exit_code}; run it to see why")
     return cost
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(path, error) from None
+_HELD_OUT = """\
+The questions are held out in every form: as speech, as text, in every voice; each asks for a fact that other questions
+ask for. The unseen voices are heard nowhere in training. The sentences are random ones in the answers' style, mostly
+untrue, and never trained on. The judge, PocketSphinx with its own US English acoustic model, shares nothing with the
+model but the domain's words and turns of phrase: its bigram comes from 20,000 such random sentences and every answer
+once. Its own errors on the original voice are the floor of what can be reached."""
+_COLUMNS = """\
+- **n (failed)**: samples, and how many of them ended without text, without sound, with an error, or unfinished. All of
+  them stay in every denominator: no text is every word deleted, no sound is a wrong answer.
+- **WER**: substitutions, deletions and insertions of all samples over all words of their references (jiwer), lower
+  case, without punctuation. Lower is better; it can exceed 100.
+- **ASR WER**: the model's transcript of the question against its words.
+- **text right**: the written answer is the right one, word for word. **heard right**: the judge, with its bigram,
+  hears the right answer, word for word.
+- **WER2, WER1**: what the judge hears in the wave, with a bigram of the domain's answer-like sentences (right and wrong
+  alike) and in a word loop, where any word may follow any other: against the right answer (for sentences: the sentence
+  to say), and, "own", against what the model itself wrote.
+- **first sound**: seconds from the end of the question to the first decoded samples, in a warm process.
+  **RTF**: computing seconds per second of answer, over all answers.
+- Brackets: bootstrap 95 % interval over samples (1,000 draws)."""
+
+_BY_LOOP = "pocketsphinx-nano-loop"
+_TEXT_RIGHT, _WER = ("exact", TEXT), ("plain", TEXT)
+_HEARD = (("exact", SPEECH), ("plain", SPEECH), ("plain", f"{SPEECH}, {_BY_LOOP}"))
+_OWN_HEARD = (("plain", OWN), ("plain", f"{OWN}, {_BY_LOOP}"))
+"""Columns of metrics: a rule, and what it was asked about."""
+
+
+def markdown(result: NanoResult) -> str:
+    """The whole page; every number in it comes out of the runs, rates in percent with their intervals."""
+    parts = [
+        "# The nano model, heard by an independent judge",
+        f"    {result.command}",
+        _HELD_OUT,
+        "## Spoken questions, percent",
+        _questions(result),
+        "## Spoken sentences, percent",
+        _sentences(result),
+        "## Speed",
+        _speeds(result),
+        _cold(result.cold),
+        "## Columns",
+        _COLUMNS,
+        "## Measured",
+        _measured(result),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cells(part: dict[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Some of the metrics of a part of a run's summary."""
+    found = {
+        (each["rule"], each["on"]): Estimate(*(each[key] for key in ("value", "low", "high", "n")))
+        for each in part["metrics"]
+    }
+    return [percent(found[column]) for column in columns]
+
+
+def _count(*parts: dict[str, Any]) -> str:
+    return f"{parts[0]['n_total']} ({', '.join(str(part['n_failed']) for part in parts)})"
+
+
+def _questions(result: NanoResult) -> str:
+    head = ("mode", "voices", "n (failed: ASR, answer)", "ASR WER", "text right", "heard right", "WER2", "WER1")
+    rows = []
+    for mode, run in result.sqa.items():
+        for group, answered in run.summary["by"]["voices"].items():
+            transcribed = result.asr[mode].summary["by"]["voices"][group]
+            metrics = _cells(transcribed, [_WER]) + _cells(answered, [_TEXT_RIGHT, *_HEARD, *_OWN_HEARD])
+            rows.append((mode, group, _count(transcribed, answered), *metrics))
+    return table((*head, "own WER2", "own WER1"), rows)
+
+
+def _sentences(result: NanoResult) -> str:
+    speakers = {"answer voice itself": result.original, "answer voice, copied by the codec": result.copy}
+    speakers |= {f"model, {mode}": run for mode, run in result.tts.items()}
+    rows = [
+        (who, said, _count(run.summary["by"]["said"][said]), *_cells(run.summary["by"]["said"][said], _HEARD))
+        for said in (SENTENCES, RIGHT_ANSWERS)
+        for who, run in speakers.items()
+        if said in run.summary["by"]["said"]
+    ]
+    return table(("who speaks", "what", "n (failed)", "heard right", "WER2", "WER1"), rows)
+
+
+def _speeds(result: NanoResult) -> str:
+    head = ("mode", "answers", "tokens/s", "first sound p50, s", "first sound p95, s", "RTF")
+    rows = []
+    for mode, run in result.sqa.items():
+        seconds = [run.summary[key] for key in ("first_sound_p50", "first_sound_p95", "real_time_factor")]
+        shown = ["-" if value is None else f"{value:.3f}" for value in seconds]
+        rows.append((mode, str(run.summary["n_total"]), f"{run.summary['tokens_per_second'] or 0:.1f}", *shown))
+    return table(head, rows)
+
+
+def _cold(cold: CommandCost | None) -> str:
+    if cold is None:
+        return ""
+    return (
+        f"`vita-mctp ask` on one question, from a cold start to the written wave: {cold.seconds:.2f} s, "
+        f"peak memory {cold.peak_bytes / 2**20:.0f} MiB."
+    )
+
+
+def _measured(result: NanoResult) -> str:
+    around = result.environment
+    facts = {
+        "date": around.date,
+        "commit": around.commit,
+        "model": f"{result.model}, weights {result.weights} (SHA-256), {result.device}",
+        "seed": str(result.seed),
+        "processor": f"{around.processor}, {around.cores} cores, {around.threads} threads used, load {around.load:.1f}",
+        "versions": ", ".join(f"{name} {number}" for name, number in around.versions.items()),
+    }
+    return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())

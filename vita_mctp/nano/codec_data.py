@@ -2,7 +2,7 @@
 
 `FeatureStore` keeps every utterance's frames on disk, half precision. An utterance of the answer voice is kept twice:
 as spoken, and on the word grid, where every word starts on a code's border, so that a word's codes hardly depend on
-where in a sentence it stands.
+where in a sentence it stands. `tokenize_corpus` turns them into codes with a trained encoder.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from torch import Tensor
 
 from vita_mctp.codecs.nano.codec import pad_to_codes
 from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig
-from vita_mctp.nano.corpus.corpus import Corpus
-from vita_mctp.nano.corpus.voices import ANSWER_VOICE
+from vita_mctp.codecs.nano.networks import NanoEncoder
+from vita_mctp.nano.corpus import Corpus
+from vita_mctp.nano.voices import ANSWER_VOICE
 from vita_mctp.types import FloatArray, IntArray
 
 IGNORED = -100
 HalfArray = npt.NDArray[np.float16]
+
+SPOKEN_PARTS = ("answers", "sentences", "eval_sentences")
+"""Parts of the corpus whose codes the language model is to produce."""
+
+CODES_FILE, INDEX_FILE = "codes.npy", "index.npy"
 
 
 def grid_positions(word_starts: FloatArray, speech_end: float, step: int) -> tuple[FloatArray, FloatArray]:
@@ -43,11 +49,11 @@ def grid_positions(word_starts: FloatArray, speech_end: float, step: int) -> tup
 
 def warp_frames(frames: FloatArray, sources: FloatArray, targets: FloatArray) -> FloatArray:
     """(F, M) -> (targets[-1], M): frame t of the result is the frame that moves to t, linearly interpolated."""
-    wanted = np.interp(np.arange(int(targets[-1])) + 0.5, targets, sources) - 0.5
-    wanted = np.clip(wanted, 0, len(frames) - 1)
-    low = np.floor(wanted).astype(int)
+    moved = np.interp(np.arange(int(targets[-1])) + 0.5, targets, sources) - 0.5
+    moved = np.clip(moved, 0, len(frames) - 1)
+    low = np.floor(moved).astype(int)
     high = np.minimum(low + 1, len(frames) - 1)
-    weight = (wanted - low)[:, None].astype(np.float32)
+    weight = (moved - low)[:, None].astype(np.float32)
     return frames[low] * (1 - weight) + frames[high] * weight
 
 
@@ -229,3 +235,37 @@ def _smooth_mels(frames: Tensor, width: int) -> Tensor:
     """Mean over `width` neighbouring mels."""
     padded = torch.nn.functional.pad(frames, (width // 2, width // 2), mode="replicate")
     return torch.nn.functional.avg_pool1d(padded, width, stride=1)
+
+
+def tokenize_corpus(maker: BatchMaker, encoder: NanoEncoder, folder: Path, augmented: int, seed: int) -> None:
+    """Codes of every item of `maker`: variant 0, and `augmented` more of what is trained on as heard.
+
+    `codes.npy` holds all codes end to end (int16); a row of `index.npy` (int64) is utterance, variant, start, length.
+    Variant 0 of a sentence of the answer voice is on the word grid, which is what the language model learns to speak;
+    every other variant 0 is the clean recording. Further variants are shifted against the code borders and augmented.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[int, int, int]] = []
+    pieces: list[IntArray] = []
+
+    def keep(items: list[Item], variant: int, rng: np.random.Generator | None) -> None:
+        for group in maker.groups(sorted(items, key=lambda item: item.num_frames)):
+            batch = maker.batch(group, rng)
+            with torch.inference_mode():
+                codes = encoder(batch.inputs)[1].numpy()
+            for item, row, frames in zip(group, codes, batch.num_frames.tolist(), strict=True):
+                piece = row[: frames // maker.config.frames_per_code]
+                rows.append((item.utterance, variant, len(piece)))
+                pieces.append(piece)
+
+    parts = {index: part for part in maker.corpus.parts for index in maker.corpus.indices(part)}
+    spoken = {item.utterance for item in maker.items if item.grid and parts[item.utterance] in SPOKEN_PARTS}
+    keep([item for item in maker.items if item.grid == (item.utterance in spoken)], 0, None)
+    heard = [item for item in maker.items if not item.grid and not parts[item.utterance].startswith("eval_")]
+    for variant in range(1, augmented + 1):
+        keep(heard, variant, np.random.default_rng((seed, variant)))
+    lengths = np.array([length for _, _, length in rows])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    index = np.array([(row[0], row[1], start, row[2]) for row, start in zip(rows, starts, strict=True)], np.int64)
+    np.save(folder / CODES_FILE, np.concatenate(pieces).astype(np.int16))
+    np.save(folder / INDEX_FILE, index[np.lexsort((index[:, 1], index[:, 0]))])

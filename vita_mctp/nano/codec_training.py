@@ -10,12 +10,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +24,7 @@ from torch.nn import functional
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import ConvNeXtStack, NanoEncoder, NanoMelDecoder, unfold_steps
 from vita_mctp.nano.codec_data import IGNORED, BatchMaker, CodecBatch
+from vita_mctp.schema import Schema
 from vita_mctp.types import IntArray
 
 log = logging.getLogger(__name__)
@@ -123,9 +125,9 @@ def error_rates(trainer: CodecTrainer, batches: Iterator[CodecBatch]) -> dict[st
     for batch in batches:
         points, codes = trainer.encoder(batch.inputs)
         _, phones, words = trainer.readout(points)
-        for row, count in enumerate(batch.num_frames.tolist()):
+        for row, frames in enumerate(batch.num_frames.tolist()):
             true_phones, true_words = batch.phones[row].tolist(), batch.words[row].tolist()
-            steps, code_count = count // trainer.config.patch_frames, count // trainer.config.frames_per_code
+            steps, code_count = frames // trainer.config.patch_frames, frames // trainer.config.frames_per_code
             totals["phone_errors"] += edit_distance(greedy_ctc(phones[row], steps), true_phones)
             totals["word_errors"] += edit_distance(greedy_ctc(words[row], 2 * code_count), true_words)
             totals["phones"] += len(true_phones)
@@ -141,19 +143,19 @@ def error_rates(trainer: CodecTrainer, batches: Iterator[CodecBatch]) -> dict[st
     }
 
 
-@dataclass(frozen=True)
-class CodecSchedule:
-    """How long and how fast to learn."""
+class Schedule(Schema):
+    """How long and how fast to learn.
 
-    steps: int = 4000
-    learning_rate: float = 2e-3
-    warmup: int = 200
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
+    bf16: matrix products in bfloat16, several times faster where the processor has such units, slower elsewhere.
+    """
+
+    steps: int = Field(default=4000, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    warmup: int = Field(default=200, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
     bf16: bool = True
-    """Matrix products in bfloat16: several times faster where the processor has such units, slower elsewhere."""
-    log_every: int = 50
-    save_every: int = 500
+    log_every: int = Field(default=50, gt=0)
+    save_every: int = Field(default=500, gt=0)
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine down to 2 % of the learning rate."""
@@ -163,45 +165,62 @@ class CodecSchedule:
         return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def train_codec(
-    trainer: CodecTrainer, maker: BatchMaker, tests: dict[str, list[CodecBatch]], schedule: CodecSchedule, folder: Path
+class CodecSchedule(Schedule):
+    weight_decay: float = Field(default=0.01, ge=0)
+
+
+def fit(
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    folder: Path,
+    step: int,
+    losses: Callable[[int], dict[str, Tensor]],
+    save: Callable[[int], None],
 ) -> None:
-    """Train to the schedule's end, resuming from `folder` if it holds a checkpoint; log.txt gets the curves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(
-        trainer.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
-    )
-    step = _resume(trainer, optimizer, folder)
-    # A resumed run goes on with an epoch that it has not seen, not in the middle of the one it was in.
-    started, epoch = time.perf_counter(), step
-    batches = maker.epoch(epoch)
+    """Steps from `step` to the schedule's end; log.jsonl in `folder` gets the curves.
+
+    losses: by name, of a step; `total` is what is minimised. save: called with the number of steps done.
+    """
+    started = time.perf_counter()
     while step < schedule.steps:
-        batch = next(batches, None)
-        if batch is None:
-            epoch += 1
-            batches = maker.epoch(epoch)
-            continue
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
-            losses = trainer(batch)
-        losses["total"].backward()
-        nn.utils.clip_grad_norm_(trainer.parameters(), schedule.grad_clip)
+            found = losses(step)
+        found["total"].backward()
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], schedule.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         if step % schedule.log_every == 0:
-            figures = {name: round(loss.item(), 4) for name, loss in losses.items()}
-            _write(folder, {"step": step, **figures, "seconds": round(time.perf_counter() - started, 1)})
+            values = {name: round(loss.item(), 4) for name, loss in found.items()}
+            _write_log(folder, {"step": step, **values, "seconds": round(time.perf_counter() - started, 1)})
         if step % schedule.save_every == 0 or step == schedule.steps:
-            trainer.eval()
-            for name, held in tests.items():
-                _write(folder, {"step": step, "test": name, **error_rates(trainer, iter(held))})
-            trainer.train()
-            _save(trainer, optimizer, step, folder)
+            save(step)
 
 
-def _write(folder: Path, row: dict[str, object]) -> None:
+def train_codec(
+    trainer: CodecTrainer, maker: BatchMaker, tests: dict[str, list[CodecBatch]], schedule: CodecSchedule, folder: Path
+) -> None:
+    """Train to the schedule's end, resuming from `folder` if it holds a checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    decay = schedule.weight_decay
+    optimizer = torch.optim.AdamW(trainer.parameters(), schedule.learning_rate, betas=(0.9, 0.98), weight_decay=decay)
+    step = _resume(trainer, optimizer, folder)
+    # A resumed run goes on with an epoch that it has not seen, not in the middle of the one it was in.
+    batches = chain.from_iterable(map(maker.epoch, count(step)))
+
+    def save(step: int) -> None:
+        trainer.eval()
+        for name, held in tests.items():
+            _write_log(folder, {"step": step, "test": name, **error_rates(trainer, iter(held))})
+        trainer.train()
+        _save(trainer, optimizer, step, folder)
+
+    fit(optimizer, schedule, folder, step, lambda _: trainer(next(batches)), save)
+
+
+def _write_log(folder: Path, row: dict[str, object]) -> None:
     line = json.dumps(row)
     log.info(line)
     with (folder / "log.jsonl").open("a") as sink:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,18 +21,30 @@ from vita_mctp.audio import write_wave
 from vita_mctp.codecs.nano.codec import DECODER_FILE, ENCODER_FILE, NAME
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoVocoder
+from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
-from vita_mctp.nano.codec_data import BatchMaker, CodecBatch, FeatureStore, Item, build_features
+from vita_mctp.nano.codec_data import (
+    CODES_FILE,
+    BatchMaker,
+    CodecBatch,
+    FeatureStore,
+    Item,
+    build_features,
+    tokenize_corpus,
+)
 from vita_mctp.nano.codec_training import CodecSchedule, CodecTrainer, train_codec
-from vita_mctp.nano.corpus import flite
-from vita_mctp.nano.corpus.corpus import Corpus, build_corpus
-from vita_mctp.nano.corpus.domain import build_domain
-from vita_mctp.nano.corpus.plan import Sizes
-from vita_mctp.nano.corpus.voices import PHONES, Voice, speak
-from vita_mctp.nano.start import train
-from vita_mctp.nano.tokens import CODES_FILE, tokenize_corpus
+from vita_mctp.nano.corpus import Corpus, build_corpus
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
+from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.nano.vocoder_training import Speaker, VocoderSchedule, VoiceCrops, newest_speaker, train_speaker
-from vita_mctp.strict import build_strict
+from vita_mctp.nano.voices import PHONES, Sizes, Voice, speak
+from vita_mctp.schema import Schema
+from vita_mctp.text.chat import ChatFormat
+from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.training.callbacks import Evaluate
+from vita_mctp.training.recipe import Recipe
+from vita_mctp.training.stage import TrainingData, train_stage
 from vita_mctp.types import Wave
 from vita_mctp.yaml_file import read_yaml
 
@@ -46,19 +58,20 @@ ANSWER_PARTS = ("answers", "sentences")
 TEST_PARTS = ("eval_questions", "eval_questions_unseen_flite", "eval_questions_unseen_espeak", "eval_sentences")
 
 
-@dataclass(frozen=True)
-class CodecRecipe:
-    """Everything that decides the codec: sizes, schedules, how often each utterance is tokenised."""
+class CodecRecipe(Schema):
+    """Everything that decides the codec: sizes, schedules, how often each utterance is tokenised.
 
-    sizes: NanoCodecConfig = field(default_factory=NanoCodecConfig)
-    codec: CodecSchedule = field(default_factory=CodecSchedule)
-    vocoder: VocoderSchedule = field(default_factory=VocoderSchedule)
-    max_frames: int = 8192
-    """Log-mel frames of one step of codec training."""
-    augmented_variants: int = 3
-    """Codes of each utterance to be heard, besides those of the clean recording."""
-    corpus: Sizes = field(default_factory=Sizes)
-    seed: int = 0
+    max_frames: log-mel frames of one step of codec training. augmented_variants: codes of each utterance to be heard,
+    besides those of the clean recording.
+    """
+
+    sizes: NanoCodecConfig = Field(default_factory=NanoCodecConfig)
+    codec: CodecSchedule = Field(default_factory=CodecSchedule)
+    vocoder: VocoderSchedule = Field(default_factory=VocoderSchedule)
+    max_frames: int = Field(default=8192, gt=0)
+    augmented_variants: int = Field(default=3, ge=0)
+    corpus: Sizes = Field(default_factory=Sizes)
+    seed: int = Field(default=0, ge=0)
 
 
 class CodecRun:
@@ -150,7 +163,7 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
         ConfigError: a recipe is wrong.
         MissingExtraError: flite or espeak-ng is not installed.
     """
-    recipe = build_strict(CodecRecipe, read_yaml(recipes / "codec.yaml"), str(recipes / "codec.yaml"))
+    recipe = CodecRecipe.parse(read_yaml(recipes / "codec.yaml"), str(recipes / "codec.yaml"))
     build_corpus(folder / "corpus", recipe.seed, processes, recipe.corpus, _report_shards)
     run = CodecRun(folder, recipe)
     run.train_codec()
@@ -166,6 +179,35 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
     return ship(run, final, folder / "nano")
 
 
+def train(
+    recipe_path: Path | str,
+    *,
+    corpus: Path | str,
+    tokens: Path | str,
+    out: Path | str,
+    resume: bool = True,
+    evaluate: Evaluate | None = None,
+    settings: Sequence[str] = (),
+) -> Path | None:
+    """Run one of nano's stages, or finish it where it stopped; arguments, result and errors as `train_stage`'s.
+
+    Args:
+        corpus, tokens: folders of the synthetic corpus and of its codes (see `CodeStore`).
+    """
+
+    def pools(recipe: Recipe, tokenizer: TextTokenizer) -> Mapping[str, Pool]:
+        store = CodeStore.load(Path(tokens))
+        return nano_pools(Corpus(Path(corpus)), store, ChatFormat(tokenizer), recipe.data.interleave_ratio)
+
+    def tokenizer(recipe: Recipe, folder: Path) -> TextTokenizer:
+        if recipe.model is None:
+            raise ConfigError(f"{recipe.name}: nano begins from nothing, so `model` is needed")
+        return nano_tokenizer(folder, recipe.model.num_audio_codes)
+
+    data = TrainingData(pools, tokenizer)
+    return train_stage(Path(recipe_path), data, out=Path(out), settings=settings, resume=resume, evaluate=evaluate)
+
+
 def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
     """Gather a finished stage and the codec in half precision, with speech.json and a question to check them by."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +216,13 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
     save_half(load_file(stage / "model.safetensors"), folder / "model.safetensors")
     run.export(folder / CODEC_FOLDER)
     question = next(qa for qa in build_domain().held_out if qa.question == CHECK_QUESTION)
-    write_wave(folder / CHECK_FILE, Wave(speak(question.question, CHECK_VOICE).samples, flite.SAMPLE_RATE))
+    write_wave(folder / CHECK_FILE, Wave(speak(question.question, CHECK_VOICE).samples, SAMPLE_RATE))
+    _write_speech_settings(folder, question.answer)
+    return folder
+
+
+def _write_speech_settings(folder: Path, answer: str) -> None:
+    """answer: to the check's question."""
     codec = {"name": NAME, "folder": CODEC_FOLDER}
     settings = {
         "tokenizer_kind": "glm4voice",
@@ -182,10 +230,9 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
         "audio_decoder": codec,
         "max_question_seconds": 15.0,
         "max_new_tokens": 256,
-        "self_check": {"question": CHECK_FILE, "answer": question.answer},
+        "self_check": {"question": CHECK_FILE, "answer": answer},
     }
     (folder / "speech.json").write_text(json.dumps(settings, indent=2) + "\n")
-    return folder
 
 
 def save_half(tensors: Mapping[str, Tensor], path: Path) -> None:

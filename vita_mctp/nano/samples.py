@@ -1,84 +1,148 @@
-"""The speech that the nano model is judged by, made here and never trained on."""
+"""The nano model's training samples: the synthetic corpus's sentences, their codes, the prompts used at inference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
-from vita_mctp.nano.corpus.corpus import Corpus, build_planned
-from vita_mctp.nano.corpus.domain import QA, build_domain
-from vita_mctp.nano.corpus.flite import SAMPLE_RATE
-from vita_mctp.nano.corpus.plan import Item, Sizes, make_plan
-from vita_mctp.nano.corpus.sentences import HELD_OUT_SENTENCES
-from vita_mctp.nano.corpus.voices import ANSWER_VOICE
-from vita_mctp.types import Wave
+from vita_mctp.nano.corpus import Corpus
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.text.chat import (
+    ASR_INSTRUCTION,
+    SPEECH_TO_SPEECH_SYSTEM,
+    TTS_INSTRUCTION,
+    ChatFormat,
+    Clip,
+    Message,
+    Sample,
+)
+from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
+from vita_mctp.text.vocabulary import AUDIO_TAG
+from vita_mctp.types import IntArray
 
-QUESTION_GROUPS = {
-    "seen voices": "eval_questions",
-    "unseen voice, flite rms": "eval_questions_unseen_flite",
-    "unseen voice, espeak-ng f4": "eval_questions_unseen_espeak",
-}
-"""Who asks the held-out questions, and the corpus part that holds them."""
-
-SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
-"""What the answer voice itself says, for the judge's floors."""
-
-_SENTENCES_PART, _ANSWERS_PART = "eval_sentences", "eval_answers"
-_CORPUS_SEED = 0
-"""The shipped training corpus's. Sentences held out under one seed may be trained on under another."""
+_ANSWER_VARIANT = 0
+_TEXT_VOCABULARY = 2048
+"""Upper limit: 256 bytes, each word with and without a space before it, and the merges on the way."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A recording, its words, and what is right to answer (for a sentence: the sentence)."""
+class CodeStore:
+    """Codes of a corpus's utterances, each in one or more variants (framing offset, noise).
 
-    group: str
-    number: int
-    kind: str
-    voice: str
-    prompt: str
-    answer: str
-    wave: Wave
-
-
-@dataclass(frozen=True)
-class Samples:
-    """questions: by every group's voices, the same ones in each. sentences, answers: by the answer voice."""
-
-    questions: tuple[Sample, ...]
-    sentences: tuple[Sample, ...]
-    answers: tuple[Sample, ...]
-
-
-def make_samples(folder: Path, n: int) -> Samples:
-    """n held-out questions for each group of voices, n held-out sentences, and the questions' right answers.
-
-    Speech is kept in `folder` and made once. Raises ConfigError for an n that the domain cannot serve,
-    MissingExtraError where flite or espeak-ng is not installed.
+    On disk `codes.npy`, int16 (N,), all codes end to end, and `index.npy`, (M, 4), rows of utterance, variant, start
+    and length.
     """
-    asked = {qa.question: qa for qa in build_domain().held_out}
-    most = min(len(asked), HELD_OUT_SENTENCES)
-    if not 1 <= n <= most:
-        raise ConfigError(f"{n} samples of each group were wanted; the domain holds out 1 to {most}, give one of these")
-    plan = make_plan(Sizes(questions=n, answers=0, sentences=0, babble=0), _CORPUS_SEED)
-    plan = {part: plan[part] for part in (*QUESTION_GROUPS.values(), _SENTENCES_PART)}
-    right = [asked[item.text] for item in next(iter(plan.values()))]
-    plan[_ANSWERS_PART] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in right]
-    corpus = build_planned(folder, plan, _CORPUS_SEED)
-    questions = [sample for group, part in QUESTION_GROUPS.items() for sample in _samples(corpus, part, group, right)]
-    sentences, answers = (
-        _samples(corpus, part, group) for part, group in ((_SENTENCES_PART, SENTENCES), (_ANSWERS_PART, RIGHT_ANSWERS))
+
+    def __init__(self, codes: npt.NDArray[np.int16], index: IntArray) -> None:
+        self._codes = codes
+        self._spans: dict[int, dict[int, tuple[int, int]]] = {}
+        for utterance, variant, start, length in index.tolist():
+            self._spans.setdefault(utterance, {})[variant] = (start, length)
+
+    @classmethod
+    def load(cls, folder: Path) -> CodeStore:
+        """Raises ConfigError when the folder holds no codes."""
+        try:
+            return cls(np.load(folder / "codes.npy"), np.load(folder / "index.npy"))
+        except OSError as error:
+            raise ConfigError(f"no codes in {folder} ({error.strerror}); tokenise the corpus first") from error
+
+    def __contains__(self, utterance: int) -> bool:
+        return utterance in self._spans
+
+    def codes(self, utterance: int, variant: int) -> tuple[int, ...]:
+        """Codes of the `variant`-th variant, counted round."""
+        variants = self._spans[utterance]
+        start, length = variants[sorted(variants)[variant % len(variants)]]
+        return tuple(self._codes[start : start + length].tolist())
+
+
+class NanoSamples:
+    """Makes samples; a spoken question has the codes of any of its variants, an answer always the same ones."""
+
+    def __init__(self, chat: ChatFormat, store: CodeStore, answers: Mapping[str, int], ratio: Sequence[int]) -> None:
+        """answers: the utterance in which the answer voice says a text. ratio: how answers are interleaved."""
+        self._chat, self._store, self._answers, self._ratio = chat, store, answers, tuple(ratio)
+
+    def asr(self, utterance: int, text: str, variant: int) -> Sample:
+        """Speech -> its text."""
+        user = Message("user", f"{ASR_INSTRUCTION}\n{AUDIO_TAG}")
+        return self._chat.sample([user, Message("assistant", text)], [self._clip(utterance, variant)])
+
+    def tts(self, utterance: int, text: str, _variant: int) -> Sample:
+        """Text -> text and speech."""
+        messages = [Message("user", f"{TTS_INSTRUCTION}\n{text}"), Message("assistant", AUDIO_TAG)]
+        return self._chat.sample(messages, [self._clip(utterance, _ANSWER_VARIANT)], self._ratio)
+
+    def sqa(self, utterance: int, answer: str, variant: int) -> Sample:
+        """Spoken question -> answer in text and speech."""
+        messages = [
+            Message("system", SPEECH_TO_SPEECH_SYSTEM),
+            Message("user", self._chat.style.before_speech + AUDIO_TAG),
+            Message("assistant", answer + AUDIO_TAG),
+        ]
+        clips = [self._clip(utterance, variant), self._clip(self._answers[answer], _ANSWER_VARIANT)]
+        return self._chat.sample(messages, clips, self._ratio)
+
+    def sqa_text(self, utterance: int, answer: str, variant: int) -> Sample:
+        """Spoken question -> answer in text alone; without a system text."""
+        user = Message("user", self._chat.style.before_speech + AUDIO_TAG)
+        return self._chat.sample([user, Message("assistant", answer)], [self._clip(utterance, variant)])
+
+    def text(self, question: str, answer: str) -> Sample:
+        """Written question -> written answer."""
+        return self._chat.sample([Message("user", question), Message("assistant", answer)])
+
+    def _clip(self, utterance: int, variant: int) -> Clip:
+        return Clip(self._store.codes(utterance, variant))
+
+
+def nano_pools(corpus: Corpus, store: CodeStore, chat: ChatFormat, ratio: Sequence[int]) -> dict[str, Pool]:
+    """Pools by the names that mixtures use; held-out parts and utterances without codes are in none.
+
+    asr, asr_answers, asr_babble: transcribe questions, the answer voice, random words. tts_answers, tts_sentences:
+    speak. sqa, sqa_text: answer a spoken question aloud, in text alone. text: answer a written one.
+    """
+    domain = build_domain()
+    answer_of = {qa.question: qa.answer for qa in domain.train}
+    questions, answers, sentences, babble = (
+        _coded(corpus, store, part) for part in ("questions", "answers", "sentences", "babble")
     )
-    return Samples(tuple(questions), tuple(sentences), tuple(answers))
+    spoken_by = {text: utterance for utterance, text in answers}
+    asked = [(utterance, answer_of[text]) for utterance, text in questions]
+    written = domain.train + domain.text_only
+    samples = NanoSamples(chat, store, spoken_by, ratio)
+    return {
+        "asr": _pool(questions, samples.asr),
+        "asr_answers": _pool(answers + sentences, samples.asr),
+        "asr_babble": _pool(babble, samples.asr),
+        "tts_answers": _pool(answers, samples.tts),
+        "tts_sentences": _pool(sentences, samples.tts),
+        "sqa": _pool([(utterance, answer) for utterance, answer in asked if answer in spoken_by], samples.sqa),
+        "sqa_text": _pool(asked, samples.sqa_text),
+        "text": Pool(len(written), lambda item, _: samples.text(written[item].question, written[item].answer)),
+    }
 
 
-def _samples(corpus: Corpus, part: str, group: str, right: Sequence[QA] | None = None) -> list[Sample]:
-    """The utterances of a part, with their answers in `right`, or themselves as the answer."""
-    said = [corpus.utterance(index) for index in corpus.indices(part)]
-    answers = [one.text for one in said] if right is None else [qa.answer for qa in right]
-    return [
-        Sample(group, number, one.kind, one.voice, one.text, answer, Wave(one.samples, SAMPLE_RATE))
-        for number, (one, answer) in enumerate(zip(said, answers, strict=True))
-    ]
+def _pool(items: Sequence[tuple[int, str]], make: Callable[[int, str, int], Sample]) -> Pool:
+    return Pool(len(items), lambda item, variant: make(*items[item], variant))
+
+
+def _coded(corpus: Corpus, store: CodeStore, part: str) -> list[tuple[int, str]]:
+    """(utterance, text) of the part's utterances that have codes."""
+    if part not in corpus.parts:
+        return []
+    return [(index, corpus.utterance(index).text) for index in corpus.indices(part) if index in store]
+
+
+def nano_tokenizer(folder: Path, codebook_size: int) -> TextTokenizer:
+    """A word-level tokenizer of the domain and of the prompts around it, written to `folder`."""
+    domain = build_domain()
+    roles = "system\nuser\nassistant\n"
+    texts = [text for qa in domain.questions for text in (qa.question, qa.answer)]
+    texts += [f"{ASR_INSTRUCTION}\n", f"{TTS_INSTRUCTION}\n", SPEECH_TO_SPEECH_SYSTEM, roles]
+    return train_tokenizer(texts, _TEXT_VOCABULARY, folder, codebook_size)

@@ -6,15 +6,11 @@ learn together, the encoder and so the codes stay as they are.
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,43 +19,40 @@ from vita_mctp.codecs.nano.codec import pad_to_codes
 from vita_mctp.codecs.nano.config import SILENCE, LogMel, NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoEncoder, NanoMelDecoder, NanoVocoder
 from vita_mctp.nano.codec_data import FeatureStore
-from vita_mctp.nano.corpus.corpus import Corpus
+from vita_mctp.nano.codec_training import Schedule, fit
+from vita_mctp.nano.corpus import Corpus
 
-log = logging.getLogger(__name__)
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
 """Window and hop of each spectrogram compared."""
 
 
-@dataclass(frozen=True)
-class VocoderSchedule:
-    """How long and how fast to learn."""
+class VocoderSchedule(Schedule):
+    """own_frames_steps: steps on the voice's own frames before frames come from codes. margin_codes: at either end of a
+    crop, not compared, because they lack the context that they have in use.
+    """
 
-    steps: int = 6000
-    own_frames_steps: int = 2000
-    """Steps on the voice's own frames before frames come from codes."""
-    batch: int = 16
-    crop_codes: int = 24
-    margin_codes: int = 2
-    """Codes at either end of a crop that are not compared: they lack the context that they have in use."""
-    learning_rate: float = 2e-3
-    warmup: int = 200
-    bf16: bool = True
-    log_every: int = 100
-    save_every: int = 1000
+    steps: int = Field(default=6000, gt=0)
+    own_frames_steps: int = Field(default=2000, ge=0)
+    batch: int = Field(default=16, gt=0)
+    crop_codes: int = Field(default=24, gt=0)
+    margin_codes: int = Field(default=2, gt=0)
+    log_every: int = Field(default=100, gt=0)
+    save_every: int = Field(default=1000, gt=0)
 
-    def rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to 2 % of the learning rate."""
-        progress = max(0, step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * min((step + 1) / self.warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+    @model_validator(mode="after")
+    def _crops_have_a_middle(self) -> VocoderSchedule:
+        if self.crop_codes <= 2 * self.margin_codes:
+            raise ValueError(f"crop_codes {self.crop_codes}; wanted: over twice margin_codes {self.margin_codes}")
+        return self
 
 
-def spectral_distance(made: Tensor, wanted: Tensor) -> Tensor:
+def spectral_distance(made: Tensor, target: Tensor) -> Tensor:
     """Spectral convergence plus log-magnitude L1 over RESOLUTIONS (Yamamoto et al. 2020, arXiv 1910.11480), (B, T)."""
     total = made.new_zeros(())
     for size, hop in RESOLUTIONS:
         window = torch.hann_window(size)
         one, other = (
-            torch.stft(x, size, hop, window=window, return_complex=True).abs().clamp_min(1e-4) for x in (made, wanted)
+            torch.stft(x, size, hop, window=window, return_complex=True).abs().clamp_min(1e-4) for x in (made, target)
         )
         convergence = (other - one).norm(dim=(1, 2)) / other.norm(dim=(1, 2)).clamp_min(1e-2)
         total = total + convergence.mean() + (other.log() - one.log()).abs().mean()
@@ -80,8 +73,8 @@ class VoiceCrops:
         self.config, self.sizes, self.features = config, sizes, LogMel(config)
         indices = corpus.indices(*parts)
         self._waves = [pad_to_codes(corpus.utterance(index).samples, config)[0].half() for index in indices]
-        wanted = set(indices)
-        self._grid = [item for item in store.items if item.grid and item.utterance in wanted]
+        chosen = set(indices)
+        self._grid = [item for item in store.items if item.grid and item.utterance in chosen]
         self._store = store
 
     def waves(self, rng: np.random.Generator) -> Tensor:
@@ -121,8 +114,8 @@ class Speaker(nn.Module):
 
     def own_frames_loss(self, crops: VoiceCrops, rng: np.random.Generator) -> Tensor:
         """Of the vocoder alone: frames of the recording in, its samples out."""
-        wanted = crops.waves(rng)
-        return self._distance(self.vocoder(crops.features(wanted))[0], wanted, crops)
+        target = crops.waves(rng)
+        return self._distance(self.vocoder(crops.features(target))[0], target, crops)
 
     def codes_loss(self, crops: VoiceCrops, rng: np.random.Generator) -> Tensor:
         """Codes in, samples out, and log-mel frames out as well, both as spoken and on the word grid.
@@ -130,53 +123,42 @@ class Speaker(nn.Module):
         The frames must also sound alike to the encoder, which learnt to hear phones (Johnson et al. 2016, arXiv
         1603.08155, whose loss network was a classifier of images).
         """
-        wanted, grid = crops.waves(rng), crops.grid_frames(rng)
-        frames = torch.cat([crops.features(wanted), grid])
+        target, grid = crops.waves(rng), crops.grid_frames(rng)
+        frames = torch.cat([crops.features(target), grid])
         made = self.mel_decoder(self._encode(frames)[0])[0]
-        samples, _ = self.vocoder(made[: len(wanted)])
+        samples, _ = self.vocoder(made[: len(target)])
         heard = zip(self._hear(made), self._hear(frames), strict=True)
         pairs = [(2.0, made, frames), *((0.5, one, other) for one, other in heard)]
         close = sum(weight * self._difference(one, other, crops) for weight, one, other in pairs)
-        return self._distance(samples, wanted, crops) + close
+        return self._distance(samples, target, crops) + close
 
     @staticmethod
-    def _difference(made: Tensor, wanted: Tensor, crops: VoiceCrops) -> Tensor:
+    def _difference(made: Tensor, target: Tensor, crops: VoiceCrops) -> Tensor:
         """Mean absolute difference of (B, T, C) within the margins, whatever the rate of its T steps."""
         margin = crops.sizes.margin_codes * made.shape[1] // crops.sizes.crop_codes
-        return (made.float() - wanted.float()).abs()[:, margin:-margin].mean()
+        return (made.float() - target.float()).abs()[:, margin:-margin].mean()
 
     @staticmethod
-    def _distance(made: Tensor, wanted: Tensor, crops: VoiceCrops) -> Tensor:
+    def _distance(made: Tensor, target: Tensor, crops: VoiceCrops) -> Tensor:
         margin = crops.sizes.margin_codes * crops.config.samples_per_code
-        return spectral_distance(made.float()[:, margin:-margin], wanted[:, margin:-margin])
+        return spectral_distance(made.float()[:, margin:-margin], target[:, margin:-margin])
 
 
 def train_speaker(speaker: Speaker, crops: VoiceCrops, schedule: VocoderSchedule, folder: Path, seed: int = 0) -> None:
     """Train to the schedule's end, resuming from `folder`; its newest speaker-*.safetensors is the result."""
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(speaker.parameters(), lr=schedule.learning_rate, betas=(0.8, 0.95), weight_decay=0.0)
-    step = _resume(speaker, folder)
-    started = time.perf_counter()
-    while step < schedule.steps:
+
+    def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((seed, step))
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
-            own = step < schedule.own_frames_steps
-            loss = speaker.own_frames_loss(crops, rng) if own else speaker.codes_loss(crops, rng)
-        loss.backward()
-        nn.utils.clip_grad_norm_(speaker.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        if step % schedule.log_every == 0:
-            figures = {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - started)}
-            log.info(json.dumps(figures))
-            with (folder / "log.jsonl").open("a") as sink:
-                sink.write(json.dumps(figures) + "\n")
-        if step % schedule.save_every == 0 or step == schedule.steps:
-            save_file(speaker.state_dict(), folder / "speaker.part")
-            (folder / "speaker.part").rename(folder / f"speaker-{step}.safetensors")
+        own = step < schedule.own_frames_steps
+        return {"total": speaker.own_frames_loss(crops, rng) if own else speaker.codes_loss(crops, rng)}
+
+    def save(step: int) -> None:
+        save_file(speaker.state_dict(), folder / "speaker.part")
+        (folder / "speaker.part").rename(folder / f"speaker-{step}.safetensors")
+
+    fit(optimizer, schedule, folder, _resume(speaker, folder), losses, save)
 
 
 def newest_speaker(folder: Path) -> tuple[int, Path] | None:

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.evaluation.extras import require
+from vita_mctp.evaluation.cases import SOUND, ResultRow, counted, read_lines
 from vita_mctp.evaluation.intervals import Comparison, Estimate, compare, ratio
-from vita_mctp.evaluation.results import SOUND, ResultRow, counted, read_results
-from vita_mctp.evaluation.run import ROWS, SUMMARY
-from vita_mctp.nano.report import interval, percent, table
+from vita_mctp.evaluation.run import ROWS, SUMMARY, RunResult
 
 _NOTE = """\
-Figures have bootstrap 95 % intervals over samples (1,000 draws). Those of text and speech are percent: error rates are
-better when lower, shares of right answers when higher. Those of sound are on the rule's own scale. Failed samples are
-in every figure, with 0 where a sound could not be scored. Differences are to the first run, on the same samples: the
+Metrics have bootstrap 95 % intervals over samples (1,000 draws). Those of text and speech are percent: error rates are
+better when lower, rates of right answers when higher. Those of sound are on the rule's own scale. Failed samples are
+in every metric, with 0 where a sound could not be scored. Differences are to the first run, on the same samples: the
 interval draws samples for both runs together (Bisani and Ney 2004), p is two-sided approximate randomisation with
 10,000 shuffles (Noreen 1989)."""
 _PANEL_INCHES = (7.0, 2.4)
@@ -37,12 +36,12 @@ class FinishedRun:
     @property
     def about(self) -> tuple[str, str]:
         """The model and its mode of decoding."""
-        return self.summary["order"]["asking"]["model"], self.summary["mode"] or "-"
+        return self.summary["config"]["system"]["model"], self.summary["mode"] or "-"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One run's figure under one rule; against is None for the first run."""
+    """One run's metric under one rule; against is None for the first run."""
 
     run: FinishedRun
     rule: str
@@ -53,7 +52,7 @@ class Side:
 
 def read_run(folder: Path) -> FinishedRun:
     """Raises DataError for a folder without a finished run."""
-    rows = read_results(folder / ROWS)
+    rows = read_lines(folder / ROWS, ResultRow)
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -62,7 +61,7 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def compare_runs(runs: Sequence[FinishedRun], seed: int = 0) -> list[Side]:
-    """Every rule that all runs were scored by, each run's figure in turn.
+    """Every rule that all runs were scored by, each run's metric in turn.
 
     Raises DataError for runs over other samples, or heard by other judges or scored by other rules.
     """
@@ -81,16 +80,44 @@ def compare_runs(runs: Sequence[FinishedRun], seed: int = 0) -> list[Side]:
 
 def side_by_side(runs: Sequence[FinishedRun], sides: Sequence[Side]) -> str:
     """A Markdown page."""
-    dataset = runs[0].summary["dataset"]
-    title = f"# {dataset['name']}: {len(runs)} runs over the same {len(runs[0].rows)} samples"
+    benchmark = runs[0].summary["benchmark"]
+    title = f"# {benchmark['name']}: {len(runs)} runs over the same {len(runs[0].rows)} samples"
     part = "" if runs[0].summary["whole_set"] else f"\n\n{_partial(runs[0])}"
-    head = ("run", "model", "mode", "n (failed)", "rule", "of", "figure", "difference", "p")
+    head = ("run", "model", "mode", "n (failed)", "rule", "of", "metric", "difference", "p")
     return "\n\n".join([title + part, table(head, [_cells(side) for side in sides]), _NOTE, _made(runs)]) + "\n"
 
 
 def shown(on: str, estimate: Estimate) -> str:
-    """A figure in percent, or, of sound, as its rule has it."""
+    """A metric in percent, or, of sound, as its rule has it."""
     return interval(estimate, 1, 3) if on == SOUND else percent(estimate)
+
+
+def percent(estimate: Estimate) -> str:
+    return interval(estimate, 100, 1)
+
+
+def interval(estimate: Estimate, scale: float, digits: int) -> str:
+    """The metric and its interval, scaled; "-" where there is none."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return "-"
+    value, low, high = (f"{scale * each:.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def outcome(result: RunResult, folder: Path) -> str:
+    """What a command says of a finished run: its metrics, one a line, and its folder."""
+    lines = [
+        f"{each.rule}, of {each.on}: {shown(each.on, each.estimate)}{'' if each.on == SOUND else ' %'}"
+        for each in result.metrics
+    ]
+    lines.append(f"{result.summary['n_total']} samples, {result.summary['n_failed']} failed")
+    return "\n".join([*lines, str(folder)]) + "\n"
 
 
 def draw(sides: Sequence[Side], path: Path) -> bytes:
@@ -107,8 +134,8 @@ def draw(sides: Sequence[Side], path: Path) -> bytes:
     rules = list(dict.fromkeys((side.rule, side.on) for side in sides))
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width, height * len(rules)), layout="constrained")
-    for place, key in enumerate(rules, start=1):
-        axes = figure.add_subplot(len(rules), 1, place)
+    for row, key in enumerate(rules, start=1):
+        axes = figure.add_subplot(len(rules), 1, row)
         _draw_panel(axes, key, [side for side in sides if (side.rule, side.on) == key])
     picture = io.BytesIO()
     figure.savefig(picture, format=kind.removeprefix("."), dpi=150)
@@ -116,7 +143,7 @@ def draw(sides: Sequence[Side], path: Path) -> bytes:
 
 
 def _draw_panel(axes: Any, key: tuple[str, str], sides: Sequence[Side]) -> None:
-    """A figure that could not be computed has no bar."""
+    """A metric that could not be computed has no bar."""
     names = [f"{side.run.name}\n{side.run.about[1]}" for side in sides]
     scale, unit = (1, "") if key[1] == SOUND else (100, "percent")
     values, lows, highs = (
@@ -136,11 +163,11 @@ def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
             f"{first.name} and {run.name} differ in {len(other)} samples, such as {other[0]!r}; compare runs over the "
             "same samples"
         )
-    for what in ("task", "judge", "rules"):
+    for what in ("task", "judges", "rules"):
         if first.summary[what] != run.summary[what]:
             raise DataError(
                 f"{first.name} and {run.name} differ in their {what}: {first.summary[what]} and {run.summary[what]}; "
-                "their figures cannot be compared"
+                "their metrics cannot be compared"
             )
 
 
@@ -154,18 +181,18 @@ def _cells(side: Side) -> list[str]:
 
 
 def _partial(run: FinishedRun) -> str:
-    whole = run.summary["dataset"]["samples"]
+    whole = run.summary["benchmark"]["samples"]
     size = "varies by release" if whole is None else f"has {whole} samples"
-    return f"The whole set {size}: these figures are not comparable with published ones."
+    return f"The whole set {size}: these metrics are not comparable with published ones."
 
 
 def _made(runs: Sequence[FinishedRun]) -> str:
-    lines = [f"- judge: {runs[0].summary['judge'] or 'none'}"]
+    lines = [f"- judge: {', '.join(runs[0].summary['judges']) or 'none'}"]
     lines += [f"- rule {name}: {version}" for name, version in runs[0].summary["rules"].items()]
     for run in runs:
-        around, asking = run.summary["environment"], run.summary["order"]["asking"]
+        around, system = run.summary["environment"], run.summary["config"]["system"]
         lines.append(
-            f"- {run.name}: weights {run.summary['weights']}, seed {asking['seed']}, commit {around['commit']}, "
+            f"- {run.name}: weights {run.summary['weights']}, seed {system['seed']}, commit {around['commit']}, "
             f"{', '.join(around['accelerators']) or around['processor']}, {around['date']}"
         )
     return "\n".join(lines)

@@ -5,38 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from vita_mctp.nano.corpus.domain import (
-    CAPITALS,
-    COLORS,
-    DAYS,
-    LEGS,
-    MONTHS,
-    NUMBERS,
-    OPPOSITES,
-    SEASON_OF,
-    YOUNG,
-    build_domain,
-    pairs,
-)
+from vita_mctp.nano import domain
+from vita_mctp.nano.domain import DAYS, MONTHS, NUMBERS, build_domain, pairs
 
 HELD_OUT_SENTENCES = 300
 """How many answer-like sentences are kept for judging alone."""
 
-_COUNTRIES, _CITIES = (list(column) for column in zip(*pairs(CAPITALS), strict=True))
-_THINGS, _COLOR_NAMES = (list(column) for column in zip(*pairs(COLORS), strict=True))
-_ANIMALS, _YOUNG_NAMES = (list(column) for column in zip(*pairs(YOUNG), strict=True))
-_LEGGED = [animal for animal, _ in pairs(LEGS)]
-_QUALITIES = [word for pair in pairs(OPPOSITES) for word in pair]
-_SEASONS = sorted(set(SEASON_OF.values()))
+_COUNTRIES, _CITIES = (list(column) for column in zip(*pairs(domain.CAPITALS), strict=True))
+_THINGS, _COLOR_NAMES = (list(column) for column in zip(*pairs(domain.COLORS), strict=True))
+_ANIMALS, _YOUNG_NAMES = (list(column) for column in zip(*pairs(domain.YOUNG), strict=True))
+_LEGGED = [animal for animal, _ in pairs(domain.LEGS)]
+_QUALITIES = [word for pair in pairs(domain.OPPOSITES) for word in pair]
+_SEASONS = sorted(set(domain.SEASON_OF.values()))
 
 
-def _arithmetic(rng: Random) -> str:
-    operator = rng.choice(("plus", "minus"))
-    return f"{rng.choice(NUMBERS)} {operator} {rng.choice(NUMBERS)} is {rng.choice(NUMBERS)}"
-
-
-def _count(rng: Random) -> str:
-    return " ".join(rng.choices(NUMBERS, k=rng.randint(3, 6)))
+_SUBJECTS = """
+i can, you can, i am, you are, my name is, hello i am, good morning i am, thank you i am, yes i can
+"""
+_TALK_SUBJECTS = [subject.strip() for subject in _SUBJECTS.split(",")]
 
 
 def _order(rng: Random) -> str:
@@ -49,43 +35,15 @@ def _two_after(rng: Random) -> str:
     return f"{rng.choice(names)} is two {noun} {rng.choice(('before', 'after'))} {rng.choice(names)}"
 
 
-def _season(rng: Random) -> str:
-    return f"{rng.choice(MONTHS)} is in the {rng.choice(_SEASONS)}"
-
-
-def _opposite(rng: Random) -> str:
-    return f"the opposite of {rng.choice(_QUALITIES)} is {rng.choice(_QUALITIES)}"
-
-
-def _color(rng: Random) -> str:
-    return f"the {rng.choice(_THINGS + _ANIMALS)} is {rng.choice(_COLOR_NAMES + _QUALITIES)}"
+def _arithmetic(rng: Random) -> str:
+    operator = rng.choice(("plus", "minus"))
+    return f"{rng.choice(NUMBERS)} {operator} {rng.choice(NUMBERS)} is {rng.choice(NUMBERS)}"
 
 
 def _capital(rng: Random) -> str:
     if rng.random() < 0.5:
         return f"the capital of {rng.choice(_COUNTRIES)} is {rng.choice(_CITIES)}"
     return f"{rng.choice(_CITIES)} is in {rng.choice(_COUNTRIES)}"
-
-
-def _young(rng: Random) -> str:
-    return f"a young {rng.choice(_ANIMALS + _LEGGED)} is a {rng.choice(_YOUNG_NAMES)}"
-
-
-def _legs(rng: Random) -> str:
-    return f"a {rng.choice(_LEGGED + _ANIMALS + _YOUNG_NAMES)} has {rng.choice(NUMBERS[1:])} legs"
-
-
-_TALK_SUBJECTS = (
-    "i can",
-    "you can",
-    "i am",
-    "you are",
-    "my name is",
-    "hello i am",
-    "good morning i am",
-    "thank you i am",
-    "yes i can",
-)
 
 
 def _talk(rng: Random) -> str:
@@ -95,15 +53,15 @@ def _talk(rng: Random) -> str:
 
 _GRAMMAR: tuple[tuple[Callable[[Random], str], int], ...] = (
     (_arithmetic, 36),
-    (_count, 10),
+    (lambda rng: " ".join(rng.choices(NUMBERS, k=rng.randint(3, 6))), 10),
     (_order, 14),
     (_two_after, 7),
-    (_season, 3),
-    (_opposite, 9),
-    (_color, 5),
+    (lambda rng: f"{rng.choice(MONTHS)} is in the {rng.choice(_SEASONS)}", 3),
+    (lambda rng: f"the opposite of {rng.choice(_QUALITIES)} is {rng.choice(_QUALITIES)}", 9),
+    (lambda rng: f"the {rng.choice(_THINGS + _ANIMALS)} is {rng.choice(_COLOR_NAMES + _QUALITIES)}", 5),
     (_capital, 6),
-    (_young, 4),
-    (_legs, 5),
+    (lambda rng: f"a young {rng.choice(_ANIMALS + _LEGGED)} is a {rng.choice(_YOUNG_NAMES)}", 4),
+    (lambda rng: f"a {rng.choice(_LEGGED + _ANIMALS + _YOUNG_NAMES)} has {rng.choice(NUMBERS[1:])} legs", 5),
     (_talk, 8),
 )
 """Sentence patterns and how often, in percent-like weights; arithmetic leads because most answers are sums."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,12 +39,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.nano.corpus.domain import build_domain, rank
-from vita_mctp.nano.corpus.flite import SAMPLE_RATE, Spoken
-from vita_mctp.nano.corpus.plan import Item, Sizes, make_plan
-from vita_mctp.nano.corpus.voices import PHONE_ID, PHONES, Voice, speak
+from vita_mctp.files import write_whole
+from vita_mctp.nano.domain import build_domain, rank
+from vita_mctp.nano.synthesis import SAMPLE_RATE, Spoken
+from vita_mctp.nano.voices import PHONE_ID, PHONES, Item, Sizes, Voice, make_plan, speak
+from vita_mctp.schema import Schema
 
 INDEX = "corpus.json"
 FORMAT = 1
@@ -73,17 +76,9 @@ class Utterance:
     word_ends: tuple[int, ...] | None
 
     @property
-    def words(self) -> list[str]:
-        return self.text.split()
-
-    @property
     def samples(self) -> npt.NDArray[np.float32]:
         """The wave as float32 in [-1, 1]."""
         return self.wave.astype(np.float32) / 32768.0
-
-    @property
-    def held_out(self) -> bool:
-        return self.part.startswith("eval_")
 
 
 class Corpus:
@@ -91,12 +86,12 @@ class Corpus:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        header = _read_header(self.folder)
-        self.vocabulary: tuple[str, ...] = tuple(header["vocabulary"])
+        header = _Header.of(self.folder)
+        self.vocabulary = header.vocabulary
         self.word_id = {word: index for index, word in enumerate(self.vocabulary)}
         self._records: list[tuple[str, str, dict[str, Any]]] = []
         self._parts: dict[str, list[int]] = {}
-        for part, stem in header["shards"]:
+        for part, stem in header.shards:
             for line in (self.folder / f"{stem}.jsonl").read_text().splitlines():
                 self._parts.setdefault(part, []).append(len(self._records))
                 self._records.append((part, stem, json.loads(line)))
@@ -113,46 +108,40 @@ class Corpus:
         """The utterances of the named parts, in order. Raises KeyError for a part the corpus has not."""
         return [index for part in parts for index in self._parts[part]]
 
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Every utterance's number of samples, shape (len(self),)."""
-        return np.array([record["length"] for _, _, record in self._records], dtype=np.int64)
-
     def utterance(self, index: int) -> Utterance:
         part, stem, record = self._records[index]
-        start = record["start"]
-        return Utterance(
-            text=record["text"],
-            kind=record["kind"],
-            part=part,
-            voice=record["voice"],
-            wave=self._waves(stem)[start : start + record["length"]],
-            phones=tuple(record["phones"]),
-            phone_ends=_times(record["phone_ends"]),
-            word_starts=_times(record["word_starts"]),
-            word_ends=_times(record["word_ends"]),
-        )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+        }
+        start = values.pop("start")
+        return Utterance(part=part, wave=self._waves(stem)[start : start + values.pop("length")], **values)
 
     def word_ids(self, index: int) -> tuple[int, ...]:
         """The words of an utterance as indices into `vocabulary`."""
         return tuple(self.word_id[word] for word in self._records[index][2]["text"].split())
 
 
-def _times(values: list[int] | None) -> tuple[int, ...] | None:
-    return None if values is None else tuple(values)
+class _Header(Schema):
+    """`corpus.json`."""
 
+    format: int
+    sample_rate: int = Field(default=SAMPLE_RATE, gt=0)
+    seed: int = 0
+    phones: tuple[str, ...]
+    vocabulary: tuple[str, ...]
+    shards: tuple[tuple[str, str], ...]
 
-def _read_header(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder} holds no corpus ({INDEX} is missing): build it, or let an interrupted build finish"
-        )
-    header: dict[str, Any] = json.loads(path.read_text())
-    if header.get("format") != FORMAT or tuple(header["phones"]) != PHONES:
-        raise ConfigError(
-            f"{path} is of format {header.get('format')}, wanted {FORMAT} with this package's phones: build it again"
-        )
-    return header
+    @classmethod
+    def of(cls, folder: Path) -> _Header:
+        path = folder / INDEX
+        if not path.is_file():
+            raise ConfigError(f"no {INDEX} in {folder}; wanted: a corpus; build it, or let an interrupted build finish")
+        header = cls.read_json(path, ConfigError)
+        if header.format != FORMAT or header.phones != PHONES:
+            raise ConfigError(
+                f"{path} is of format {header.format}; wanted: {FORMAT} with this package's phones; build it again"
+            )
+        return header
 
 
 def build_corpus(
@@ -184,15 +173,9 @@ def build_planned(
     for done, _ in enumerate(_run(missing, processes), start=len(shards) - len(missing) + 1):
         if progress is not None:
             progress(done, len(shards))
-    header = {
-        "format": FORMAT,
-        "sample_rate": SAMPLE_RATE,
-        "seed": seed,
-        "phones": PHONES,
-        "vocabulary": build_domain().vocabulary,
-        "shards": [[part, stem] for part, stem, _ in shards],
-    }
-    _replace(folder / INDEX, json.dumps(header, indent=1).encode())
+    stems, words = tuple((part, stem) for part, stem, _ in shards), build_domain().vocabulary
+    header = _Header(format=FORMAT, seed=seed, phones=PHONES, vocabulary=words, shards=stems)
+    write_whole(folder / INDEX, json.dumps(header.to_json_values(), indent=1).encode())
     return Corpus(folder)
 
 
@@ -222,39 +205,29 @@ def _write_shard(job: tuple[Path, Sequence[Item]]) -> None:
         lines.append(json.dumps({**record, "start": start, "length": len(wave)}, separators=(",", ":")))
         waves.append(wave)
         start += len(wave)
-    temporary = stem.with_name(f"{stem.name}.partial.npy")
-    np.save(temporary, np.concatenate(waves))
-    temporary.replace(f"{stem}.npy")
-    _replace(Path(f"{stem}.jsonl"), ("\n".join(lines) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    samples = io.BytesIO()
+    np.save(samples, np.concatenate(waves))
+    write_whole(stem.with_name(f"{stem.name}.npy"), samples.getvalue())
+    write_whole(stem.with_name(f"{stem.name}.jsonl"), ("\n".join(lines) + "\n").encode())
 
 
 def _speak(item: Item) -> tuple[PcmArray, dict[str, Any]]:
-    """An item's wave and its index entry, all but its place in the shard."""
+    """An item's wave and its index entry, all but where it is in the shard."""
     spoken = speak(item.text, item.voice)
     samples = spoken.samples if item.voice.timed else _pad(spoken, item.text, item.voice)
     wave = (np.clip(samples, -1.0, 32767 / 32768) * 32768.0).astype(np.int16)
-    record: dict[str, Any] = {
+    phones, words = spoken.phones, spoken.words
+    ends, first, last = [phone.end for phone in phones], [word.start for word in words], [word.end for word in words]
+    times = {"phone_ends": ends, "word_starts": first, "word_ends": last}
+    if item.voice.timed and [word.name for word in words] != item.text.split():
+        raise ValueError(f"flite reads {item.text!r} as {[word.name for word in words]}")
+    return wave, {
         "text": item.text,
         "kind": item.kind,
         "voice": item.voice.name,
-        "phones": [PHONE_ID[phone.name] for phone in spoken.phones],
-        "phone_ends": None,
-        "word_starts": None,
-        "word_ends": None,
+        "phones": [PHONE_ID[phone.name] for phone in phones],
+        **{name: _in_samples(each, len(wave)) if item.voice.timed else None for name, each in times.items()},
     }
-    if item.voice.timed:
-        if [word.name for word in spoken.words] != item.text.split():
-            raise ValueError(f"flite reads {item.text!r} as {[word.name for word in spoken.words]}")
-        record["phone_ends"] = _sample_times([phone.end for phone in spoken.phones], len(wave))
-        record["word_starts"] = _sample_times([word.start for word in spoken.words], len(wave))
-        record["word_ends"] = _sample_times([word.end for word in spoken.words], len(wave))
-    return wave, record
 
 
 def _pad(spoken: Spoken, text: str, voice: Voice) -> npt.NDArray[np.float32]:
@@ -265,5 +238,5 @@ def _pad(spoken: Spoken, text: str, voice: Voice) -> npt.NDArray[np.float32]:
     return np.pad(spoken.samples, (before, after))
 
 
-def _sample_times(seconds: list[float], length: int) -> list[int]:
+def _in_samples(seconds: list[float], length: int) -> list[int]:
     return [min(length, round(time * SAMPLE_RATE)) for time in seconds]

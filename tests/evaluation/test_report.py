@@ -1,4 +1,4 @@
-"""Two finished runs side by side: the figures, the paired difference, and what cannot be compared."""
+"""Two finished runs side by side: the metrics, the paired difference, and what cannot be compared."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.cli import main
-from vita_mctp.evaluation.comparison import compare_runs, read_run
-from vita_mctp.evaluation.results import ResultRow, Score
+from vita_mctp.evaluation.cases import ResultRow, as_lines
+from vita_mctp.evaluation.report import compare_runs, read_run
 
 SUMMARY = {
     "task": "asr",
-    "dataset": {"name": "librispeech-test-clean", "samples": 2620},
-    "judge": None,
+    "benchmark": {"name": "librispeech-test-clean", "samples": 2620},
+    "judges": [],
     "rules": {"plain": "plain/1"},
     "whole_set": False,
     "weights": "0123",
@@ -23,14 +23,16 @@ SUMMARY = {
 def finish(folder: Path, edits: list[int], mode: str = "boost", **changes: object) -> str:
     """A run over samples of ten words with so many edits."""
     folder.mkdir()
-    scores = [Score("plain", "text", edit, 10, "x", "x") for edit in edits]
-    known = ("x", None, "")
+    texts = {"prompt": "", "references": ["x"], "text": "x", "audio": None, "transcripts": {}, "mode": mode}
+    times = {"tokens": 1, "total_seconds": 1, "first_sound_seconds": None, "audio_seconds": 0, "failure": None}
+    common = {"rule": "plain", "on": "text", "whole": 10, "reference": "x", "hypothesis": "x"}
     rows = [
-        ResultRow(str(i), "", ("x",), *known, (score,), mode, 1, 1, None, 0, None) for i, score in enumerate(scores)
+        ResultRow.parse({"id": str(i), **texts, **times, "scores": [{**common, "part": edit}]}, "the test")
+        for i, edit in enumerate(edits)
     ]
-    (folder / "rows.jsonl").write_text("".join(row.as_line() for row in rows))
-    order = {"asking": {"model": "nano", "seed": 0}}
-    summary = {**SUMMARY, "order": order, "mode": mode, "n_total": len(rows), "n_failed": 0, **changes}
+    (folder / "rows.jsonl").write_text(as_lines(rows))
+    config = {"system": {"model": "nano", "seed": 0}}
+    summary = {**SUMMARY, "config": config, "mode": mode, "n_total": len(rows), "n_failed": 0, **changes}
     (folder / "summary.json").write_text(json.dumps(summary))
     return str(folder)
 
@@ -63,7 +65,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(tmp_path: Path, capsys: pyt
     for other, complaint in (
         (finish(tmp_path / "more", [1, 2, 3]), "differ in 1 samples, such as '2'"),
         (finish(tmp_path / "ruled", [1, 2], rules={"plain": "plain/2"}), "differ in their rules"),
-        (str(tmp_path / "empty"), "give the folder of a finished run"),
+        (str(tmp_path / "empty"), "wanted: the folder of a finished run"),
     ):
         assert main(["evaluate", "report", first, other]) == 2
         error = capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Debian's flite through its shared libraries: speech together with the end time of every phone and word.
+"""Debian's speech synthesisers through their shared libraries: flite and espeak-ng.
+
+flite tells the end time of every phone and word; espeak-ng has many cheap voices and no times.
 
 flite's excitation noise comes from the C library's `rand`; seeding it before each call makes a voice repeat itself
 exactly on one machine. Waves are not bit-equal across machines, so nothing may depend on their exact samples.
@@ -19,7 +21,7 @@ from vita_mctp.types import FloatArray
 SAMPLE_RATE = 16_000
 """Every synthesiser here hands out mono float32 at this rate (Hz)."""
 
-VOICES = ("slt", "rms", "awb", "kal16")
+FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 
 PAUSE = "pau"
 
@@ -103,10 +105,10 @@ def _flite() -> ctypes.CDLL:
 
 
 @functools.cache
-def _voice(name: str) -> tuple[int, float | None]:
+def _flite_voice(name: str) -> tuple[int, float | None]:
     """The address of a registered voice, and its mean pitch (Hz) if it is a diphone voice, else None."""
-    if name not in VOICES:
-        raise ValueError(f"flite voice wants one of {', '.join(VOICES)}, got {name!r}")
+    if name not in FLITE_VOICES:
+        raise ValueError(f"flite voice wants one of {', '.join(FLITE_VOICES)}, got {name!r}")
     library = _flite()
     for shared in ("usenglish", "cmulex"):
         load_library(f"libflite_{shared}.so.1", "libflite1")
@@ -156,10 +158,10 @@ def _words(library: ctypes.CDLL, utterance: int) -> tuple[Span, ...]:
     )
 
 
-def synthesise(text: str, voice: str, stretch: float = 1.0, pitch: float = 1.0) -> Spoken:
+def speak_flite(text: str, voice: str, stretch: float = 1.0, pitch: float = 1.0) -> Spoken:
     """Speak `text`; `stretch` multiplies durations, `pitch` the voice's mean fundamental. Raises MissingExtraError."""
     library = _flite()
-    address, mean_f0 = _voice(voice)
+    address, mean_f0 = _flite_voice(voice)
     library.feat_set_float(_features(address), _STRETCH, stretch)
     if mean_f0 is None:
         library.feat_set_float(_features(address), _F0_SHIFT, pitch)
@@ -182,3 +184,60 @@ def resample(samples: FloatArray, rate: int) -> FloatArray:
     if rate == SAMPLE_RATE:
         return samples
     return np.asarray(soxr.resample(samples, rate, SAMPLE_RATE), dtype=np.float32)
+
+
+ESPEAK_RATE = 175
+"""Words per minute, espeak-ng's own default."""
+
+ESPEAK_PITCH = 50
+"""On espeak-ng's scale of 0..99."""
+
+_ESPEAK_PACKAGE = "libespeak-ng1 espeak-ng-data"
+_SYNCHRONOUS = 2
+_CHARS_UTF8 = 1
+_POSITION_CHARACTER = 1
+_RATE_PARAMETER, _PITCH_PARAMETER = 1, 3
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+class _Espeak:
+    """The library's one global state: its sample rate and the chunks its callback has handed out."""
+
+    def __init__(self) -> None:
+        self.library = load_library("libespeak-ng.so.1", _ESPEAK_PACKAGE)
+        text, size, flags, pointer = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p
+        self.library.espeak_Synth.argtypes = [text, size, flags, ctypes.c_int, flags, flags, pointer, pointer]
+        self.rate: int = self.library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
+        if self.rate <= 0:
+            raise MissingExtraError(f"espeak-ng finds no voice data; install it: apt-get install {_ESPEAK_PACKAGE}")
+        self.chunks: list[FloatArray] = []
+        self._callback = _CALLBACK(self._receive)  # the library keeps only a pointer to it
+        self.library.espeak_SetSynthCallback(self._callback)
+
+    def _receive(self, samples: ctypes._Pointer[ctypes.c_short], count: int, events: int | None) -> int:
+        if samples and count > 0:
+            self.chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).astype(np.float32) / 32768.0)
+        return 0
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int) -> FloatArray:
+        if self.library.espeak_SetVoiceByName(voice.encode("ascii")) != 0:
+            raise MissingExtraError(
+                f"espeak-ng has no voice {voice!r}; install its voices: apt-get install {_ESPEAK_PACKAGE}"
+            )
+        self.library.espeak_SetParameter(_RATE_PARAMETER, rate, 0)
+        self.library.espeak_SetParameter(_PITCH_PARAMETER, pitch, 0)
+        self.chunks = []
+        encoded = text.encode("utf-8")
+        self.library.espeak_Synth(encoded, len(encoded) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
+        return resample(np.concatenate(self.chunks), self.rate)
+
+
+@functools.cache
+def _espeak() -> _Espeak:
+    return _Espeak()
+
+
+def speak_espeak(text: str, voice: str, rate: int = ESPEAK_RATE, pitch: int = ESPEAK_PITCH) -> FloatArray:
+    """Speak `text` by a voice such as `en-us+m3`: float32 (T,) at 16 kHz. Raises MissingExtraError."""
+    seed_c_random()
+    return _espeak().speak(text, voice, rate, pitch)

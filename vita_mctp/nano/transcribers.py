@@ -1,7 +1,10 @@
-"""Small backoff language models in ARPA text form, for recognisers that know one closed domain.
+"""Transcribers that know the closed domain: its words and, with the bigram, which word may follow which.
 
-w a word, h the word before it, c(.) a count in the training sentences, N all tokens, V different ones (words and
-`</s>`), T(h) how many different tokens follow h:
+PocketSphinx's acoustic model shares nothing with ours. The bigram's sentences are right and wrong alike, so that a
+wrong answer is not bent into the right one; in the word loop any word may follow any other: only the sound decides.
+
+The language models are in ARPA text form. w a word, h the word before it, c(.) a count in the training sentences, N all
+tokens, V different ones (words and `</s>`), T(h) how many different tokens follow h:
 
     p(w)     = (c(w) + 1) / (N + V)                               add one
     p(w | h) = (c(h w) + T(h) p(w)) / (c(h) + T(h))               Witten and Bell 1991, method C, interpolated
@@ -12,16 +15,46 @@ files state it, so that every row sums to one.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+
+from vita_mctp.evaluation.judges import PocketSphinx
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.sentences import answer_like
+
+_SENTENCES = 20_000
+_SENTENCES_SEED = 1
+"""Not the corpus's, so that the judge is no better prepared for the sentences it will hear than for any other."""
 
 BEGIN, END = "<s>", "</s>"
 _NEVER = -99.0
 """ARPA's log10 probability of what is only ever a history."""
 
 Probabilities = Mapping[str, float]
+
+
+@functools.cache
+def bigram_transcriber() -> PocketSphinx:
+    """Raises MissingExtraError where PocketSphinx is not installed."""
+    return PocketSphinx(domain_bigram(), build_domain().vocabulary)
+
+
+@functools.cache
+def word_loop_transcriber() -> PocketSphinx:
+    """Raises MissingExtraError where PocketSphinx is not installed."""
+    words = build_domain().vocabulary
+    return PocketSphinx(word_loop_arpa(words), words)
+
+
+@functools.cache
+def domain_bigram() -> str:
+    """The bigram of every answer of the domain, once each, among 20,000 answer-like sentences, right or wrong."""
+    sentences, _ = answer_like(_SENTENCES, _SENTENCES_SEED)
+    domain = build_domain()
+    return bigram_arpa([*domain.answers, *sentences], domain.vocabulary)
 
 
 def word_loop_arpa(vocabulary: Sequence[str]) -> str:

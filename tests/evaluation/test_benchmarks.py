@@ -8,9 +8,9 @@ import pytest
 
 from vita_mctp.data.hub import HubSet
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.evaluation import datasets
+from vita_mctp.evaluation import benchmarks
 from vita_mctp.evaluation.answer_scores import ANSWER_RULES
-from vita_mctp.evaluation.datasets import BENCHMARKS, find_benchmark, read_cases
+from vita_mctp.evaluation.benchmarks import BENCHMARKS, find_benchmark, read_cases
 from vita_mctp.evaluation.judges import JUDGES
 from vita_mctp.evaluation.layouts import LAYOUTS
 from vita_mctp.evaluation.text_scores import TEXT_RULES
@@ -19,9 +19,10 @@ from vita_mctp.evaluation.text_scores import TEXT_RULES
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_benchmark_can_be_read_scored_and_heard(name: str) -> None:
     benchmark = BENCHMARKS[name]
-    assert benchmark.layout in LAYOUTS and benchmark.source.startswith("https://") and benchmark.licence
-    assert set(benchmark.rules) <= set(ANSWER_RULES if benchmark.task == "sqa" else TEXT_RULES)
-    assert (benchmark.judge is None) == (benchmark.task == "asr") and benchmark.judge in (None, *JUDGES)
+    assert benchmark.licence and benchmark.name in benchmark.describe()
+    assert benchmark.maker or (benchmark.layout in LAYOUTS and benchmark.source.startswith("https://"))
+    assert benchmark.rules and set(benchmark.rules) <= {*ANSWER_RULES, *TEXT_RULES}
+    assert (benchmark.judges == ()) == (benchmark.task == "asr") and set(benchmark.judges) <= set(JUDGES)
     assert benchmark.hub is None or len(benchmark.hub.question) == (benchmark.task == "sqa")
 
 
@@ -29,7 +30,7 @@ def streamed(rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Non
     def stream(hub_set: HubSet) -> Iterator[Mapping[str, Any]]:
         yield from rows
 
-    monkeypatch.setattr(datasets, "stream_rows", stream)
+    monkeypatch.setattr(benchmarks, "stream_rows", stream)
 
 
 def test_recordings_from_the_hub_are_kept_and_a_missing_one_is_a_sample(
