@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from vita_mctp.errors import OutputError
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Puts `data` under `path`, on the disk and in one step. Raises OSError; `path` is then as it was before."""
@@ -20,3 +22,16 @@ def write_whole(path: Path, data: bytes) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """`write_whole` below folders that are made where they lack. Raises OutputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {path}: {error.strerror}; name another path or free some space")

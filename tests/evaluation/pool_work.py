@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vita_mctp.errors import ConfigError, EndpointError
-from vita_mctp.evaluation.cases import Case
+from vita_mctp.evaluation.benchmarks import Case
 from vita_mctp.evaluation.pool import Entry
 
 
@@ -14,14 +14,13 @@ class Count(Entry):
 
 
 @dataclass(frozen=True)
-class Work:
+class OpenCount:
     """Counts a case's references. at: the id at which it fails, by `failing`: an error, or an end without a word."""
 
     at: str = ""
     failing: str = "error"
-    name: str = "counting"
 
-    def open(self, worker: int) -> Callable[[Case], Count]:
+    def __call__(self, worker: int) -> Callable[[Case], Count]:
         if self.failing == "opening":
             raise ConfigError("there is nothing to open")
         return self._entry

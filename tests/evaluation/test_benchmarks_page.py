@@ -9,7 +9,8 @@ import pytest
 
 from vita_mctp.cli import parse
 from vita_mctp.evaluation.benchmarks import find_benchmark
-from vita_mctp.evaluation.cases import ResultRow, read_lines
+from vita_mctp.evaluation.metrics import ResultRow
+from vita_mctp.evaluation.pool import read_lines
 
 PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
 SHELL = dict(re.findall(r'^    ([BP])="(.*)"$', PAGE, flags=re.MULTILINE)) | {"SIZE": "7b", "SET": "fleurs-en"}

@@ -16,7 +16,7 @@ import pytest
 from vita_mctp import environment
 from vita_mctp.errors import ConfigError, DataError, EndpointError, MissingExtraError
 from vita_mctp.evaluation import judges
-from vita_mctp.evaluation.cases import Question
+from vita_mctp.evaluation.benchmarks import Question
 from vita_mctp.evaluation.judges import judge_version, open_judge, wav_bytes
 from vita_mctp.evaluation.systems import SystemConfig
 from vita_mctp.nano.synthesis import SAMPLE_RATE

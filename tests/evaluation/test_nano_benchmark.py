@@ -14,8 +14,9 @@ from vita_mctp.audio import read_wave
 from vita_mctp.cli import main
 from vita_mctp.environment import measure_command
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.evaluation.benchmarks import find_benchmark, read_cases
-from vita_mctp.evaluation.cases import Case, ResultRow, read_lines
+from vita_mctp.evaluation.benchmarks import Case, find_benchmark, read_cases
+from vita_mctp.evaluation.metrics import ResultRow
+from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.work import NO_AUDIO, NO_TEXT, UNFINISHED
 from vita_mctp.nano.benchmark import (
     QUESTION_GROUPS,

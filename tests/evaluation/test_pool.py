@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vita_mctp.errors import ConfigError, DataError, EndpointError, VitaError
-from vita_mctp.evaluation.cases import answer_case
+from vita_mctp.evaluation.benchmarks import answer_case
 from vita_mctp.evaluation.pool import Entry, Journal, complete
 
 CASES = [answer_case(f"{n:02d}", Path("q.wav"), "?", "abcdefghijkl"[:n]) for n in range(12)]
@@ -25,13 +25,16 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_everything_is_done_once_and_kept(tmp_path: Path, processes: int) -> None:
-    from pool_work import Count, Work
+    from pool_work import Count, OpenCount
 
-    journal, told = Journal(tmp_path / "deep" / "journal.jsonl", Count), []
+    journal, shown = Journal(tmp_path / "deep" / "journal.jsonl", Count), []
     journal.append(Count(id="03", references=3))
-    assert counts(complete(journal, Work(), CASES, processes, lambda *state: told.append(state))) == WANTED
+    assert (
+        counts(complete(journal, "counting", OpenCount(), CASES, processes, lambda *state: shown.append(state)))
+        == WANTED
+    )
     assert counts(journal.entries()) == WANTED and len(journal.path.read_text().splitlines()) == 12
-    assert told == [("counting", done, 12) for done in range(2, 13)]
+    assert shown == [("counting", done, 12) for done in range(2, 13)]
 
 
 @pytest.mark.parametrize(
@@ -46,15 +49,15 @@ def test_everything_is_done_once_and_kept(tmp_path: Path, processes: int) -> Non
 def test_what_was_done_before_a_failure_is_kept(
     tmp_path: Path, processes: int, failing: str, error: type[VitaError], words: str
 ) -> None:
-    from pool_work import Count, Work
+    from pool_work import Count, OpenCount
 
     journal = Journal(tmp_path / "journal.jsonl", Count)
     with pytest.raises(error, match=words):
-        complete(journal, Work("06", failing), CASES, processes)
+        complete(journal, "counting", OpenCount("06", failing), CASES, processes)
     kept = counts(journal.entries())
     assert "06" not in kept and kept.items() <= WANTED.items()
     assert processes > 1 or len(kept) == 6
-    assert counts(complete(journal, Work(), CASES)) == WANTED
+    assert counts(complete(journal, "counting", OpenCount(), CASES)) == WANTED
 
 
 def test_a_line_cut_short_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.cli import main
-from vita_mctp.evaluation.cases import ResultRow, as_lines
+from vita_mctp.evaluation.metrics import ResultRow
+from vita_mctp.evaluation.pool import as_lines
 from vita_mctp.evaluation.report import compare_runs, read_run
 
 SUMMARY = {

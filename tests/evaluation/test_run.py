@@ -18,8 +18,10 @@ from vita_mctp.cli import main
 from vita_mctp.errors import ConfigError, DataError, EndpointError
 from vita_mctp.evaluation import answer_scores
 from vita_mctp.evaluation.answer_scores import LlmJudge
-from vita_mctp.evaluation.cases import Question, ResultRow, read_lines
+from vita_mctp.evaluation.benchmarks import Question
 from vita_mctp.evaluation.judges import Transcriber
+from vita_mctp.evaluation.metrics import ResultRow
+from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.run import RunConfig, RunResult, evaluate
 from vita_mctp.evaluation.systems import Reply, System
 from vita_mctp.types import Task, Wave

@@ -4,7 +4,7 @@ import pytest
 
 from vita_mctp import environment
 from vita_mctp.errors import ConfigError, MissingExtraError
-from vita_mctp.evaluation.intervals import Estimate, ratio
+from vita_mctp.evaluation.metrics import Estimate, ratio
 from vita_mctp.evaluation.text_scores import TEXT_RULES, WordErrors, plain, same_text, text_rule
 
 

@@ -92,8 +92,8 @@ def report(
     plot: Annotated[Path | None, opt("FILE", "a picture: svg, png or pdf (extra bench)")] = None,
 ) -> None:
     """The runs side by side, as a page and, where wanted, a picture."""
-    from vita_mctp.evaluation.pool import cannot_write
     from vita_mctp.evaluation.report import compare_runs, draw, read_run, side_by_side
+    from vita_mctp.files import write_output
 
     found = [read_run(folder) for folder in runs]
     sides = compare_runs(found)
@@ -102,20 +102,16 @@ def report(
     if out:
         files.append((out, page.encode()))
     for path, data in files:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        except OSError as error:
-            raise cannot_write(path, error) from None
+        write_output(path, data)
     write("".join(f"{path}\n" for path, _ in files) if out else page)
 
 
 @command(evaluate, help="list the benchmarks: samples, licence, source")
 def sets() -> None:
     """One line for each benchmark."""
-    from vita_mctp.evaluation.benchmarks import BENCHMARKS
+    from vita_mctp.evaluation.benchmarks import all_benchmarks
 
-    write("".join(f"{benchmark.describe()}\n" for benchmark in BENCHMARKS.values()))
+    write("".join(f"{benchmark.describe()}\n" for benchmark in all_benchmarks().values()))
 
 
 def _evaluate(

@@ -1,38 +1,111 @@
-"""The benchmarks by name: what each is, where it comes from, how it is read and scored, how many samples all of it has.
+"""A benchmark: what it is, how its samples are read and scored; and what a sample is: a question, and what is right.
 
-A set is read from a folder in its published layout (`layouts`), streamed from the hub, or made on the spot. Rules and
-judges are those that the field and paper 003 score it by; a run may ask for others.
+`published` has those of the field, read from a folder in their published layout or streamed from the hub; others are
+made on the spot. Rules and judges are those that the field and paper 003 score a set by; a run may ask for others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vita_mctp.data.hub import HubPart, HubSet, stream_rows
-from vita_mctp.data.manifest import Form
+from pydantic import Field
+
+from vita_mctp.data.hub import HubSet, stream_rows
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.evaluation.cases import Case, answer_case, check_ids, say_case, transcribe_case
-from vita_mctp.evaluation.judges import resolve
-from vita_mctp.evaluation.layouts import LAYOUTS, answers_of
-from vita_mctp.evaluation.pool import cannot_write
+from vita_mctp.files import write_output
+from vita_mctp.schema import Schema
 from vita_mctp.types import Task
 
 ASR, TTS, SQA = "asr", "tts", "sqa"
 TASKS = {ASR: Task.ASR, TTS: Task.TTS, SQA: Task.SPEECH_TO_SPEECH}
-WHISPER, PARAFORMER = "whisper-large-v3", "paraformer-zh"
-_FORMS = {ASR: Form.ASR, TTS: Form.TTS, SQA: Form.SPEECH_QA}
+
+_REGISTRY = ("vita_mctp.evaluation.published", "vita_mctp.nano.benchmark")
+"""Modules with `BENCHMARKS`, imported when one is looked for: a higher level brings its own along."""
+
+_UNFIT = ("/", "\\", "\0")
+
+
+class Question(Schema):
+    """All that a system learns of a sample. What is right is not in it, so that nothing can depend on its length.
+
+    text: the words to say, for tts; empty otherwise. audio: the recording to hear, for asr and sqa. voice: a recording
+    of the voice to speak in, where the set has one. Neither file need exist: one that is missing fails its sample.
+    """
+
+    id: str
+    text: str = ""
+    audio: Path | None = None
+    voice: Path | None = None
+
+
+class Case(Schema):
+    """A question, its words where the set tells them, and what is right: a transcript, or answers that all count.
+
+    tags: what the sample is one of, such as the kind of question; metrics can be computed for each value of a tag.
+    """
+
+    question: Question
+    prompt: str
+    references: tuple[str, ...]
+    tags: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.question.id
+
+
+def transcribe_case(name: str, audio: Path, transcript: str, **tags: str) -> Case:
+    """A sample of speech recognition."""
+    return Case(question=Question(id=name, audio=audio), prompt="", references=(transcript,), tags=tags)
+
+
+def say_case(name: str, text: str, voice: Path | None = None, **tags: str) -> Case:
+    """A sample of speech synthesis: what is right is what was to be said."""
+    return Case(question=Question(id=name, text=text, voice=voice), prompt=text, references=(text,), tags=tags)
+
+
+def answer_case(name: str, audio: Path, prompt: str, answers: Iterable[str], **tags: str) -> Case:
+    """A spoken question."""
+    return Case(question=Question(id=name, audio=audio), prompt=prompt, references=tuple(answers), tags=tags)
+
+
+def distinct(answers: Any) -> tuple[str, ...]:
+    """A text or a list of texts, in order, without blanks around them, empty ones and repetitions."""
+    texts = [str(each).strip() for each in (answers if isinstance(answers, list | tuple) else [answers])]
+    return tuple(dict.fromkeys(filter(None, texts)))
+
+
+def check_ids(cases: Iterable[Case], where: str) -> list[Case]:
+    """The cases, whose ids name their files. Raises DataError for an id that names no file or two samples."""
+    found: dict[str, Case] = {}
+    for case in cases:
+        if case.id in found:
+            raise DataError(f"{where} has two samples with the id {case.id!r}; wanted: a name for each; rename one")
+        if case.id in ("", ".", "..") or any(sign in case.id for sign in _UNFIT):
+            raise DataError(f"{where} has the id {case.id!r}; wanted: an id that can name a file; give another one")
+        found[case.id] = case
+    return list(found.values())
+
+
+Reader = Callable[[Path, str], Iterator[Case]]
+"""(the set's folder, the part of it: a split or a file) -> its cases. Raises DataError for what is not as published."""
+
+Maker = Callable[[Path, str, int | None], Iterator[Case]]
+"""(the folder to make them in, the part, how many at most) -> its cases."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """part: the split, or the file, as the layout's reader takes it. samples: of the whole part; None where releases
-    differ. layout: of the published folder. hub: where it can be streamed from. maker: "module:attribute" of what makes
-    it in a folder, (folder, part, limit) -> cases, for a set that is not published but made. judges: what transcribes
-    the answers' sound, the main one first; none for asr. tags: for whose values metrics are also given one by one.
+    """part: the split, or the file, as the reader takes it. samples: of the whole part; None where releases differ.
+
+    reader: of the published folder. hub: where it can be streamed from. maker: of a set that is not published but made.
+    judges: what transcribes the answers' sound, the main one first; none for asr. tags: for whose values metrics are
+    also given one by one.
     """
 
     name: str
@@ -42,135 +115,36 @@ class Benchmark:
     part: str
     licence: str
     samples: int | None
-    layout: str
     rules: tuple[str, ...]
     judges: tuple[str, ...] = ()
+    reader: Reader | None = None
     hub: HubSet | None = None
-    maker: str | None = None
+    maker: Maker | None = None
     tags: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """One line for a list of all."""
         size = "size varies" if self.samples is None else f"{self.samples} samples"
-        way = "made on the spot" if self.maker else f"layout {self.layout}"
+        way = "made on the spot" if self.reader is None else f"layout {self.reader.__name__}"
         return (
             f"{self.name}: {self.task}, {self.language}, {size}; {way}{', streamed' if self.hub else ''}; "
             f"{self.licence}; {self.source}"
         )
 
 
-def _hub(
-    task: str, repository: str, config: str | None, split: str, answer: str, question: tuple[str, ...] = ()
-) -> HubSet:
-    return HubSet(_FORMS[task], (HubPart(repository, config, split),), "audio", question=question, answer=answer)
-
-
-def _librispeech(part: str, config: str, split: str, samples: int) -> Benchmark:
-    hub = _hub(ASR, "openslr/librispeech_asr", config, split, "text")
-    name, source, rules = f"librispeech-{part}", "https://www.openslr.org/12", ("whisper_en",)
-    return Benchmark(name, ASR, "en", source, part, "CC BY 4.0", samples, "librispeech", rules, hub=hub)
-
-
-def _fleurs(language: str, config: str, samples: int, rule: str) -> Benchmark:
-    hub = _hub(ASR, "google/fleurs", config, "test", "transcription")
-    name, source = f"fleurs-{language}", f"https://huggingface.co/datasets/google/fleurs (data/{config})"
-    return Benchmark(name, ASR, language, source, "test", "CC BY 4.0", samples, "fleurs", (rule,), hub=hub)
-
-
-def _mandarin(name: str, source: str, part: str, licence: str, samples: int, layout: str) -> Benchmark:
-    return Benchmark(name, ASR, "zh", source, part, licence, samples, layout, ("zh_cer",))
-
-
-def _common_voice(language: str, rule: str) -> Benchmark:
-    source, name = "https://commonvoice.mozilla.org/datasets", f"common-voice-{language}"
-    return Benchmark(name, ASR, language, source, "test", "CC0 1.0", None, "common_voice", (rule,))
-
-
-def _seed_tts(name: str, part: str, samples: int, language: str) -> Benchmark:
-    source = "https://github.com/BytedanceSpeech/seed-tts-eval"
-    licence = "Common Voice CC0 1.0 (en), DiDiSpeech-2: research (zh)"
-    judges, rules = (WHISPER if language == "en" else PARAFORMER,), (f"seed_tts_{language}",)
-    return Benchmark(name, TTS, language, source, part, licence, samples, "seed_tts", rules, judges)
-
-
-def _libritts() -> Benchmark:
-    hub = _hub(TTS, "mythicinfinity/libritts", "clean", "test.clean", "text_normalized")
-    name, source, part, rules = "libritts-test-clean", "https://www.openslr.org/60", "test-clean", ("whisper_en",)
-    return Benchmark(name, TTS, "en", source, part, "CC BY 4.0", 4837, "libritts", rules, (WHISPER,), hub)
-
-
-def _spoken_qa(name: str, source: str, part: str, samples: int, layout: str, hub: HubSet | None = None) -> Benchmark:
-    rules, licence = ("contains", "has_answer"), "as the questions: see the source"
-    return Benchmark(name, SQA, "en", source, part, licence, samples, layout, rules, (WHISPER,), hub)
-
-
-def _ultra_eval(name: str, repository: str, question: str, answer: str, samples: int) -> Benchmark:
-    hub = _hub(SQA, repository, None, "test", answer, (question,))
-    return _spoken_qa(name, f"https://huggingface.co/datasets/{repository}", "test", samples, "jsonl", hub)
-
-
-def _open_audio_bench(part: str, samples: int) -> Benchmark:
-    source = "https://huggingface.co/datasets/baichuan-inc/OpenAudioBench"
-    return _spoken_qa(f"openaudiobench-{part.replace('_', '-')}", source, part, samples, "open_audio_bench")
-
-
-def _voicebench() -> Benchmark:
-    hub = _hub(SQA, "hlt-lab/voicebench", "sd-qa", "usa", "reference", ("prompt",))
-    source = "https://huggingface.co/datasets/hlt-lab/voicebench"
-    return _spoken_qa("voicebench-sd-qa-usa", source, "usa", 553, "jsonl", hub)
-
-
-def _nano(name: str, task: str, part: str, samples: int, tag: str) -> Benchmark:
-    """The closed domain of the embedded model."""
-    source, maker = "vita_mctp/nano/benchmark.py", "vita_mctp.nano.benchmark:make_cases"
-    judges = () if task == ASR else ("pocketsphinx-nano", "pocketsphinx-nano-loop")
-    rules, tags = (("plain",) if task == ASR else ("exact", "plain")), (tag, "kind")
-    return Benchmark(name, task, "en", source, part, "Apache 2.0", samples, "", rules, judges, maker=maker, tags=tags)
-
-
-_WENETSPEECH = "https://github.com/wenet-e2e/WenetSpeech"
-_AISHELL2, _ON_REQUEST = "https://www.aishelltech.com/aishell_2", "research, on request"
-
-BENCHMARKS: Mapping[str, Benchmark] = {
-    each.name: each
-    for each in (
-        _librispeech("test-clean", "clean", "test", 2620),
-        _librispeech("test-other", "other", "test", 2939),
-        _librispeech("dev-clean", "clean", "validation", 2703),
-        _librispeech("dev-other", "other", "validation", 2864),
-        _fleurs("en", "en_us", 647, "whisper_en"),
-        _fleurs("zh", "cmn_hans_cn", 945, "zh_cer"),
-        _mandarin("aishell-1", "https://www.openslr.org/33", "test", "Apache 2.0", 7176, "aishell1"),
-        _mandarin("aishell-2-ios", _AISHELL2, "iOS/test", _ON_REQUEST, 5000, "kaldi"),
-        _mandarin("wenetspeech-test-net", _WENETSPEECH, "test_net", "CC BY 4.0", 24774, "kaldi"),
-        _mandarin("wenetspeech-test-meeting", _WENETSPEECH, "test_meeting", "CC BY 4.0", 8370, "kaldi"),
-        _common_voice("en", "whisper_en"),
-        _common_voice("zh", "zh_cer"),
-        _seed_tts("seed-tts-en", "en/meta.lst", 1088, "en"),
-        _seed_tts("seed-tts-zh", "zh/meta.lst", 2020, "zh"),
-        _seed_tts("seed-tts-hard", "zh/hardcase.lst", 400, "zh"),
-        _libritts(),
-        _ultra_eval("llama-questions", "TwinkStart/llama-questions", "Questions", "Answer", 300),
-        _ultra_eval("trivia-qa", "TwinkStart/speech-triavia-qa", "question", "answer", 1024),
-        _ultra_eval("web-questions", "TwinkStart/speech-web-questions", "question", "answers", 2032),
-        _open_audio_bench("llama_questions", 300),
-        _open_audio_bench("trivia_qa", 1000),
-        _open_audio_bench("web_questions", 1000),
-        _voicebench(),
-        _nano("nano-asr", ASR, "transcribed questions", 900, "voices"),
-        _nano("nano-sqa", SQA, "questions", 900, "voices"),
-        _nano("nano-tts", TTS, "sentences", 300, "said"),
-        _nano("nano-voice", TTS, "answer voice", 600, "said"),
-    )
-}
+def all_benchmarks() -> dict[str, Benchmark]:
+    """By name."""
+    return {each.name: each for module in _REGISTRY for each in import_module(module).BENCHMARKS}
 
 
 def find_benchmark(name: str, task: str | None = None) -> Benchmark:
     """Raises ConfigError for a name that is not known, or is another task's."""
-    if name not in BENCHMARKS or task not in (None, BENCHMARKS[name].task):
-        known = ", ".join(each.name for each in BENCHMARKS.values() if task in (None, each.task))
-        raise ConfigError(f"{name!r} is no benchmark{f' of the task {task}' if task else ''}; known are {known}")
-    return BENCHMARKS[name]
+    known = {each.name: each for each in all_benchmarks().values() if task in (None, each.task)}
+    if name not in known:
+        raise ConfigError(
+            f"{name!r} is no benchmark{f' of the task {task}' if task else ''}; known are {', '.join(known)}"
+        )
+    return known[name]
 
 
 def read_cases(
@@ -188,46 +162,34 @@ def read_cases(
         raise DataError(f"{where} has no samples of {benchmark.name}; give the folder that holds the set as published")
     if benchmark.samples not in (None, len(cases)) and limit is None and not partial:
         raise DataError(
-            f"{where} has {len(cases)} samples, {benchmark.name} has {benchmark.samples}: get all of it, or say that a "
-            "part of it is wanted (--partial)"
+            f"{where} has {len(cases)} samples, {benchmark.name} has {benchmark.samples}; get it all, or say --partial"
         )
     return cases
 
 
 def _all_cases(benchmark: Benchmark, folder: Path | None, store: Path, limit: int | None) -> Iterator[Case]:
     if benchmark.maker is not None:
-        yield from resolve(benchmark.maker)(folder or store, benchmark.part, limit)
-    elif folder is not None:
-        yield from LAYOUTS[benchmark.layout](folder, benchmark.part)
-    elif benchmark.hub is not None:
-        yield from _streamed(benchmark, benchmark.hub, store)
-    else:
-        raise ConfigError(f"{benchmark.name} cannot be streamed; get it from {benchmark.source} and give its folder")
+        return benchmark.maker(folder or store, benchmark.part, limit)
+    if folder is not None and benchmark.reader is not None:
+        return benchmark.reader(folder, benchmark.part)
+    if benchmark.hub is not None:
+        return _streamed(benchmark, benchmark.hub, store)
+    raise ConfigError(f"{benchmark.name} cannot be streamed; get it from {benchmark.source} and give its folder")
 
 
 def _streamed(benchmark: Benchmark, hub: HubSet, store: Path) -> Iterator[Case]:
     """Rows of the hub, numbered. A recording that a row lacks is not written, which fails its sample later."""
     assert hub.audio is not None and hub.answer is not None
     for number, row in enumerate(stream_rows(hub)):
-        name = f"{number:06d}"
-        answer = row[hub.answer]
+        name, answer = f"{number:06d}", row[hub.answer]
         if benchmark.task == TTS:
             yield say_case(name, answer)
             continue
-        audio = _kept(row[hub.audio] or {}, store / name)
+        recording: Mapping[str, Any] = row[hub.audio] or {}
+        audio = (store / name).with_suffix(Path(recording.get("path") or "").suffix or ".wav")
+        if recording.get("bytes"):
+            write_output(audio, recording["bytes"])
         if benchmark.task == ASR:
             yield transcribe_case(name, audio, answer)
         else:
-            yield answer_case(name, audio, row[hub.question[0]], answers_of(answer))
-
-
-def _kept(recording: Mapping[str, Any], path: Path) -> Path:
-    """Where the recording lies now."""
-    path = path.with_suffix(Path(recording.get("path") or "").suffix or ".wav")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if recording.get("bytes"):
-            path.write_bytes(recording["bytes"])
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    return path
+            yield answer_case(name, audio, row[hub.question[0]], distinct(answer))

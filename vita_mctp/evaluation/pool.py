@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import IO, Any, Generic, Protocol, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
-from vita_mctp.errors import OutputError, VitaError
-from vita_mctp.evaluation.cases import Case, as_lines, parse_lines
-from vita_mctp.files import write_whole
+from vita_mctp.errors import DataError, VitaError
+from vita_mctp.evaluation.benchmarks import Case
+from vita_mctp.files import cannot_write
 from vita_mctp.schema import Schema
 
 
@@ -23,7 +24,13 @@ class Entry(Schema):
 
 
 Kind = TypeVar("Kind", bound=Entry)
-Made = TypeVar("Made", bound=Entry, covariant=True)
+Line = TypeVar("Line", bound=Schema)
+Open = Callable[[int], Callable[[Case], Kind]]
+"""Called once in each process that shares the work, with its number from 0; picklable where there are several.
+
+Gives the job: a case in, an entry with the case's id out.
+"""
+
 Progress = Callable[[str, int, int], None]
 """(what is being done, done, in all)."""
 
@@ -64,69 +71,71 @@ def _drop_cut_line(file: IO[bytes]) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def write_text(path: Path, text: str) -> None:
-    """A whole file below folders that are made where they lack. Raises OutputError."""
+def read_lines(path: Path, schema: type[Line]) -> list[Line]:
+    """The objects of a file of JSON lines. Raises DataError for a file that is not there, or naming the wrong line."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        return parse_lines(path.read_text(encoding="utf-8"), path, schema)
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise DataError(f"cannot read {path}: {error.strerror}; wanted: the folder of a finished run") from None
 
 
-def cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {path}: {error.strerror}; name another path or free some space")
+def parse_lines(text: str, path: Path, schema: type[Line]) -> list[Line]:
+    """What the lines say. Raises DataError naming the line that says something else."""
+    found = []
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}; wanted: a JSON object; run the evaluation again") from None
+        found.append(schema.parse(values, f"{path}:{number}", DataError))
+    return found
 
 
-class Work(Protocol[Made]):
-    """Opened once in each process that shares it, so it must be picklable where there are several."""
-
-    @property
-    def name(self) -> str: ...
-
-    def open(self, worker: int) -> Callable[[Case], Made]:
-        """worker: this process's number, from 0. The job gives an entry with the case's id."""
-        ...
+def as_lines(values: Iterable[Schema]) -> str:
+    """What `parse_lines` takes."""
+    return "".join(json.dumps(value.to_json_values(), ensure_ascii=False) + "\n" for value in values)
 
 
 def complete(
     journal: Journal[Kind],
-    work: Work[Kind],
+    name: str,
+    open_job: Open[Kind],
     cases: Sequence[Case],
     processes: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Kind]:
-    """Does what the journal lacks, and gives all of its entries.
+    """Does what the journal lacks, and gives all of its entries. name: of the work, such as "answering".
 
     An error that a job raises ends the work; what was done until then is kept, and the next call goes on from it.
     """
     entries = journal.entries()
     left = [case for case in cases if case.id not in entries]
     done = len(cases) - len(left)
-    for entry in _results(work, left, min(processes, len(left))) if left else ():
+    for entry in _results(name, open_job, left, min(processes, len(left))) if left else ():
         journal.append(entry)
         entries[entry.id] = entry
         done += 1
         if progress is not None:
-            progress(work.name, done, len(cases))
+            progress(name, done, len(cases))
     return entries
 
 
-def _results(work: Work[Kind], cases: Sequence[Case], processes: int) -> Iterator[Kind]:
+def _results(name: str, open_job: Open[Kind], cases: Sequence[Case], processes: int) -> Iterator[Kind]:
     if processes == 1:
-        yield from map(work.open(0), cases)
+        yield from map(open_job(0), cases)
         return
     context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU, nor the parent's threads
     numbers = context.SimpleQueue()
     for number in range(processes):
         numbers.put(number)
-    with ProcessPoolExecutor(processes, context, _open, (work, numbers)) as pool:
+    with ProcessPoolExecutor(processes, context, _open, (open_job, numbers)) as pool:
         futures: list[Future[Kind]] = [pool.submit(_run, case) for case in cases]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise VitaError(
-                f"a process that was {work.name} ended without a word, perhaps for lack of memory; run the same "
+                f"a process that was {name} ended without a word, perhaps for lack of memory; run the same "
                 "command again, with fewer --processes, and it goes on"
             ) from None
         finally:
@@ -136,12 +145,12 @@ def _results(work: Work[Kind], cases: Sequence[Case], processes: int) -> Iterato
 _job: Callable[[Case], Any] | VitaError | None = None
 
 
-def _open(work: Work[Any], numbers: Any) -> None:
+def _open(open_job: Open[Any], numbers: Any) -> None:
     """In a new process. A VitaError is kept for the first case: what an initialiser raises loses its words."""
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the work
     try:
-        _job = work.open(numbers.get())
+        _job = open_job(numbers.get())
     except VitaError as error:
         _job = error
 

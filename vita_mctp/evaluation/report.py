@@ -11,8 +11,8 @@ from typing import Any
 
 from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.evaluation.cases import SOUND, ResultRow, counted, read_lines
-from vita_mctp.evaluation.intervals import Comparison, Estimate, compare, ratio
+from vita_mctp.evaluation.metrics import SOUND, Comparison, Estimate, ResultRow, compare, counted, ratio
+from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.run import ROWS, SUMMARY, RunResult
 
 _NOTE = """\

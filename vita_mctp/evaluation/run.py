@@ -16,10 +16,10 @@ How many processes share the work decides nothing but the time it takes.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,21 @@ from pydantic import Field
 
 from vita_mctp.environment import look_around
 from vita_mctp.errors import ConfigError
-from vita_mctp.evaluation.benchmarks import ASR, TASKS, Benchmark, find_benchmark, read_cases
-from vita_mctp.evaluation.cases import Case, Metric, ResultRow, as_lines, by_tag, metrics, read_lines
+from vita_mctp.evaluation.benchmarks import ASR, TASKS, Benchmark, Case, find_benchmark, read_cases
 from vita_mctp.evaluation.judges import Transcriber, judge_version, open_judge
-from vita_mctp.evaluation.pool import Journal, Kind, Progress, Work, complete, write_text
+from vita_mctp.evaluation.metrics import AnswerEntry, Metric, ResultRow, by_tag, metrics
+from vita_mctp.evaluation.pool import Journal, Kind, Open, Progress, as_lines, complete, read_lines
 from vita_mctp.evaluation.systems import System, SystemConfig
 from vita_mctp.evaluation.work import (
-    AnswerEntry,
-    Answering,
     Scorers,
     SoundEntry,
-    Sounding,
-    Transcribing,
     TranscriptEntry,
+    answering,
     check_sound,
+    measuring,
+    transcribing,
 )
+from vita_mctp.files import write_output
 from vita_mctp.schema import Schema
 
 ROWS, SUMMARY = "rows.jsonl", "summary.json"
@@ -114,32 +114,34 @@ def evaluate(
     scorers = Scorers(task, config.rules or (), judges, folder)
     if open_system is None:
         config.system.check()
-        open_system, weights = functools.partial(_open_system, config.system, device), config.system.weights()
+        open_system, weights = partial(_open_system, config.system, device), config.system.weights()
     versions = tuple(judge_version(name) if open_transcriber is None else name for name in judges)
+    open_transcriber = open_transcriber or partial(_open_judge, benchmark.language, device)
     run = RunFile(config=config, weights=weights or "not here", judge_versions=versions)
     _claim(folder / "run.json", run)
     cases = _cases(benchmark, config, folder)
     rules = scorers.versions | check_sound(config.sound, cases)
 
-    def do(name: str, kind: type[Kind], work: Work[Kind], chosen: Sequence[Case]) -> dict[str, Kind]:
-        return complete(Journal(folder / name, kind), work, chosen, processes, progress)
+    def do(file: str, kind: type[Kind], name: str, open_job: Open[Kind], chosen: Sequence[Case]) -> dict[str, Kind]:
+        return complete(Journal(folder / file, kind), name, open_job, chosen, processes, progress)
 
-    answers = do("answers.jsonl", AnswerEntry, Answering(open_system, task, folder), cases)
+    answers = do("answers.jsonl", AnswerEntry, "answering", partial(answering, open_system, task, folder), cases)
     audible = [case for case in cases if answers[case.id].audio is not None]
     heard: dict[str, dict[str, TranscriptEntry]] = {}
     for number, name in enumerate(judges, start=1):
-        listen = functools.partial(open_transcriber or _Judges(benchmark.language, device), name)
-        file = "heard.jsonl" if number == 1 else f"heard-{number}.jsonl"
-        heard[name] = do(file, TranscriptEntry, Transcribing(listen, folder), audible)
-    sound = do("sound.jsonl", SoundEntry, Sounding(config.sound, folder), audible) if config.sound else {}
+        file, open_one = f"heard{'' if number == 1 else f'-{number}'}.jsonl", partial(open_transcriber, name)
+        heard[name] = do(file, TranscriptEntry, "transcribing", partial(transcribing, open_one, folder), audible)
+    sound: dict[str, SoundEntry] = {}
+    if config.sound:
+        sound = do("sound.jsonl", SoundEntry, "scoring sound", partial(measuring, config.sound, folder), audible)
     measures = tuple(dict.fromkeys(name for entry in sound.values() for name in entry.values)) or config.sound
     rows = []
     for case in cases:
         transcripts = {name: entries[case.id] for name, entries in heard.items() if case.id in entries}
         rows.append(scorers.row(case, answers[case.id], transcripts, sound.get(case.id), measures))
     result = RunResult(tuple(rows), _summary(benchmark, run, device, rules, rows), tuple(metrics(rows, _seed(config))))
-    write_text(folder / ROWS, as_lines(rows))
-    write_text(folder / SUMMARY, json.dumps(result.summary, indent=1, ensure_ascii=False) + "\n")
+    write_output(folder / ROWS, as_lines(rows).encode())
+    write_output(folder / SUMMARY, (json.dumps(result.summary, indent=1, ensure_ascii=False) + "\n").encode())
     return result
 
 
@@ -151,15 +153,8 @@ def _open_system(config: SystemConfig, device: str, worker: int) -> System:
     return config.open(_device_of(device, worker))
 
 
-@dataclass(frozen=True)
-class _Judges:
-    """The judges of the registry, in any process."""
-
-    language: str
-    device: str
-
-    def __call__(self, name: str, worker: int) -> Transcriber:
-        return open_judge(name, self.language, _device_of(self.device, worker))
+def _open_judge(language: str, device: str, name: str, worker: int) -> Transcriber:
+    return open_judge(name, language, _device_of(device, worker))
 
 
 def _device_of(device: str, worker: int) -> str:
@@ -177,7 +172,7 @@ def _seed(config: RunConfig) -> int:
 def _claim(path: Path, run: RunFile) -> None:
     """Writes run.json, or finds that it asks for the same, of the same weights and judges."""
     if not path.exists():
-        write_text(path, json.dumps(run.to_json_values()) + "\n")
+        write_output(path, as_lines([run]).encode())
         return
     kept, asked = (_flat(each) for each in (RunFile.read_json(path, ConfigError), run))
     if differing := sorted(key for key in asked if asked[key] != kept[key]):
@@ -198,7 +193,7 @@ def _cases(benchmark: Benchmark, config: RunConfig, folder: Path) -> list[Case]:
         return read_lines(path, Case)
     data = None if config.data is None else Path(config.data)
     cases = read_cases(benchmark, data, folder / "questions", config.limit, partial=config.partial)
-    write_text(path, as_lines(cases))
+    write_output(path, as_lines(cases).encode())
     return cases
 
 

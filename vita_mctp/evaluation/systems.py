@@ -23,14 +23,14 @@ from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.decoding.plan import parse_mode
 from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
-from vita_mctp.evaluation.cases import Question
+from vita_mctp.evaluation.benchmarks import Question
 from vita_mctp.evaluation.judges import ENDPOINT, open_client, wav_bytes
 from vita_mctp.schema import Schema
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import StopReason, Task, Wave
 
 FINISHED = "wavs:"
-_LONGEST_SECONDS = 3600.0
+LONGEST_SECONDS = 3600.0
 _SPEAKER = "alloy"
 """The voice that OpenAI's own examples name; servers with one voice take any."""
 
@@ -141,7 +141,7 @@ class FinishedAnswers:
         if not task.speaks:
             return Reply(text)
         try:
-            return Reply(text, read_wave(self.folder / f"{question.id}.wav", _LONGEST_SECONDS))
+            return Reply(text, read_wave(self.folder / f"{question.id}.wav", LONGEST_SECONDS))
         except AudioError:
             if not text:
                 raise
@@ -170,7 +170,7 @@ class EndpointSystem:
         except OpenAIError as error:
             raise EndpointError(f"the server of {self.model} failed: {error}; mend it and run again") from None
         seconds = time.perf_counter() - start
-        return Reply(text.strip(), read_wave(sound, _LONGEST_SECONDS) if sound else None, seconds)
+        return Reply(text.strip(), read_wave(sound, LONGEST_SECONDS) if sound else None, seconds)
 
     def _ask(self, question: Question, task: Task) -> tuple[str, bytes]:
         if task is Task.TTS:
@@ -178,7 +178,7 @@ class EndpointSystem:
             made = speech.create(model=self.model, voice=_SPEAKER, input=question.text, response_format="wav")
             return "", made.read()
         assert question.audio is not None
-        heard = wav_bytes(read_wave(question.audio, _LONGEST_SECONDS))
+        heard = wav_bytes(read_wave(question.audio, LONGEST_SECONDS))
         if task is Task.ASR:
             file = ("speech.wav", heard, "audio/wav")
             return self.client.audio.transcriptions.create(model=self.model, file=file).text, b""

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vita_mctp.audio import read_wave
 from vita_mctp.errors import AudioError, ConfigError, EndpointError, OutputError, VitaError
 from vita_mctp.evaluation.answer_scores import LLM_PREFIX, AnswerRule, Verdict, answer_rule
-from vita_mctp.evaluation.cases import SOUND, SPEECH, TEXT, Case, ResultRow, Score
+from vita_mctp.evaluation.benchmarks import Case
 from vita_mctp.evaluation.judges import Transcriber, wav_bytes
-from vita_mctp.evaluation.pool import Entry, Journal, cannot_write
-from vita_mctp.evaluation.sound_scores import SoundRule, sound_rule
-from vita_mctp.evaluation.systems import Reply, System
+from vita_mctp.evaluation.metrics import SOUND, SPEECH, TEXT, AnswerEntry, ResultRow, Score
+from vita_mctp.evaluation.pool import Entry, Journal
+from vita_mctp.evaluation.sound_scores import sound_rule
+from vita_mctp.evaluation.systems import LONGEST_SECONDS, Reply, System
 from vita_mctp.evaluation.text_scores import TEXT_RULES, TextRule, text_rule
-from vita_mctp.files import write_whole
-from vita_mctp.types import Task, Wave
+from vita_mctp.files import write_output
+from vita_mctp.types import Task
 
 NO_AUDIO, NO_TEXT, UNFINISHED = "no audio", "no text", "it never ended"
 """Failures of an answer that came."""
 
 OWN = "speech against its own text"
 _AUDIO = "audio"
-_LONGEST_SECONDS = 3600.0
-
-
-class AnswerEntry(Entry):
-    """A system's answer, as `ResultRow` has it."""
-
-    text: str
-    audio: str | None
-    audio_seconds: float
-    mode: str | None
-    tokens: int
-    total_seconds: float
-    first_sound_seconds: float | None
-    failure: str | None
 
 
 class TranscriptEntry(Entry):
@@ -57,33 +43,23 @@ class VerdictEntry(Entry):
     reason: str
 
 
-@dataclass(frozen=True)
-class Answering:
+def answering(
+    open_system: Callable[[int], System], task: Task, folder: Path, worker: int
+) -> Callable[[Case], AnswerEntry]:
     """A case in, the entry of its answer out; the answer's sound is written below the run's folder."""
+    system = open_system(worker)
 
-    open_system: Callable[[int], System]
-    task: Task
-    folder: Path
-    name: str = "answering"
-
-    def open(self, worker: int) -> Callable[[Case], AnswerEntry]:
-        system = self.open_system(worker)
-        (self.folder / _AUDIO).mkdir(parents=True, exist_ok=True)
-        return lambda case: self._answer(system, case)
-
-    def _answer(self, system: System, case: Case) -> AnswerEntry:
+    def answer(case: Case) -> AnswerEntry:
         try:
-            reply = system.answer(case.question, self.task)
+            reply = system.answer(case.question, task)
+            failure = None if reply.finished else UNFINISHED
         except (EndpointError, OutputError):
             raise
         except VitaError as error:
-            return self._entry(case, Reply(), str(error))
-        return self._entry(case, reply, None if reply.finished else UNFINISHED)
-
-    def _entry(self, case: Case, reply: Reply, failure: str | None) -> AnswerEntry:
+            reply, failure = Reply(), str(error)
         sound = reply.wave if reply.wave is not None and len(reply.wave.samples) else None
-        if sound is not None:
-            _write_sound(_sound_of(self.folder, case), sound)
+        if sound is not None:  # every sample as it came: judges hear what the system said and no rounding of it
+            write_output(_sound_of(folder, case), wav_bytes(sound, "FLOAT"))
         return AnswerEntry(
             id=case.id,
             text=reply.text.strip(),
@@ -96,50 +72,42 @@ class Answering:
             failure=failure,
         )
 
+    return answer
 
-@dataclass(frozen=True)
-class Transcribing:
+
+def transcribing(
+    open_judge: Callable[[int], Transcriber], folder: Path, worker: int
+) -> Callable[[Case], TranscriptEntry]:
     """A case whose answer has sound in, the entry of its transcript out."""
+    judge = open_judge(worker)
 
-    open_judge: Callable[[int], Transcriber]
-    folder: Path
-    name: str = "transcribing"
-
-    def open(self, worker: int) -> Callable[[Case], TranscriptEntry]:
-        judge = self.open_judge(worker)
-        return lambda case: self._entry(judge, case)
-
-    def _entry(self, judge: Transcriber, case: Case) -> TranscriptEntry:
+    def transcribe(case: Case) -> TranscriptEntry:
         try:
-            wave = read_wave(_sound_of(self.folder, case), _LONGEST_SECONDS)
+            wave = read_wave(_sound_of(folder, case), LONGEST_SECONDS)
         except AudioError as error:
             return TranscriptEntry(id=case.id, transcript="", failure=str(error))
         return TranscriptEntry(id=case.id, transcript=judge.transcribe(wave), failure=None)
 
+    return transcribe
 
-@dataclass(frozen=True)
-class Sounding:
+
+def measuring(names: Sequence[str], folder: Path, worker: int) -> Callable[[Case], SoundEntry]:
     """A case whose answer has sound in, what its sound measures out; `speaker` compares it with the voice prompt."""
+    rules = [sound_rule(name) for name in names]
 
-    rules: tuple[str, ...]
-    folder: Path
-    name: str = "scoring sound"
-
-    def open(self, worker: int) -> Callable[[Case], SoundEntry]:
-        rules = [sound_rule(name) for name in self.rules]
-        return lambda case: self._entry(rules, case)
-
-    def _entry(self, rules: Sequence[SoundRule], case: Case) -> SoundEntry:
+    def measure(case: Case) -> SoundEntry:
         found: dict[str, float] = {}
         voice = case.question.voice
         try:
-            wave = read_wave(_sound_of(self.folder, case), _LONGEST_SECONDS)
+            wave = read_wave(_sound_of(folder, case), LONGEST_SECONDS)
             for rule in rules:
-                reference = read_wave(voice, _LONGEST_SECONDS) if rule.wants_reference and voice else None
+                reference = read_wave(voice, LONGEST_SECONDS) if rule.wants_reference and voice else None
                 found |= {f"{rule.name} {name}": value for name, value in rule.score(wave, reference).items()}
         except AudioError as error:
             return SoundEntry(id=case.id, values={}, failure=str(error))
         return SoundEntry(id=case.id, values=found, failure=None)
+
+    return measure
 
 
 def check_sound(rules: Sequence[str], cases: Sequence[Case]) -> dict[str, str]:
@@ -264,11 +232,3 @@ def _score_text(rule: TextRule, references: Sequence[str], hypothesis: str, on: 
 
 def _sound_of(folder: Path, case: Case) -> Path:
     return folder / _AUDIO / f"{case.id}.wav"
-
-
-def _write_sound(path: Path, wave: Wave) -> None:
-    """Every sample as it came, so that judges hear what the system said and no rounding of it."""
-    try:
-        write_whole(path, wav_bytes(wave, "FLOAT"))
-    except OSError as error:
-        raise cannot_write(path, error) from None

@@ -1,13 +1,13 @@
 """The nano benchmark: the domain's held-out questions and sentences, spoken here; and the page of all its runs.
 
-`make_cases` makes what `vita_mctp.evaluation.benchmarks` lists as nano-*, where rules and judges stand. `evaluate_nano`
-runs them in every mode, and nano-voice twice without a model, as the floors that the judge's own errors set: the answer
-voice itself, and its copy through the codec. Who asks (`voices`), what is said (`said`) and the kind of question are
-tags of the samples.
+`BENCHMARKS` are its parts, found by name from `vita_mctp.evaluation.benchmarks`. `evaluate_nano` runs them in every
+mode, and nano-voice twice without a model, as the floors that the judge's own errors set: the answer voice itself, and
+its copy through the codec. Who asks (`voices`), what is said (`said`) and the kind of question are tags of the samples.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
@@ -25,14 +25,25 @@ from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.decoding.plan import parse_mode
 from vita_mctp.environment import CommandCost, Environment, look_around, measure_command, weights_hash
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.evaluation.cases import SPEECH, TEXT, Case, Question, answer_case, say_case, transcribe_case
-from vita_mctp.evaluation.intervals import Estimate
-from vita_mctp.evaluation.pool import Progress, cannot_write, write_text
+from vita_mctp.evaluation.benchmarks import (
+    ASR,
+    SQA,
+    TTS,
+    Benchmark,
+    Case,
+    Question,
+    answer_case,
+    say_case,
+    transcribe_case,
+)
+from vita_mctp.evaluation.metrics import SPEECH, TEXT, Estimate
+from vita_mctp.evaluation.pool import Progress
 from vita_mctp.evaluation.report import percent, table
 from vita_mctp.evaluation.run import RunConfig, RunResult, evaluate
 from vita_mctp.evaluation.systems import FINISHED, FinishedAnswers, LocalModel, Reply, System, SystemConfig
 from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.evaluation.work import OWN
+from vita_mctp.files import write_output
 from vita_mctp.nano.corpus import Corpus, build_planned
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.sentences import HELD_OUT_SENTENCES
@@ -52,6 +63,7 @@ SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
 """What is said in the answer voice."""
 
 _SAID = {SENTENCES: "eval_sentences", RIGHT_ANSWERS: "eval_answers"}
+_JUDGE, _BY_LOOP = "pocketsphinx-nano", "pocketsphinx-nano-loop"
 _CORPUS_SEED = 0
 """The shipped training corpus's. Sentences held out under one seed may be trained on under another."""
 
@@ -80,6 +92,22 @@ def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
                 yield say_case(audio.stem, text, said=group, kind=kind)
 
 
+def _benchmark(name: str, task: str, part: str, samples: int, tag: str) -> Benchmark:
+    judges = () if task == ASR else (_JUDGE, _BY_LOOP)
+    rules, source = (("plain",) if task == ASR else ("exact", "plain")), "vita_mctp/nano/benchmark.py"
+    return Benchmark(
+        name, task, "en", source, part, "Apache 2.0", samples, rules, judges, maker=make_cases, tags=(tag, "kind")
+    )
+
+
+BENCHMARKS = (
+    _benchmark("nano-asr", ASR, "transcribed questions", 900, "voices"),
+    _benchmark("nano-sqa", SQA, "questions", 900, "voices"),
+    _benchmark("nano-tts", TTS, "sentences", 300, "said"),
+    _benchmark("nano-voice", TTS, "answer voice", 600, "said"),
+)
+
+
 def speak_samples(folder: Path, n: int) -> Corpus:
     """n held-out questions for each group of voices, n held-out sentences, and the questions' right answers."""
     asked = {qa.question: qa for qa in build_domain().held_out}
@@ -97,11 +125,9 @@ def _recording(corpus: Corpus, part: str, number: int) -> tuple[Path, str, str]:
     """The number-th recording of a part as a WAV file, its text, and its kind."""
     utterance = corpus.utterance(corpus.indices(part)[number])
     path = corpus.folder / "waves" / f"{part.removeprefix('eval_').replace('_', '-')}-{number:04d}.wav"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        soundfile.write(path, np.asarray(utterance.wave), SAMPLE_RATE, subtype="PCM_16")
-    except OSError as error:
-        raise cannot_write(path, error) from None
+    sound = io.BytesIO()
+    soundfile.write(sound, np.asarray(utterance.wave), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    write_output(path, sound.getvalue())
     return path, utterance.text, utterance.kind
 
 
@@ -210,8 +236,8 @@ def evaluate_nano(
         config = SystemConfig(model=options.model, mode=mode, seed=options.seed)
         for task, results, per_n in (("asr", result.asr, 3), ("sqa", result.sqa, 3), ("tts", result.tts, 1)):
             results[mode] = run(f"{task}-{mode}", f"nano-{task}", config, LocalModel(speech_lm, config), per_n)
-    write_text(options.out, markdown(result))
-    write_text(end, json.dumps(_summary(result), indent=1) + "\n")
+    write_output(options.out, markdown(result).encode())
+    write_output(end, (json.dumps(_summary(result), indent=1) + "\n").encode())
     return result
 
 
@@ -251,7 +277,6 @@ _COLUMNS = """\
   **RTF**: computing seconds per second of answer, over all answers.
 - Brackets: bootstrap 95 % interval over samples (1,000 draws)."""
 
-_BY_LOOP = "pocketsphinx-nano-loop"
 _TEXT_RIGHT, _WER = ("exact", TEXT), ("plain", TEXT)
 _HEARD = (("exact", SPEECH), ("plain", SPEECH), ("plain", f"{SPEECH}, {_BY_LOOP}"))
 _OWN_HEARD = (("plain", OWN), ("plain", f"{OWN}, {_BY_LOOP}"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vita_mctp.errors import DataError
-from vita_mctp.evaluation.intervals import Estimate, compare, ratio
+from vita_mctp.evaluation.metrics import Estimate, compare, ratio
 
 
 def rate(hits: list[bool]) -> Estimate:

@@ -1,4 +1,7 @@
-"""How sure a metric is: bootstrap intervals, and whether two systems differ on the same samples."""
+"""One row for each sample with its scores, the metrics over all rows, and how sure they are.
+
+Intervals are bootstrap ones; whether two systems differ on the same samples is approximate randomisation's word.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from vita_mctp.errors import DataError
+from vita_mctp.evaluation.pool import Entry
+from vita_mctp.schema import Schema
+
+TEXT, SPEECH, SOUND = "text", "speech", "sound"
+"""What was scored: what the system wrote, what a judge heard it say, or how it sounds."""
 
 _DRAWS = 1_000
 _INTERVAL = (2.5, 97.5)
@@ -17,6 +26,86 @@ _AT_ONCE = 100
 """Shuffles done in one step, so that memory stays small for data sets of any size."""
 
 Numbers = Sequence[int] | Sequence[float]
+
+
+class Score(Schema):
+    """One rule's result for one sample. A metric is sum(part) / sum(whole) over its samples.
+
+    part, whole: edits and reference length; a sample's own rate, and 1, for a rule that means rates; 1 or 0, and 1, for
+    answers; the value, and 1, for sound. reference, hypothesis: the texts as compared. reason: an answer rule's, or why
+    there was nothing to score.
+    """
+
+    rule: str
+    on: str
+    part: float
+    whole: float
+    reference: str
+    hypothesis: str
+    reason: str = ""
+
+
+class AnswerEntry(Entry):
+    """What a system answered. audio: a path in the run's folder; None where no sound came.
+
+    mode: of decoding, where the system has such. Seconds count from the moment the question is handed over. failure:
+    what went wrong, or None.
+    """
+
+    text: str
+    audio: str | None
+    audio_seconds: float
+    mode: str | None
+    tokens: int
+    total_seconds: float
+    first_sound_seconds: float | None
+    failure: str | None
+
+
+class ResultRow(AnswerEntry):
+    """One sample, whatever came of it. transcripts: by judge.
+
+    A failed sample is scored by what it brought: nothing at all is every word deleted, or a wrong answer.
+    """
+
+    prompt: str
+    references: tuple[str, ...]
+    tags: dict[str, str] = Field(default_factory=dict)
+    transcripts: dict[str, str]
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One rule over all samples."""
+
+    rule: str
+    on: str
+    estimate: Estimate
+
+
+def metrics(rows: Sequence[ResultRow], seed: int = 0) -> list[Metric]:
+    """Every rule's metric over all rows, in the order of the first row's scores."""
+    return [Metric(*key, ratio(parts, wholes, seed)) for key, (parts, wholes) in counted(rows).items()]
+
+
+def counted(rows: Sequence[ResultRow]) -> dict[tuple[str, str], tuple[list[float], list[float]]]:
+    """(rule, on) -> every sample's part, and every sample's whole, in the order of the rows."""
+    found: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    for score in (score for row in rows for score in row.scores):
+        parts, wholes = found.setdefault((score.rule, score.on), ([], []))
+        parts.append(score.part)
+        wholes.append(score.whole)
+    return found
+
+
+def by_tag(rows: Sequence[ResultRow], tag: str) -> dict[str, list[ResultRow]]:
+    """The rows with each value of a tag, in order; rows without the tag are in none."""
+    groups: dict[str, list[ResultRow]] = {}
+    for row in rows:
+        if tag in row.tags:
+            groups.setdefault(row.tags[tag], []).append(row)
+    return groups
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.errors import DataError
-from vita_mctp.evaluation.cases import Case, as_lines, check_ids, parse_lines, transcribe_case
-from vita_mctp.evaluation.layouts import LAYOUTS
+from vita_mctp.evaluation import published
+from vita_mctp.evaluation.benchmarks import Case, check_ids, transcribe_case
+from vita_mctp.evaluation.pool import as_lines, parse_lines
 
 NAMES = ("1089-134686-0000", "1089-134686-0001", "1089-134686-0002")
 WORDS = ("what is seven plus three", "which day comes after wednesday", "which country is london in")
@@ -37,13 +38,14 @@ Publish = Callable[[str], Path]
 
 
 def test_every_layout_is_tested() -> None:
-    assert set(LAYOUTS) == {*SPOKEN, *SAID}
+    readers = {benchmark.reader for benchmark in published.BENCHMARKS}
+    assert readers == {getattr(published, name) for name in (*SPOKEN, *SAID)}
 
 
 @pytest.mark.parametrize("layout", SPOKEN)
 def test_a_spoken_sample_has_its_recording_and_what_is_right(publish: Publish, layout: str) -> None:
     part, names, references = SPOKEN[layout]
-    cases = list(LAYOUTS[layout](publish(layout), part))
+    cases = list(getattr(published, layout)(publish(layout), part))
     assert tuple(case.id for case in cases) == names
     assert tuple(case.references for case in cases) == references
     assert all(case.question.audio is not None and case.question.audio.exists() for case in cases)
@@ -54,7 +56,7 @@ def test_a_spoken_sample_has_its_recording_and_what_is_right(publish: Publish, l
 @pytest.mark.parametrize("layout", SAID)
 def test_a_sentence_to_say_is_its_own_reference(publish: Publish, layout: str) -> None:
     part, first = SAID[layout]
-    cases = list(LAYOUTS[layout](publish(layout), part))
+    cases = list(getattr(published, layout)(publish(layout), part))
     assert tuple(case.id for case in cases) == NAMES
     assert cases[0].question.text == first and all(case.references == (case.question.text,) for case in cases)
     assert all((case.question.voice is not None and case.question.voice.exists()) for case in cases) == (
@@ -68,18 +70,18 @@ def test_without_a_recording_the_sample_stays(publish: Publish, layout: str) -> 
     folder = publish(layout)
     recording = next(path for path in folder.rglob(f"{names[1]}.*") if path.suffix in (".flac", ".wav", ".mp3"))
     recording.unlink()
-    assert tuple(case.id for case in LAYOUTS[layout](folder, part)) == names
+    assert tuple(case.id for case in getattr(published, layout)(folder, part)) == names
 
 
 def test_questions_with_their_words_are_kept(publish: Publish) -> None:
-    cases = LAYOUTS["open_audio_bench"](publish("open_audio_bench"), "trivia_qa")
+    cases = published.open_audio_bench(publish("open_audio_bench"), "trivia_qa")
     assert tuple(case.prompt for case in cases) == WORDS
 
 
-@pytest.mark.parametrize(("layout", "part"), [(name, told[0]) for name, told in {**SPOKEN, **SAID}.items()])
+@pytest.mark.parametrize(("layout", "part"), [(name, case[0]) for name, case in {**SPOKEN, **SAID}.items()])
 def test_another_folder_is_named_in_one_line(tmp_path: Path, layout: str, part: str) -> None:
     with pytest.raises(DataError, match=r"as (it was )?published"):
-        list(LAYOUTS[layout](tmp_path, part))
+        list(getattr(published, layout)(tmp_path, part))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_a_damaged_table_is_named(
     (tmp_path / table).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / table).write_text(text)
     with pytest.raises(DataError, match=complaint):
-        list(LAYOUTS[layout](tmp_path, part))
+        list(getattr(published, layout)(tmp_path, part))
 
 
 @pytest.mark.parametrize(("names", "complaint"), [(("a", "a"), "two samples"), (("../a",), r"'\.\./a'")])
