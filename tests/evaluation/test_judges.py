@@ -127,33 +127,33 @@ def test_finished_answers_are_read_from_their_folder(tmp_path: Path, question: Q
 
 
 def test_whisper_hears_at_its_rate_and_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, object] = {}
+    given: dict[str, object] = {}
 
     def pipeline(task: str, model: str, device: str) -> object:
-        told.update(task=task, model=model, device=device)
+        given.update(task=task, model=model, device=device)
 
         def hear(sound: dict[str, object], **options: object) -> dict[str, str]:
-            told.update(options, rate=sound["sampling_rate"], length=len(sound["raw"]))  # type: ignore[arg-type]
+            given.update(options, rate=sound["sampling_rate"], length=len(sound["raw"]))  # type: ignore[arg-type]
             return {"text": " hello "}
 
         return hear
 
     monkeypatch.setattr("transformers.pipeline", pipeline)
     assert open_judge("whisper-large-v3", "en", "cuda:1").transcribe(TONE) == "hello"
-    assert told["model"] == "openai/whisper-large-v3" and told["device"] == "cuda:1"
-    assert (told["rate"], told["length"], told["return_timestamps"]) == (16_000, 8_000, True)
-    assert told["generate_kwargs"] == {"language": "en", "task": "transcribe"}
+    assert given["model"] == "openai/whisper-large-v3" and given["device"] == "cuda:1"
+    assert (given["rate"], given["length"], given["return_timestamps"]) == (16_000, 8_000, True)
+    assert given["generate_kwargs"] == {"language": "en", "task": "transcribe"}
 
 
 def test_funasr_hears_without_tags(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, object] = {}
+    given: dict[str, object] = {}
 
     class AutoModel:
         def __init__(self, **options: object) -> None:
-            told.update(options)
+            given.update(options)
 
         def generate(self, **options: object) -> list[dict[str, str]]:
-            told.update(options)
+            given.update(options)
             return [{"text": "<|zh|>你好"}]
 
     funasr, inner = ModuleType("funasr"), ModuleType("funasr.utils.postprocess_utils")
@@ -163,9 +163,9 @@ def test_funasr_hears_without_tags(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(judges, "judge_version", lambda name: name)
     assert open_judge("sensevoice", "zh").transcribe(TONE) == "你好"
-    assert told["model"] == "iic/SenseVoiceSmall" and told["language"] == "zh" and told["use_itn"] is False
+    assert given["model"] == "iic/SenseVoiceSmall" and given["language"] == "zh" and given["use_itn"] is False
     open_judge("paraformer-zh", "zh").transcribe(TONE)
-    assert told["model"] == "paraformer-zh"
+    assert given["model"] == "paraformer-zh"
 
 
 def test_pocketsphinx_hears_any_words_of_its_dictionary() -> None:

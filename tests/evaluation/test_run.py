@@ -17,7 +17,6 @@ from vita_mctp.audio import write_wave
 from vita_mctp.cli import main
 from vita_mctp.errors import ConfigError, DataError, EndpointError
 from vita_mctp.evaluation import answer_scores
-from vita_mctp.evaluation.answer_scores import LlmJudge
 from vita_mctp.evaluation.benchmarks import Question
 from vita_mctp.evaluation.judges import Transcriber
 from vita_mctp.evaluation.metrics import ResultRow
@@ -204,7 +203,7 @@ def test_sound_is_scored_and_a_sample_without_any_scores_nothing(publish: Publis
     parts = [next(s.part for s in row.scores if s.rule == "dnsmos ovrl_mos") for row in rows_of(tmp_path / "run")]
     assert parts[0] == parts[1] >= 1 and parts[2] == 0 and overall.value == pytest.approx(2 * parts[0] / 3)
     assert outcome.summary["rules"]["dnsmos"].startswith("dnsmos/1 (speechmos")
-    with pytest.raises(ConfigError, match="answers are no copies"):
+    with pytest.raises(ConfigError, match="there is no sound rule 'pesq'"):
         run(tmp_path / "voiceless", publish("libritts"), system, Hearing("x"), "libritts-test-clean", sound=["pesq"])
 
 
@@ -258,8 +257,7 @@ def test_a_language_model_is_asked_once_for_each_verdict(
         def create(self, **_: object) -> object:
             return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=next(replies)))])
 
-    judge = LlmJudge("llm", "llm/1", "model", "{question}{reference}{answer}", Client())
-    monkeypatch.setattr(answer_scores, "llm_judge", lambda name: judge)
+    monkeypatch.setattr(answer_scores, "open_client", lambda address, purpose: (Client(), "model"))
     data, texts = publish("jsonl"), {"0000": "ten", "0001": "thursday", "0002": "england"}
     rules = ["llm:http://localhost/v1#model"]
     run(tmp_path / "run", data, Answering(texts), None, "llama-questions", rules=rules)

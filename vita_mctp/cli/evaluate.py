@@ -89,21 +89,16 @@ def sqa(dataset: Dataset, run: RunOptions, model: ModelOptions, judge: Judge = N
 def report(
     runs: Annotated[list[Path], arg("RUN", "folders of runs; the others are held against the first")],
     out: Annotated[Path | None, opt("FILE", "the page (default: standard output)")] = None,
-    plot: Annotated[Path | None, opt("FILE", "a picture: svg, png or pdf (extra bench)")] = None,
 ) -> None:
-    """The runs side by side, as a page and, where wanted, a picture."""
-    from vita_mctp.evaluation.report import compare_runs, draw, read_run, side_by_side
+    """The runs side by side, as a page."""
+    from vita_mctp.evaluation.report import compare_runs, read_run, side_by_side
     from vita_mctp.files import write_output
 
     found = [read_run(folder) for folder in runs]
-    sides = compare_runs(found)
-    page = side_by_side(found, sides)
-    files = [(plot, draw(sides, plot))] if plot else []
+    page = side_by_side(found, compare_runs(found))
     if out:
-        files.append((out, page.encode()))
-    for path, data in files:
-        write_output(path, data)
-    write("".join(f"{path}\n" for path, _ in files) if out else page)
+        write_output(out, page.encode())
+    write(f"{out}\n" if out else page)
 
 
 @command(evaluate, help="list the benchmarks: samples, licence, source")

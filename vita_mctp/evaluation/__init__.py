@@ -1,6 +1,7 @@
 """What a model is worth: one pipeline from benchmarks over systems and judges to scores and a report.
 
-`benchmarks` (read by `layouts`) give `cases`; `systems` answer them, `judges` transcribe the answers' sound; `work`
-does this and scores it by `text_scores`, `answer_scores` and `sound_scores`; `pool` shares the work out and keeps it;
-`run` puts it together; `report` puts runs side by side, and `intervals` says how sure a metric is. `doctor` asks once.
+`benchmarks` says what a benchmark and a sample is, `published` has those of the field; `systems` answer, `judges`
+transcribe the answers' sound; `work` does this and scores it by `text_scores`, `answer_scores` and `sound_scores`;
+`pool` gives the work to processes and keeps what comes; `run` puts it together. `metrics` sums up and says how sure
+it is, `report` puts runs side by side. `doctor` asks one question.
 """

@@ -10,10 +10,11 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 import regex
 
@@ -42,56 +43,39 @@ class Verdict:
     reason: str
 
 
-class AnswerRule(Protocol):
-    """An answer is right when it agrees with any of the references; an empty answer is judged as any other."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str:
-        """What a metric depends on: the rule's own revision and the packages or model behind it."""
-        ...
-
-    def judge(self, question: str, references: Sequence[str], answer: str) -> Verdict: ...
+Judge = Callable[[str, Sequence[str], str], Verdict]
+"""(question, references, answer) -> the verdict; an empty answer is judged as any other."""
 
 
 @dataclass(frozen=True)
-class Exact:
+class AnswerRule:
+    """version: what a metric depends on: the rule's own revision and the packages or model behind it."""
+
+    name: str
+    version: str
+    judge: Judge
+
+
+def _exact(question: str, references: Sequence[str], answer: str) -> Verdict:
     """A reference's words, all of them and in order, and no others; case and punctuation apart."""
-
-    name: str = "exact"
-    version: str = "exact/1"
-
-    def judge(self, question: str, references: Sequence[str], answer: str) -> Verdict:
-        right = any(same_text(reference, answer) for reference in references)
-        return Verdict(right, "" if right else f"is none of {', '.join(map(repr, references))}")
+    right = any(same_text(reference, answer) for reference in references)
+    return Verdict(right, "" if right else f"is none of {', '.join(map(repr, references))}")
 
 
-@dataclass(frozen=True)
-class Contains:
+def _contains(whole_words: bool, question: str, references: Sequence[str], answer: str) -> Verdict:
     """Every word of a reference is in the answer, in any order; a reference that is a number may also be in digits.
 
     whole_words: "art" is not in "party", and a reference without words never counts. The public script looks for
     substrings, so there it is and does.
     """
-
-    name: str
-    version: str
-    whole_words: bool = False
-
-    def judge(self, question: str, references: Sequence[str], answer: str) -> Verdict:
-        said = _without_marks(answer)
-        wanted = [_without_marks(reference).strip() for reference in references]
-        for reference in [*wanted, *_in_digits(wanted)]:
-            if self._holds(said, reference):
-                return Verdict(True, f"contains {reference!r}")
-        return Verdict(False, f"contains none of {', '.join(map(repr, references)) or 'no references'}")
-
-    def _holds(self, said: str, reference: str) -> bool:
-        if self.whole_words:
-            return reference != "" and set(reference.split()) <= set(said.split())
-        return all(word in said for word in reference.split(" "))
+    said, names = _without_marks(answer), [_without_marks(reference).strip() for reference in references]
+    words = set(said.split())
+    for name in [*names, *_in_digits(names)]:
+        if whole_words and name and set(name.split()) <= words:
+            return Verdict(True, f"contains {name!r}")
+        if not whole_words and all(word in said for word in name.split(" ")):
+            return Verdict(True, f"contains {name!r}")
+    return Verdict(False, f"contains none of {', '.join(map(repr, references)) or 'no references'}")
 
 
 def _without_marks(text: str) -> str:
@@ -108,21 +92,14 @@ def _in_digits(references: Sequence[str]) -> list[str]:
         return []
 
 
-@dataclass(frozen=True)
-class HasAnswer:
+def _has_answer(question: str, references: Sequence[str], answer: str) -> Verdict:
     """A reference's tokens are a run of the answer's: runs of letters, digits and marks, or single other signs."""
-
-    name: str
-    version: str
-
-    def judge(self, question: str, references: Sequence[str], answer: str) -> Verdict:
-        said = _dpr_tokens(answer)
-        for reference in references:
-            wanted = _dpr_tokens(reference)
-            starts = range(len(said) - len(wanted) + 1)
-            if any(said[start : start + len(wanted)] == wanted for start in starts):
-                return Verdict(True, f"has {reference!r}")
-        return Verdict(False, f"has none of {', '.join(map(repr, references)) or 'no references'}")
+    said = _dpr_tokens(answer)
+    for reference in references:
+        tokens = _dpr_tokens(reference)
+        if any(said[start : start + len(tokens)] == tokens for start in range(len(said) - len(tokens) + 1)):
+            return Verdict(True, f"has {reference!r}")
+    return Verdict(False, f"has none of {', '.join(map(repr, references)) or 'no references'}")
 
 
 def _dpr_tokens(text: str) -> list[str]:
@@ -138,13 +115,11 @@ class LlmJudge:
     {answer}; client is openai's.
     """
 
-    name: str
-    version: str
     model: str
     prompt: str
     client: Any
 
-    def judge(self, question: str, references: Sequence[str], answer: str) -> Verdict:
+    def __call__(self, question: str, references: Sequence[str], answer: str) -> Verdict:
         from openai import OpenAIError
 
         asked = self.prompt.format(question=question, reference=" or ".join(references), answer=answer)
@@ -167,34 +142,24 @@ class LlmJudge:
         return "".join(choice.message.content or "" for choice in completion.choices[:1])
 
 
-def llm_judge(name: str, prompt: str | None = None) -> LlmJudge:
-    """The judge behind "llm:URL#MODEL". prompt: another text than the repository's, with the same three fields.
-
-    The key comes from OPENAI_API_KEY; servers that want none need none. Raises ConfigError when a part is missing,
-    MissingExtraError without the openai package.
-    """
-    client, model = open_client(name.removeprefix(LLM_PREFIX), "judge model")
-    text = prompt or (files("vita_mctp.evaluation") / "prompts" / "answer_judge.txt").read_text(encoding="utf-8")
-    if absent := [field for field in ("{question}", "{reference}", "{answer}") if field not in text]:
-        raise ConfigError(f"the judge's prompt lacks {', '.join(absent)}; put them where these texts belong")
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    version = f"llm/1 ({model}, prompt {digest}, {_VOTES} votes at temperature {_TEMPERATURE})"
-    return LlmJudge("llm", version, model, text, client)
-
-
 def answer_rule(name: str) -> AnswerRule:
     """The rule of that name; "llm:URL#MODEL" asks the model at an OpenAI-compatible endpoint.
 
     Raises ConfigError for an unknown name, MissingExtraError for a rule whose packages are not installed.
     """
     if name.startswith(LLM_PREFIX):
-        return llm_judge(name)
+        client, model = open_client(name.removeprefix(LLM_PREFIX), "judge model")
+        prompt = (files("vita_mctp.evaluation") / "prompts" / "answer_judge.txt").read_text(encoding="utf-8")
+        digest = hashlib.sha256(prompt.encode()).hexdigest()[:8]
+        version = f"llm/1 ({model}, prompt {digest}, {_VOTES} votes at temperature {_TEMPERATURE})"
+        return AnswerRule("llm", version, LlmJudge(model, prompt, client))
     if name == "exact":
-        return Exact()
+        return AnswerRule(name, "exact/1", _exact)
     if name == "has_answer":
-        return HasAnswer(name, f"has_answer/1 ({versions('regex')})")
+        return AnswerRule(name, f"has_answer/1 ({versions('regex')})", _has_answer)
     if name in ("contains", "contains_words"):
         require(f"the rule {name}", "eval", "word2number")
-        return Contains(name, f"{name}/1 ({versions('word2number')})", whole_words=name == "contains_words")
+        judge = partial(_contains, name == "contains_words")
+        return AnswerRule(name, f"{name}/1 ({versions('word2number')})", judge)
     known = ", ".join((*ANSWER_RULES, f"{LLM_PREFIX}URL#MODEL"))
     raise ConfigError(f"there is no answer rule {name!r}; choose one of {known}")

@@ -31,7 +31,7 @@ class SelfTest:
     """How the built-in question went; failure is None when it was answered rightly, with sound."""
 
     model: str
-    wanted: str | None = None
+    expected: str | None = None
     answered: str | None = None
     audio_seconds: float = 0.0
     first_sound_seconds: float | None = None
@@ -66,7 +66,7 @@ class Report:
         lines += [f"{'attention':<18}{name}: {_yes(there)}" for name, there in self.attention_kernels.items()]
         lines += [f"{'extra':<18}{name}: {_installed(name, gone)}" for name, gone in self.extras.items()]
         if test.answered is not None:
-            lines += [f"{'question':<18}answered {test.answered!r}, wanted {test.wanted!r}"]
+            lines += [f"{'question':<18}answered {test.answered!r}, wanted {test.expected!r}"]
         if test.first_sound_seconds is not None and test.real_time_factor is not None:
             speed = f"first sound after {test.first_sound_seconds:.2f} s, real-time factor {test.real_time_factor:.2f}"
             lines += [f"{'speed':<18}{speed}, cold"]

@@ -145,7 +145,7 @@ def compare(a: tuple[Numbers, Numbers], b: tuple[Numbers, Numbers], seed: int = 
     """Whether b's ratio differs from a's. a, b: (parts, wholes) of the same samples in the same order.
 
     The interval draws samples with replacement, the same ones for both systems (Bisani and Ney 2004, section 3). The
-    two-sided p value is approximate randomisation: each sample's two results change places by a coin's toss, 10,000
+    two-sided p value is approximate randomisation: each sample's two results are swapped by a coin's toss, 10,000
     times; p = (1 + times the difference is no smaller) / (1 + times) (Noreen 1989; Riezler and Maxwell 2005).
     Raises DataError when the systems do not have the same number of samples.
     """

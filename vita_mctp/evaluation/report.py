@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vita_mctp.environment import require
-from vita_mctp.errors import ConfigError, DataError
+from vita_mctp.errors import DataError
 from vita_mctp.evaluation.metrics import SOUND, Comparison, Estimate, ResultRow, compare, counted, ratio
 from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.run import ROWS, SUMMARY, RunResult
@@ -21,8 +19,6 @@ better when lower, rates of right answers when higher. Those of sound are on the
 in every metric, with 0 where a sound could not be scored. Differences are to the first run, on the same samples: the
 interval draws samples for both runs together (Bisani and Ney 2004), p is two-sided approximate randomisation with
 10,000 shuffles (Noreen 1989)."""
-_PANEL_INCHES = (7.0, 2.4)
-PLOTS = (".svg", ".png", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -118,43 +114,6 @@ def outcome(result: RunResult, folder: Path) -> str:
     ]
     lines.append(f"{result.summary['n_total']} samples, {result.summary['n_failed']} failed")
     return "\n".join([*lines, str(folder)]) + "\n"
-
-
-def draw(sides: Sequence[Side], path: Path) -> bytes:
-    """A picture in the format of the path's suffix: a panel for each rule, a bar with its interval for each run.
-
-    Raises ConfigError for a format that is not known, MissingExtraError without matplotlib.
-    """
-    kind = path.suffix.lower()
-    if kind not in PLOTS:
-        raise ConfigError(f"cannot draw {path}; give a name that ends in {', '.join(PLOTS)}")
-    require("drawing runs side by side", "bench", "matplotlib")
-    from matplotlib.figure import Figure
-
-    rules = list(dict.fromkeys((side.rule, side.on) for side in sides))
-    width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width, height * len(rules)), layout="constrained")
-    for row, key in enumerate(rules, start=1):
-        axes = figure.add_subplot(len(rules), 1, row)
-        _draw_panel(axes, key, [side for side in sides if (side.rule, side.on) == key])
-    picture = io.BytesIO()
-    figure.savefig(picture, format=kind.removeprefix("."), dpi=150)
-    return picture.getvalue()
-
-
-def _draw_panel(axes: Any, key: tuple[str, str], sides: Sequence[Side]) -> None:
-    """A metric that could not be computed has no bar."""
-    names = [f"{side.run.name}\n{side.run.about[1]}" for side in sides]
-    scale, unit = (1, "") if key[1] == SOUND else (100, "percent")
-    values, lows, highs = (
-        [scale * (getattr(side.estimate, part) or 0.0) for side in sides] for part in ("value", "low", "high")
-    )
-    below = [value - low for value, low in zip(values, lows, strict=True)]
-    above = [high - value for value, high in zip(values, highs, strict=True)]
-    axes.bar(range(len(sides)), values, 0.6, yerr=(below, above), capsize=4)
-    axes.set_xticks(range(len(sides)), names, fontsize=7)
-    axes.set(title=f"{key[0]}, of {key[1]}", ylabel=unit)
-    axes.grid(axis="y", alpha=0.3)
 
 
 def _check_alike(first: FinishedRun, run: FinishedRun) -> None:

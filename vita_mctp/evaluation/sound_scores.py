@@ -1,13 +1,11 @@
-"""How speech sounds, scored from its waves: quality, intelligibility, whose voice it is.
+"""How speech sounds, scored from its waves: `dnsmos` its quality, from the wave alone; `speaker` whose voice it is.
 
-T samples at 16 kHz. `dnsmos` needs the wave alone. `pesq` and `stoi` compare it, sample by sample, with the recording
-that it is a copy of: they suit codecs, not freely spoken answers. `speaker` compares two voices, whatever is said.
+T samples at 16 kHz. `speaker` compares two voices, whatever is said.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +23,7 @@ _SHORTEST_SECONDS = 0.5
 SPEAKER_MODEL = "microsoft/wavlm-base-plus-sv"
 """WavLM with an x-vector head, trained to tell speakers apart."""
 
+SOUND_RULES = ("dnsmos", "speaker")
 _ELSEWHERE: Mapping[str, str] = {
     "utmos": "UTMOS has no package that runs beside this one's torch; run tarepan/SpeechMOS over a run's waves, in an "
     "environment of its own, or use dnsmos",
@@ -49,8 +48,7 @@ class SoundRule:
     def score(self, wave: Wave, reference: Wave | None = None) -> dict[str, float]:
         """Values by name, higher being better. The reference may have any rate, as the wave may.
 
-        Raises AudioError for what cannot be scored (too short, silent, no speech found), ConfigError where a reference
-        is wanted and none came.
+        Raises AudioError for what is too short or silent, ConfigError where a reference is wanted and none came.
         """
         samples = _samples(wave, "the wave")
         if not self.wants_reference:
@@ -60,19 +58,15 @@ class SoundRule:
         return self.measure(samples, _samples(reference, "the reference"))
 
 
-SOUND_RULES = ("dnsmos", "pesq", "stoi", "speaker")
-
-
 def sound_rule(name: str) -> SoundRule:
     """The rule of that name; "speaker:MODEL" takes another x-vector model than WavLM's, a hub name or a folder.
 
     Raises ConfigError for an unknown name, with what to do about the scores that no package offers;
     MissingExtraError for a rule whose packages are not installed; CheckpointError for a model that is not there.
     """
-    if name in _PACKAGED:
-        packages, wants_reference, measure = _PACKAGED[name]
-        require(f"the rule {name}", "sound", *packages)
-        return SoundRule(name, f"{name}/1 ({versions(packages[0])})", wants_reference, measure)
+    if name == "dnsmos":
+        require("the rule dnsmos", "sound", "speechmos", "librosa", "onnxruntime", "requests")
+        return SoundRule(name, f"dnsmos/1 ({versions('speechmos')})", False, _dnsmos)
     rule, _, model = name.partition(":")
     if rule == "speaker":
         model = model or SPEAKER_MODEL
@@ -98,35 +92,6 @@ def _dnsmos(samples: Samples, _: Samples) -> dict[str, float]:
     return {name: float(value) for name, value in dnsmos.run(samples, SAMPLE_RATE).items()}
 
 
-def _pesq(samples: Samples, reference: Samples) -> dict[str, float]:
-    """Wide-band PESQ (ITU-T P.862.2), about 1 to 4.64."""
-    from pesq import PesqError, pesq
-
-    samples, reference = _paired(samples, reference)
-    try:
-        return {"pesq_wb": float(pesq(SAMPLE_RATE, reference, samples, "wb"))}
-    except PesqError as error:
-        raise AudioError(f"PESQ cannot score this pair: {error}; give it half a second of speech or more") from None
-
-
-def _stoi(samples: Samples, reference: Samples) -> dict[str, float]:
-    """Short-time objective intelligibility, 0 to 1 (Taal et al. 2011)."""
-    from pystoi import stoi
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # its word for "too little speech", beside a made-up score
-        try:
-            return {"stoi": float(stoi(*reversed(_paired(samples, reference)), SAMPLE_RATE))}
-        except RuntimeWarning:
-            raise AudioError("STOI finds too little speech in this pair; give it half a second or more") from None
-
-
-def _paired(samples: Samples, reference: Samples) -> tuple[Samples, Samples]:
-    """Both cut to the shorter one's length: codecs pad their last frame."""
-    length = min(len(samples), len(reference))
-    return samples[:length], reference[:length]
-
-
 def _speaker_measure(model: str) -> Measure:
     from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
@@ -150,10 +115,3 @@ def _speaker(extractor: Any, network: Any, samples: Samples, reference: Samples)
             for voice in (samples, reference)
         )
         return {"speaker_similarity": float(torch.cosine_similarity(one, other, dim=0))}
-
-
-_PACKAGED: Mapping[str, tuple[tuple[str, ...], bool, Measure]] = {
-    "dnsmos": (("speechmos", "librosa", "onnxruntime", "requests"), False, _dnsmos),
-    "pesq": (("pesq",), True, _pesq),
-    "stoi": (("pystoi",), True, _stoi),
-}

@@ -112,8 +112,6 @@ def measuring(names: Sequence[str], folder: Path, worker: int) -> Callable[[Case
 
 def check_sound(rules: Sequence[str], cases: Sequence[Case]) -> dict[str, str]:
     """The rules' versions by name. Raises ConfigError for rules that these cases' answers cannot be scored by."""
-    if copies := [name for name in rules if name in ("pesq", "stoi")]:
-        raise ConfigError(f"{copies[0]} compares a copy with its recording, and answers are no copies; leave it out")
     opened = [sound_rule(name) for name in rules]
     if any(rule.wants_reference for rule in opened) and any(case.question.voice is None for case in cases):
         raise ConfigError("the rule speaker wants a set with voice prompts, such as seed-tts-en; leave it out here")
