@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import soundfile
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.decoding.plan import parse_mode
-from vita_mctp.environment import CommandCost, Environment, look_around, measure_command, weights_hash
+from vita_mctp.environment import CommandCost, look_around, measure_command, weights_hash
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.evaluation.benchmarks import (
     ASR,
@@ -172,79 +172,58 @@ class NanoOptions:
         return shlex.join(("vita-mctp", "evaluate", "nano", *values, "--out", str(self.out)))
 
 
-@dataclass(frozen=True)
-class NanoResult:
-    """device: the weights' type and device. cold: `vita-mctp ask` on one question in a new process; None: not measured.
-
-    original, copy: the floors. asr, sqa, tts: by mode.
-    """
-
-    command: str
-    model: str
-    weights: str
-    device: str
-    seed: int
-    environment: Environment
-    cold: CommandCost | None
-    original: RunResult
-    copy: RunResult
-    asr: dict[str, RunResult] = field(default_factory=dict)
-    sqa: dict[str, RunResult] = field(default_factory=dict)
-    tts: dict[str, RunResult] = field(default_factory=dict)
-
-
 def evaluate_nano(
     speech_lm: SpeechLM, options: NanoOptions, progress: Progress | None = None, **testing: Any
-) -> NanoResult:
-    """Runs everything, writes the page, and summary.json at the end of all.
+) -> dict[str, RunResult]:
+    """Runs everything, writes the page, and summary.json at the end of all; the runs by name.
 
-    Killed, the same command goes on; finished, it starts anew. testing: goes to each `evaluate`.
+    original, copy: the floors; asr-MODE, sqa-MODE, tts-MODE: the model. Killed, the same command goes on; finished, it
+    starts anew. testing: goes to each `evaluate`.
     Raises ConfigError for an unknown mode or n, MissingExtraError without the extra `eval` or a synthesiser,
     OutputError when a file cannot be written.
     """
     text_rule("plain")  # before hours of work, not after them
     for mode in options.modes:
         parse_mode(mode, num_blocks=0)
-    environment, weights = look_around(), weights_hash(find_model(options.model))
-    speech, end = options.work / "speech", options.work / "summary.json"
+    model, speech, end = speech_lm.model, options.work / "speech", options.work / "summary.json"
+    about: dict[str, Any] = {
+        "command": options.command,
+        "model": options.model,
+        "weights": weights_hash(find_model(options.model)),
+        "device": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
+        "seed": options.seed,
+        "environment": asdict(look_around()),
+    }
     if end.exists():
         shutil.rmtree(options.work / "runs", ignore_errors=True)
         end.unlink()
-    corpus = speak_samples(speech, options.n)
-    cold = _measure_cold(options, _recording(corpus, "eval_questions", 0)[0]) if options.measure_cold else None
+    corpus, waves = speak_samples(speech, options.n), speech / "waves"
+    question = _recording(corpus, "eval_questions", 0)[0]
+    about["cold"] = asdict(_measure_cold(options, question)) if options.measure_cold else None
+    runs: dict[str, RunResult] = {}
 
-    def run(name: str, benchmark: str, config: SystemConfig, system: System, per_n: int) -> RunResult:
-        asked = RunConfig(benchmark=benchmark, system=config, data=str(speech), limit=per_n * options.n)
-        return evaluate(
-            asked,
+    def run(name: str, benchmark: str, config: SystemConfig, system: System, per_n: int) -> None:
+        runs[name] = evaluate(
+            RunConfig(benchmark=benchmark, system=config, data=str(speech), limit=per_n * options.n),
             options.work / "runs" / name,
-            device=str(speech_lm.model.device),
+            device=str(model.device),
             open_system=lambda worker: system,
-            weights=weights,
+            weights=about["weights"],
             progress=progress,
             **testing,
         )
 
-    waves = speech / "waves"
     floor = SystemConfig(model=f"{FINISHED}{waves}", seed=options.seed)
+    run("original", "nano-voice", floor, FinishedAnswers(waves), 2)
     copied = floor.model_copy(update={"model": f"codec of {options.model}"})
-    original = run("original", "nano-voice", floor, FinishedAnswers(waves), 2)
-    device = f"{str(speech_lm.model.dtype).removeprefix('torch.')} on {speech_lm.model.device}"
-    made = (options.command, options.model, weights, device, options.seed, environment, cold)
-    result = NanoResult(*made, original, run("copy", "nano-voice", copied, CodecCopy(speech_lm, waves), 2))
+    run("copy", "nano-voice", copied, CodecCopy(speech_lm, waves), 2)
     for mode in options.modes:
         config = SystemConfig(model=options.model, mode=mode, seed=options.seed)
-        for task, results, per_n in (("asr", result.asr, 3), ("sqa", result.sqa, 3), ("tts", result.tts, 1)):
-            results[mode] = run(f"{task}-{mode}", f"nano-{task}", config, LocalModel(speech_lm, config), per_n)
-    write_output(options.out, markdown(result).encode())
-    write_output(end, (json.dumps(_summary(result), indent=1) + "\n").encode())
-    return result
-
-
-def _summary(result: NanoResult) -> dict[str, Any]:
-    values = {name: getattr(result, name) for name in ("command", "model", "weights", "device", "seed")}
-    cold = None if result.cold is None else asdict(result.cold)
-    return {**values, "environment": asdict(result.environment), "cold": cold}
+        for task, per_n in ((ASR, 3), (SQA, 3), (TTS, 1)):
+            run(f"{task}-{mode}", f"nano-{task}", config, LocalModel(speech_lm, config), per_n)
+    write_output(options.out, markdown(about, {name: each.summary for name, each in runs.items()}).encode())
+    write_output(end, (json.dumps(about, indent=1) + "\n").encode())
+    return runs
 
 
 def _measure_cold(options: NanoOptions, question: Path) -> CommandCost:
@@ -283,23 +262,24 @@ _OWN_HEARD = (("plain", OWN), ("plain", f"{OWN}, {_BY_LOOP}"))
 """Columns of metrics: a rule, and what it was asked about."""
 
 
-def markdown(result: NanoResult) -> str:
-    """The whole page; every number in it comes out of the runs, rates in percent with their intervals."""
+def markdown(about: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str:
+    """The whole page of the runs' summaries; rates in percent with their intervals."""
+    modes = [name.removeprefix(f"{SQA}-") for name in runs if name.startswith(f"{SQA}-")]
     parts = [
         "# The nano model, heard by an independent judge",
-        f"    {result.command}",
+        f"    {about['command']}",
         _HELD_OUT,
         "## Spoken questions, percent",
-        _questions(result),
+        _questions(modes, runs),
         "## Spoken sentences, percent",
-        _sentences(result),
+        _sentences(modes, runs),
         "## Speed",
-        _speeds(result),
-        _cold(result.cold),
+        _speeds(modes, runs),
+        _cold(about["cold"]),
         "## Columns",
         _COLUMNS,
         "## Measured",
-        _measured(result),
+        _measured(about),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -317,56 +297,57 @@ def _count(*parts: dict[str, Any]) -> str:
     return f"{parts[0]['n_total']} ({', '.join(str(part['n_failed']) for part in parts)})"
 
 
-def _questions(result: NanoResult) -> str:
+def _questions(modes: Sequence[str], runs: dict[str, dict[str, Any]]) -> str:
     head = ("mode", "voices", "n (failed: ASR, answer)", "ASR WER", "text right", "heard right", "WER2", "WER1")
     rows = []
-    for mode, run in result.sqa.items():
-        for group, answered in run.summary["by"]["voices"].items():
-            transcribed = result.asr[mode].summary["by"]["voices"][group]
+    for mode in modes:
+        for group, answered in runs[f"{SQA}-{mode}"]["by"]["voices"].items():
+            transcribed = runs[f"{ASR}-{mode}"]["by"]["voices"][group]
             metrics = _cells(transcribed, [_WER]) + _cells(answered, [_TEXT_RIGHT, *_HEARD, *_OWN_HEARD])
             rows.append((mode, group, _count(transcribed, answered), *metrics))
     return table((*head, "own WER2", "own WER1"), rows)
 
 
-def _sentences(result: NanoResult) -> str:
-    speakers = {"answer voice itself": result.original, "answer voice, copied by the codec": result.copy}
-    speakers |= {f"model, {mode}": run for mode, run in result.tts.items()}
+def _sentences(modes: Sequence[str], runs: dict[str, dict[str, Any]]) -> str:
+    speakers = {"original": "answer voice itself", "copy": "answer voice, copied by the codec"}
+    speakers |= {f"{TTS}-{mode}": f"model, {mode}" for mode in modes}
     rows = [
-        (who, said, _count(run.summary["by"]["said"][said]), *_cells(run.summary["by"]["said"][said], _HEARD))
+        (who, said, _count(runs[name]["by"]["said"][said]), *_cells(runs[name]["by"]["said"][said], _HEARD))
         for said in (SENTENCES, RIGHT_ANSWERS)
-        for who, run in speakers.items()
-        if said in run.summary["by"]["said"]
+        for name, who in speakers.items()
+        if said in runs[name]["by"]["said"]
     ]
     return table(("who speaks", "what", "n (failed)", "heard right", "WER2", "WER1"), rows)
 
 
-def _speeds(result: NanoResult) -> str:
+def _speeds(modes: Sequence[str], runs: dict[str, dict[str, Any]]) -> str:
     head = ("mode", "answers", "tokens/s", "first sound p50, s", "first sound p95, s", "RTF")
     rows = []
-    for mode, run in result.sqa.items():
-        seconds = [run.summary[key] for key in ("first_sound_p50", "first_sound_p95", "real_time_factor")]
+    for mode in modes:
+        run = runs[f"{SQA}-{mode}"]
+        seconds = [run[key] for key in ("first_sound_p50", "first_sound_p95", "real_time_factor")]
         shown = ["-" if value is None else f"{value:.3f}" for value in seconds]
-        rows.append((mode, str(run.summary["n_total"]), f"{run.summary['tokens_per_second'] or 0:.1f}", *shown))
+        rows.append((mode, str(run["n_total"]), f"{run['tokens_per_second'] or 0:.1f}", *shown))
     return table(head, rows)
 
 
-def _cold(cold: CommandCost | None) -> str:
+def _cold(cold: dict[str, Any] | None) -> str:
     if cold is None:
         return ""
     return (
-        f"`vita-mctp ask` on one question, from a cold start to the written wave: {cold.seconds:.2f} s, "
-        f"peak memory {cold.peak_bytes / 2**20:.0f} MiB."
+        f"`vita-mctp ask` on one question, from a cold start to the written wave: {cold['seconds']:.2f} s, "
+        f"peak memory {cold['peak_bytes'] / 2**20:.0f} MiB."
     )
 
 
-def _measured(result: NanoResult) -> str:
-    around = result.environment
+def _measured(about: dict[str, Any]) -> str:
+    machine = about["environment"]
     facts = {
-        "date": around.date,
-        "commit": around.commit,
-        "model": f"{result.model}, weights {result.weights} (SHA-256), {result.device}",
-        "seed": str(result.seed),
-        "processor": f"{around.processor}, {around.cores} cores, {around.threads} threads used, load {around.load:.1f}",
-        "versions": ", ".join(f"{name} {number}" for name, number in around.versions.items()),
+        "date": machine["date"],
+        "commit": machine["commit"],
+        "model": f"{about['model']}, weights {about['weights']} (SHA-256), {about['device']}",
+        "seed": about["seed"],
+        "processor": "{processor}, {cores} cores, {threads} threads used, load {load:.1f}".format_map(machine),
+        "versions": ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
     }
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())

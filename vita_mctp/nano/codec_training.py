@@ -6,28 +6,22 @@ is known, phone CTC and word CTC everywhere, L1 on log-mel frames for the answer
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import ConvNeXtStack, NanoEncoder, NanoMelDecoder, unfold_steps
 from vita_mctp.nano.codec_data import IGNORED, BatchMaker, CodecBatch
-from vita_mctp.schema import Schema
+from vita_mctp.nano.fitting import Schedule, fit, resume, write_log
 from vita_mctp.types import IntArray
 
-log = logging.getLogger(__name__)
 BLANK = 0
 """CTC's blank; phone and word ids are shifted by one in the CTC heads."""
 
@@ -119,7 +113,7 @@ def edit_distance(first: list[int], second: list[int]) -> int:
 
 
 @torch.inference_mode()
-def error_rates(trainer: CodecTrainer, batches: Iterator[CodecBatch]) -> dict[str, float]:
+def error_rates(trainer: CodecTrainer, batches: Iterable[CodecBatch]) -> dict[str, float]:
     """Phone and word error rate behind the quantiser, log-mel L1 of the answer voice, and how many codes are in use."""
     totals, used = dict.fromkeys(("phone_errors", "phones", "word_errors", "words", "mel", "batches"), 0.0), set()
     for batch in batches:
@@ -143,111 +137,24 @@ def error_rates(trainer: CodecTrainer, batches: Iterator[CodecBatch]) -> dict[st
     }
 
 
-class Schedule(Schema):
-    """How long and how fast to learn.
-
-    bf16: matrix products in bfloat16, several times faster where the processor has such units, slower elsewhere.
-    """
-
-    steps: int = Field(default=4000, gt=0)
-    learning_rate: float = Field(default=2e-3, gt=0)
-    warmup: int = Field(default=200, ge=0)
-    grad_clip: float = Field(default=1.0, gt=0)
-    bf16: bool = True
-    log_every: int = Field(default=50, gt=0)
-    save_every: int = Field(default=500, gt=0)
-
-    def rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to 2 % of the learning rate."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
 class CodecSchedule(Schedule):
     weight_decay: float = Field(default=0.01, ge=0)
-
-
-def fit(
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    folder: Path,
-    step: int,
-    losses: Callable[[int], dict[str, Tensor]],
-    save: Callable[[int], None],
-) -> None:
-    """Steps from `step` to the schedule's end; log.jsonl in `folder` gets the curves.
-
-    losses: by name, of a step; `total` is what is minimised. save: called with the number of steps done.
-    """
-    started = time.perf_counter()
-    while step < schedule.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
-            found = losses(step)
-        found["total"].backward()
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], schedule.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        if step % schedule.log_every == 0:
-            values = {name: round(loss.item(), 4) for name, loss in found.items()}
-            _write_log(folder, {"step": step, **values, "seconds": round(time.perf_counter() - started, 1)})
-        if step % schedule.save_every == 0 or step == schedule.steps:
-            save(step)
 
 
 def train_codec(
     trainer: CodecTrainer, maker: BatchMaker, tests: dict[str, list[CodecBatch]], schedule: CodecSchedule, folder: Path
 ) -> None:
     """Train to the schedule's end, resuming from `folder` if it holds a checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
     decay = schedule.weight_decay
     optimizer = torch.optim.AdamW(trainer.parameters(), schedule.learning_rate, betas=(0.9, 0.98), weight_decay=decay)
-    step = _resume(trainer, optimizer, folder)
+    step = resume(trainer, optimizer, folder)
     # A resumed run goes on with an epoch that it has not seen, not in the middle of the one it was in.
     batches = chain.from_iterable(map(maker.epoch, count(step)))
 
-    def save(step: int) -> None:
+    def test(step: int) -> None:
         trainer.eval()
         for name, held in tests.items():
-            _write_log(folder, {"step": step, "test": name, **error_rates(trainer, iter(held))})
+            write_log(folder, {"step": step, "test": name, **error_rates(trainer, held)})
         trainer.train()
-        _save(trainer, optimizer, step, folder)
 
-    fit(optimizer, schedule, folder, step, lambda _: trainer(next(batches)), save)
-
-
-def _write_log(folder: Path, row: dict[str, object]) -> None:
-    line = json.dumps(row)
-    log.info(line)
-    with (folder / "log.jsonl").open("a") as sink:
-        sink.write(line + "\n")
-
-
-def _save(trainer: CodecTrainer, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
-    tensors = {f"model.{name}": value.contiguous() for name, value in trainer.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    partial = folder / "checkpoint.part"
-    save_file(tensors, partial, metadata={"step": str(step)})
-    partial.rename(folder / "checkpoint.safetensors")
-
-
-def _resume(trainer: CodecTrainer, optimizer: torch.optim.Optimizer, folder: Path) -> int:
-    path = folder / "checkpoint.safetensors"
-    if not path.is_file():
-        return 0
-    tensors = load_file(path)
-    trainer.load_state_dict(
-        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    )
-    state = optimizer.state_dict()
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state["state"].setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(state)
-    return int(state["state"][0]["step"])
+    fit(trainer, optimizer, schedule, folder, step, lambda _: trainer(next(batches)), test)

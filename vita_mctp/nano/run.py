@@ -35,9 +35,10 @@ from vita_mctp.nano.codec_data import (
 from vita_mctp.nano.codec_training import CodecSchedule, CodecTrainer, train_codec
 from vita_mctp.nano.corpus import Corpus, build_corpus
 from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.fitting import trained_weights
 from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.nano.synthesis import SAMPLE_RATE
-from vita_mctp.nano.vocoder_training import Speaker, VocoderSchedule, VoiceCrops, newest_speaker, train_speaker
+from vita_mctp.nano.vocoder_training import Speaker, VocoderSchedule, VoiceCrops, train_speaker
 from vita_mctp.nano.voices import PHONES, Sizes, Voice, speak
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ChatFormat
@@ -118,13 +119,9 @@ class CodecRun:
         return [maker.batch(group, None) for group in maker.groups(sorted(items, key=lambda item: item.num_frames))]
 
     def trained_codec(self) -> CodecTrainer:
-        """The codec as trained, frozen. ConfigError when its training has not ended."""
-        path = self.folder / "codec" / "checkpoint.safetensors"
-        if not path.is_file():
-            raise ConfigError(f"{path} is missing: train the codec first")
+        """The codec as trained, frozen. Raises ConfigError when its training has not ended."""
         trainer = self.trainer()
-        tensors = load_file(path)
-        trainer.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        trainer.load_state_dict(trained_weights(self.folder / "codec"))
         trainer.eval().requires_grad_(False)
         return trainer
 
@@ -148,12 +145,10 @@ class CodecRun:
     def export(self, folder: Path) -> None:
         """Write config.json and half-precision weights as the package ships them."""
         folder.mkdir(parents=True, exist_ok=True)
-        newest = newest_speaker(self.folder / "vocoder")
-        if newest is None:
-            raise ConfigError(f"no vocoder in {self.folder}: train it first")
+        speaker = trained_weights(self.folder / "vocoder")
         self.recipe.sizes.save(folder)
         save_half(self.trained_codec().encoder.state_dict(), folder / ENCODER_FILE)
-        save_half(load_file(newest[1]), folder / DECODER_FILE)
+        save_half(speaker, folder / DECODER_FILE)
 
 
 def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:

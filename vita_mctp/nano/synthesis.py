@@ -13,10 +13,10 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
 
+from vita_mctp.audio import resample
 from vita_mctp.errors import MissingExtraError
-from vita_mctp.types import FloatArray
+from vita_mctp.types import FloatArray, Wave
 
 SAMPLE_RATE = 16_000
 """Every synthesiser here hands out mono float32 at this rate (Hz)."""
@@ -176,14 +176,7 @@ def speak_flite(text: str, voice: str, stretch: float = 1.0, pitch: float = 1.0)
         phones, words = _phones(library, utterance), _words(library, utterance)
     finally:
         library.delete_utterance(utterance)
-    return Spoken(resample(pcm, rate), phones, words)
-
-
-def resample(samples: FloatArray, rate: int) -> FloatArray:
-    """Samples of shape (T,) at `rate` Hz brought to `SAMPLE_RATE`."""
-    if rate == SAMPLE_RATE:
-        return samples
-    return np.asarray(soxr.resample(samples, rate, SAMPLE_RATE), dtype=np.float32)
+    return Spoken(resample(Wave(pcm, rate), SAMPLE_RATE).samples, phones, words)
 
 
 ESPEAK_RATE = 175
@@ -229,7 +222,7 @@ class _Espeak:
         self.chunks = []
         encoded = text.encode("utf-8")
         self.library.espeak_Synth(encoded, len(encoded) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
-        return resample(np.concatenate(self.chunks), self.rate)
+        return resample(Wave(np.concatenate(self.chunks), self.rate), SAMPLE_RATE).samples
 
 
 @functools.cache

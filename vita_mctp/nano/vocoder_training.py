@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,8 +18,8 @@ from vita_mctp.codecs.nano.codec import pad_to_codes
 from vita_mctp.codecs.nano.config import SILENCE, LogMel, NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoEncoder, NanoMelDecoder, NanoVocoder
 from vita_mctp.nano.codec_data import FeatureStore
-from vita_mctp.nano.codec_training import Schedule, fit
 from vita_mctp.nano.corpus import Corpus
+from vita_mctp.nano.fitting import Schedule, fit, resume
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
 """Window and hop of each spectrogram compared."""
@@ -145,8 +144,7 @@ class Speaker(nn.Module):
 
 
 def train_speaker(speaker: Speaker, crops: VoiceCrops, schedule: VocoderSchedule, folder: Path, seed: int = 0) -> None:
-    """Train to the schedule's end, resuming from `folder`; its newest speaker-*.safetensors is the result."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train to the schedule's end, resuming from `folder` if it holds a checkpoint."""
     optimizer = torch.optim.AdamW(speaker.parameters(), lr=schedule.learning_rate, betas=(0.8, 0.95), weight_decay=0.0)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -154,23 +152,4 @@ def train_speaker(speaker: Speaker, crops: VoiceCrops, schedule: VocoderSchedule
         own = step < schedule.own_frames_steps
         return {"total": speaker.own_frames_loss(crops, rng) if own else speaker.codes_loss(crops, rng)}
 
-    def save(step: int) -> None:
-        save_file(speaker.state_dict(), folder / "speaker.part")
-        (folder / "speaker.part").rename(folder / f"speaker-{step}.safetensors")
-
-    fit(optimizer, schedule, folder, _resume(speaker, folder), losses, save)
-
-
-def newest_speaker(folder: Path) -> tuple[int, Path] | None:
-    """Step and file of the newest weights in `folder`."""
-    steps = [int(path.stem.split("-")[1]) for path in folder.glob("speaker-*.safetensors")]
-    return (max(steps), folder / f"speaker-{max(steps)}.safetensors") if steps else None
-
-
-def _resume(speaker: Speaker, folder: Path) -> int:
-    """Load the newest weights; the optimizer's moments start anew, which a few steps make good."""
-    newest = newest_speaker(folder)
-    if newest is None:
-        return 0
-    speaker.load_state_dict(load_file(newest[1]))
-    return newest[0]
+    fit(speaker, optimizer, schedule, folder, resume(speaker, optimizer, folder), losses)
