@@ -60,18 +60,21 @@ class Report:
 
     def as_text(self) -> str:
         test = self.self_test
-        lines = [f"{name:<18}{number}" for name, number in self.versions.items()]
-        lines += [f"{'device':<18}{device}" for device in self.devices]
-        lines += [f"{'threads':<18}{self.threads} (of {self.cpu_count} cores)"]
-        lines += [f"{'attention':<18}{name}: {_yes(there)}" for name, there in self.attention_kernels.items()]
-        lines += [f"{'extra':<18}{name}: {_installed(name, gone)}" for name, gone in self.extras.items()]
+        rows = [*self.versions.items(), *(("device", device) for device in self.devices)]
+        rows += [("threads", f"{self.threads} (of {self.cpu_count} cores)")]
+        kernels = self.attention_kernels.items()
+        rows += [("attention", f"{name}: {'available' if there else _ABSENT}") for name, there in kernels]
+        for extra, missing in self.extras.items():
+            lacks = f"lacks {', '.join(missing)} (pip install 'vita-mctp[{extra}]')"
+            rows += [("extra", f"{extra}: {lacks if missing else 'installed'}")]
         if test.answered is not None:
-            lines += [f"{'question':<18}answered {test.answered!r}, wanted {test.expected!r}"]
+            rows += [("question", f"answered {test.answered!r}, wanted {test.expected!r}")]
         if test.first_sound_seconds is not None and test.real_time_factor is not None:
-            speed = f"first sound after {test.first_sound_seconds:.2f} s, real-time factor {test.real_time_factor:.2f}"
-            lines += [f"{'speed':<18}{speed}, cold"]
+            first, factor = f"first sound after {test.first_sound_seconds:.2f} s", f"{test.real_time_factor:.2f}"
+            rows += [("speed", f"{first}, real-time factor {factor}, cold")]
         verdict = "answers rightly" if test.failure is None else f"FAILED: {test.failure}"
-        return "\n".join([*lines, f"{'model':<18}{test.model}: {verdict}"])
+        rows += [("model", f"{test.model}: {verdict}")]
+        return "\n".join(f"{name:<18}{text}" for name, text in rows)
 
 
 def examine(model: str, **loading: Any) -> Report:
@@ -130,13 +133,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return _ABSENT
-
-
-def _yes(there: bool) -> str:
-    return "available" if there else _ABSENT
-
-
-def _installed(extra: str, missing: list[str]) -> str:
-    if not missing:
-        return "installed"
-    return f"lacks {', '.join(missing)} (pip install 'vita-mctp[{extra}]')"

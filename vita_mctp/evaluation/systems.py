@@ -161,14 +161,11 @@ class EndpointSystem:
         start = time.perf_counter()
         try:
             text, sound = self._ask(question, task)
-        except APIConnectionError as error:
-            raise EndpointError(f"the server of {self.model} is not reached: {error}; run again when it is") from None
-        except APIStatusError as error:
-            if error.status_code in _OF_THE_SAMPLE:
-                raise DataError(f"the server of {self.model} refused the sample: {error}") from None
-            raise EndpointError(f"the server of {self.model} failed: {error}; mend it and run again") from None
         except OpenAIError as error:
-            raise EndpointError(f"the server of {self.model} failed: {error}; mend it and run again") from None
+            if isinstance(error, APIStatusError) and error.status_code in _OF_THE_SAMPLE:
+                raise DataError(f"the server of {self.model} refused the sample: {error}") from None
+            what = "is not reached" if isinstance(error, APIConnectionError) else "failed"
+            raise EndpointError(f"the server of {self.model} {what}: {error}; mend it and run again") from None
         seconds = time.perf_counter() - start
         return Reply(text.strip(), read_wave(sound, LONGEST_SECONDS) if sound else None, seconds)
 
