@@ -111,37 +111,31 @@ class FeatureStore:
 
 @dataclass(frozen=True)
 class CodecBatch:
-    """What one step of codec training needs."""
+    """What one step of codec training needs. inputs: (B, F, M), augmented; targets: (B, F, M), clean; num_frames: (B,).
+
+    is_answer: (B,) bool: these are reconstructed. phone_frames: (B, F / patch_frames) phone of each fine step, IGNORED
+    where unknown.
+    """
 
     inputs: Tensor
-    """(B, F, M), augmented."""
     targets: Tensor
-    """(B, F, M), clean."""
     num_frames: Tensor
-    """(B,)"""
     is_answer: Tensor
-    """(B,) bool: these are reconstructed."""
     phone_frames: Tensor
-    """(B, F / patch_frames) phone of each fine step, IGNORED where unknown."""
     phones: list[IntArray]
     words: list[IntArray]
 
 
+@dataclass(frozen=True, eq=False)
 class BatchMaker:
     """Deterministic batches of similar lengths from a seed; the order of epoch n depends on seed and n alone."""
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        corpus: Corpus,
-        config: NanoCodecConfig,
-        items: list[Item],
-        max_frames: int,
-        seed: int,
-    ) -> None:
-        self.store, self.corpus, self.config, self.items = store, corpus, config, items
-        self.max_frames, self.seed = max_frames, seed
-        self.silence = np.full((1, config.num_mels), SILENCE, np.float32)
+    store: FeatureStore
+    corpus: Corpus
+    config: NanoCodecConfig
+    items: list[Item]
+    max_frames: int
+    seed: int
 
     def epoch(self, number: int) -> Iterator[CodecBatch]:
         """Every item once, in pools sorted by length so that little is padding."""

@@ -10,6 +10,8 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -26,7 +28,6 @@ from vita_mctp.errors import ConfigError
 from vita_mctp.nano.codec_data import (
     CODES_FILE,
     BatchMaker,
-    CodecBatch,
     FeatureStore,
     Item,
     build_features,
@@ -75,23 +76,24 @@ class CodecRecipe(Schema):
     seed: int = Field(default=0, ge=0)
 
 
+@dataclass(eq=False)
 class CodecRun:
     """The codec's part of a run folder."""
 
-    def __init__(self, folder: Path, recipe: CodecRecipe) -> None:
-        self.folder, self.recipe = folder, recipe
-        self.corpus = Corpus(folder / "corpus")
-        self._store: FeatureStore | None = None
+    folder: Path
+    recipe: CodecRecipe
 
-    @property
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus(self.folder / "corpus")
+
+    @cached_property
     def store(self) -> FeatureStore:
-        """The corpus's log-mel frames, computed on first use."""
-        if self._store is None:
-            folder = self.folder / "features"
-            if not (folder / "frames.f16").is_file():
-                build_features(self.corpus, folder, self.recipe.sizes)
-            self._store = FeatureStore(folder, self.recipe.sizes.num_mels)
-        return self._store
+        """The corpus's log-mel frames, computed once."""
+        folder = self.folder / "features"
+        if not (folder / "frames.f16").is_file():
+            build_features(self.corpus, folder, self.recipe.sizes)
+        return FeatureStore(folder, self.recipe.sizes.num_mels)
 
     def maker(self, items: list[Item]) -> BatchMaker:
         """Batches of these items under the recipe's sizes and seed."""
@@ -104,19 +106,16 @@ class CodecRun:
 
     def train_codec(self) -> None:
         """Encoder, mel decoder and readouts."""
-        held_out = {
-            index for part in self.corpus.parts if part.startswith("eval_") for index in self.corpus.indices(part)
-        }
+        parts = [part for part in self.corpus.parts if part.startswith("eval_")]
+        held_out = set(self.corpus.indices(*parts))
         items = [item for item in self.store.items if item.utterance not in held_out]
         tests = {}
         for part in TEST_PARTS:
-            indices = set(self.corpus.indices(part)[:160])
-            tests[part] = self._test_batches([i for i in self.store.items if i.utterance in indices and not i.grid])
+            chosen = set(self.corpus.indices(part)[:160])
+            held = [item for item in self.store.items if item.utterance in chosen and not item.grid]
+            maker = self.maker(sorted(held, key=lambda item: item.num_frames))
+            tests[part] = [maker.batch(group, None) for group in maker.groups(maker.items)]
         train_codec(self.trainer(), self.maker(items), tests, self.recipe.codec, self.folder / "codec")
-
-    def _test_batches(self, items: list[Item]) -> list[CodecBatch]:
-        maker = self.maker(items)
-        return [maker.batch(group, None) for group in maker.groups(sorted(items, key=lambda item: item.num_frames))]
 
     def trained_codec(self) -> CodecTrainer:
         """The codec as trained, frozen. Raises ConfigError when its training has not ended."""
@@ -159,7 +158,7 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
         MissingExtraError: flite or espeak-ng is not installed.
     """
     recipe = CodecRecipe.parse(read_yaml(recipes / "codec.yaml"), str(recipes / "codec.yaml"))
-    build_corpus(folder / "corpus", recipe.seed, processes, recipe.corpus, _report_shards)
+    build_corpus(folder / "corpus", recipe.seed, processes, recipe.corpus, partial(log.info, "corpus: %d of %d shards"))
     run = CodecRun(folder, recipe)
     run.train_codec()
     run.train_speaker()
@@ -212,12 +211,6 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
     run.export(folder / CODEC_FOLDER)
     question = next(qa for qa in build_domain().held_out if qa.question == CHECK_QUESTION)
     write_wave(folder / CHECK_FILE, Wave(speak(question.question, CHECK_VOICE).samples, SAMPLE_RATE))
-    _write_speech_settings(folder, question.answer)
-    return folder
-
-
-def _write_speech_settings(folder: Path, answer: str) -> None:
-    """answer: to the check's question."""
     codec = {"name": NAME, "folder": CODEC_FOLDER}
     settings = {
         "tokenizer_kind": "glm4voice",
@@ -225,15 +218,12 @@ def _write_speech_settings(folder: Path, answer: str) -> None:
         "audio_decoder": codec,
         "max_question_seconds": 15.0,
         "max_new_tokens": 256,
-        "self_check": {"question": CHECK_FILE, "answer": answer},
+        "self_check": {"question": CHECK_FILE, "answer": question.answer},
     }
     (folder / "speech.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return folder
 
 
 def save_half(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors in half precision; the loaders widen them."""
     save_file({name: value.half().contiguous() for name, value in tensors.items()}, path, metadata={"format": "pt"})
-
-
-def _report_shards(done: int, total: int) -> None:
-    log.info("corpus: %d of %d shards", done, total)
