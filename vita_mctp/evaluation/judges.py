@@ -5,12 +5,13 @@ Each transcribes one wave at a time, whole; nothing is carried to the next. Thei
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,112 +91,92 @@ def _pcm(wave: Wave) -> bytes:
     return (np.clip(dithered, -1, 1) * 32767).astype("<i2").tobytes()
 
 
-@dataclass(frozen=True, eq=False)
-class Whisper:
-    """A Whisper checkpoint by transformers; answers over 30 seconds are heard by timestamps, none is cut off."""
+Hear = Callable[[Wave], str]
 
-    pipeline: Any
-    language: str
 
-    @classmethod
-    def load(cls, checkpoint: str, language: str, device: str) -> Whisper:
-        from transformers import pipeline
+def _whisper(checkpoint: str, language: str, device: str) -> Hear:
+    """By transformers; answers over 30 seconds are heard by timestamps, none is cut off."""
+    from transformers import pipeline
 
-        return cls(pipeline("automatic-speech-recognition", model=checkpoint, device=device), language)
+    recogniser = pipeline("automatic-speech-recognition", model=checkpoint, device=device)
+    options = {"language": language, "task": "transcribe"}
 
-    def transcribe(self, wave: Wave) -> str:
+    def hear(wave: Wave) -> str:
         sound = {"raw": resample(wave, SAMPLE_RATE).samples, "sampling_rate": SAMPLE_RATE}
-        options = {"language": self.language, "task": "transcribe"}
-        return str(self.pipeline(sound, return_timestamps=True, generate_kwargs=options)["text"]).strip()
+        return str(recogniser(sound, return_timestamps=True, generate_kwargs=options)["text"])
+
+    return hear
 
 
-@dataclass(frozen=True, eq=False)
-class FunAsr:
-    """Paraformer or SenseVoice by FunASR."""
+def _fun_asr(checkpoint: str, device: str, **options: Any) -> Hear:
+    """Paraformer or SenseVoice."""
+    from funasr import AutoModel
+    from funasr.utils.postprocess_utils import rich_transcription_postprocess
 
-    model: Any
-    options: dict[str, Any]
+    model = AutoModel(model=checkpoint, device=device, disable_update=True)
 
-    @classmethod
-    def load(cls, checkpoint: str, device: str, **options: Any) -> FunAsr:
-        from funasr import AutoModel
+    def hear(wave: Wave) -> str:
+        heard = model.generate(input=resample(wave, SAMPLE_RATE).samples, **options)
+        return "" if not heard else str(rich_transcription_postprocess(heard[0]["text"]))
 
-        return cls(AutoModel(model=checkpoint, device=device, disable_update=True), options)
-
-    def transcribe(self, wave: Wave) -> str:
-        from funasr.utils.postprocess_utils import rich_transcription_postprocess
-
-        heard = self.model.generate(input=resample(wave, SAMPLE_RATE).samples, **self.options)
-        return "" if not heard else str(rich_transcription_postprocess(heard[0]["text"])).strip()
+    return hear
 
 
-@dataclass(frozen=True, eq=False)
-class EndpointTranscriber:
+def _sense_voice(language: str, device: str) -> Hear:
+    return _fun_asr("iic/SenseVoiceSmall", device, language=language, use_itn=False)
+
+
+def _endpoint(address: str, language: str, device: str) -> Hear:
     """An OpenAI-compatible transcription endpoint; one that fails after its client's retries ends the run."""
+    client, model = open_client(address, "transcription endpoint")
+    from openai import OpenAIError
 
-    client: Any
-    model: str
-    language: str
-
-    @classmethod
-    def open(cls, address: str, language: str) -> EndpointTranscriber:
-        return cls(*open_client(address, "transcription endpoint"), language)
-
-    def transcribe(self, wave: Wave) -> str:
-        from openai import OpenAIError
-
+    def hear(wave: Wave) -> str:
         file = ("speech.wav", wav_bytes(wave), "audio/wav")
         try:
-            heard = self.client.audio.transcriptions.create(model=self.model, file=file, language=self.language)
+            return str(client.audio.transcriptions.create(model=model, file=file, language=language).text)
         except OpenAIError as error:
-            raise EndpointError(f"the judge {self.model} did not transcribe: {error}; mend it and run again") from None
-        return str(heard.text).strip()
+            raise EndpointError(f"the judge {model} did not transcribe: {error}; mend it and run again") from None
+
+    return hear
+
+
+def _pocketsphinx(name: str, language: str, device: str) -> Hear:
+    """name: "module:attribute" of what opens one, for a higher level brings its own along."""
+    module, _, attribute = name.partition(":")
+    transcriber: Transcriber = getattr(import_module(module), attribute)()
+    return transcriber.transcribe
 
 
 @dataclass(frozen=True)
-class _SkipShort:
-    """Spares a transcriber what is too short to hold a word."""
+class _Judge:
+    """Spares a recogniser what is too short to hold a word."""
 
-    transcriber: Transcriber
+    hear: Hear
 
     def transcribe(self, wave: Wave) -> str:
-        return self.transcriber.transcribe(wave) if wave.seconds >= _SHORTEST_SECONDS else ""
+        return self.hear(wave).strip() if wave.seconds >= _SHORTEST_SECONDS else ""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """extra, packages: what it needs. load: (language, device) -> the transcriber."""
+    """extra, packages: what it needs. load: (language, device) -> the recogniser."""
 
     extra: str
     packages: tuple[str, ...]
-    load: Callable[[str, str], Transcriber]
+    load: Callable[[str, str], Hear]
 
 
-def resolve(name: str) -> Any:
-    """What a "module:attribute" names: a benchmark's or a judge's part that a higher level brings along."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _pocketsphinx(name: str) -> _Kind:
-    return _Kind("eval", ("pocketsphinx",), lambda language, device: resolve(name)())
-
-
-def _whisper(checkpoint: str) -> _Kind:
-    return _Kind("eval", ("transformers",), lambda language, device: Whisper.load(checkpoint, language, device))
-
-
-def _sense_voice(language: str, device: str) -> Transcriber:
-    return FunAsr.load("iic/SenseVoiceSmall", device, language=language, use_itn=False)
-
-
+_NANO = "vita_mctp.nano.transcribers"
 _KINDS = {
-    "whisper-large-v3": _whisper("openai/whisper-large-v3"),
-    "paraformer-zh": _Kind("funasr", ("funasr",), lambda language, device: FunAsr.load("paraformer-zh", device)),
+    "whisper-large-v3": _Kind("eval", ("transformers",), partial(_whisper, "openai/whisper-large-v3")),
+    "paraformer-zh": _Kind("funasr", ("funasr",), lambda language, device: _fun_asr("paraformer-zh", device)),
     "sensevoice": _Kind("funasr", ("funasr",), _sense_voice),
-    "pocketsphinx": _pocketsphinx(f"{__name__}:PocketSphinx"),
-    "pocketsphinx-nano": _pocketsphinx("vita_mctp.nano.transcribers:bigram_transcriber"),
-    "pocketsphinx-nano-loop": _pocketsphinx("vita_mctp.nano.transcribers:word_loop_transcriber"),
+    "pocketsphinx": _Kind("eval", ("pocketsphinx",), partial(_pocketsphinx, f"{__name__}:PocketSphinx")),
+    "pocketsphinx-nano": _Kind("eval", ("pocketsphinx",), partial(_pocketsphinx, f"{_NANO}:bigram_transcriber")),
+    "pocketsphinx-nano-loop": _Kind(
+        "eval", ("pocketsphinx",), partial(_pocketsphinx, f"{_NANO}:word_loop_transcriber")
+    ),
 }
 JUDGES = (*_KINDS, f"{_WHISPER}FOLDER|HUB_ID", f"{ENDPOINT}URL#MODEL")
 
@@ -213,15 +194,14 @@ def judge_version(name: str) -> str:
 def open_judge(name: str, language: str, device: str = "cpu") -> Transcriber:
     """Raises as `judge_version`; language: the answers', as "en"."""
     judge_version(name)
-    return _SkipShort(_kind(name).load(language, device))
+    return _Judge(_kind(name).load(language, device))
 
 
 def _kind(name: str) -> _Kind:
     if name.startswith(_WHISPER):
-        return _whisper(name.removeprefix(_WHISPER))
+        return _Kind("eval", ("transformers",), partial(_whisper, name.removeprefix(_WHISPER)))
     if name.startswith(ENDPOINT):
-        address = name.removeprefix(ENDPOINT)
-        return _Kind("eval", ("openai",), lambda language, device: EndpointTranscriber.open(address, language))
+        return _Kind("eval", ("openai",), partial(_endpoint, name.removeprefix(ENDPOINT)))
     if name not in _KINDS:
         raise ConfigError(f"there is no judge {name!r}; choose one of {', '.join(JUDGES)}")
     return _KINDS[name]
