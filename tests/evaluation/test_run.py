@@ -46,7 +46,7 @@ class Answering:
         return Reply(self.texts[question.id[-4:]], self.wave)
 
 
-class Hearing:
+class Judging:
     """A transcriber that hears the same in every wave, and may die at one of them."""
 
     def __init__(self, text: str, dies_at: int = -1) -> None:
@@ -64,7 +64,7 @@ def run(
 ) -> RunResult:
     values = {"benchmark": name or "librispeech-test-clean", "system": {"model": "mine"}, "data": str(data)}
     weights = changes.pop("weights", None)
-    values |= {"judges": ["ears"] if judge else [], "partial": True} | changes
+    values |= {"judges": ["judge"] if judge else [], "partial": True} | changes
     config = RunConfig.parse(values, "the test")
     heard = {} if judge is None else {"open_transcriber": lambda name, worker: judge}
     return evaluate(config, folder, open_system=lambda worker: adapter, weights=weights, **heard)
@@ -94,7 +94,7 @@ def test_a_system_learns_nothing_of_what_is_right(publish: Publish, tmp_path: Pa
     assert set(Question.model_fields) == {"id", "text", "audio", "voice"}
     assert all(question.text == "" and question.audio is not None for question in system.asked)
     tts = Answering(RIGHT, TONE)
-    run(tmp_path / "tts", publish("libritts"), tts, Hearing("x"), "libritts-test-clean")
+    run(tmp_path / "tts", publish("libritts"), tts, Judging("x"), "libritts-test-clean")
     assert tts.asked[0].text == "Seven plus three is ten."
 
 
@@ -116,16 +116,16 @@ def test_a_killed_run_goes_on_and_gives_the_same_rows(publish: Publish, tmp_path
 def test_a_judge_that_dies_loses_nothing(publish: Publish, tmp_path: Path) -> None:
     data, system = publish("libritts"), Answering(RIGHT, TONE)
     with pytest.raises(EndpointError, match="gone"):
-        run(tmp_path / "run", data, system, Hearing("seven plus three is ten", dies_at=1), "libritts-test-clean")
-    judge = Hearing("seven plus three is ten")
+        run(tmp_path / "run", data, system, Judging("seven plus three is ten", dies_at=1), "libritts-test-clean")
+    judge = Judging("seven plus three is ten")
     outcome = run(tmp_path / "run", data, system, judge, "libritts-test-clean")
     assert len(system.asked) == 3 and judge.heard == 2
-    assert [row.transcripts for row in rows_of(tmp_path / "run")] == [{"ears": "seven plus three is ten"}] * 3
+    assert [row.transcripts for row in rows_of(tmp_path / "run")] == [{"judge": "seven plus three is ten"}] * 3
     assert outcome.summary["n_failed"] == 0
 
 
 def test_answers_without_sound_stay_in_the_denominator(publish: Publish, tmp_path: Path) -> None:
-    outcome = run(tmp_path / "run", publish("libritts"), Answering(RIGHT), Hearing("never"), "libritts-test-clean")
+    outcome = run(tmp_path / "run", publish("libritts"), Answering(RIGHT), Judging("never"), "libritts-test-clean")
     assert [row.failure for row in rows_of(tmp_path / "run")] == ["no audio"] * 3
     (metric,) = outcome.metrics
     assert metric.estimate.value == 1.0 and metric.estimate.n == 3
@@ -134,7 +134,7 @@ def test_answers_without_sound_stay_in_the_denominator(publish: Publish, tmp_pat
 def test_answers_are_scored_written_and_spoken(publish: Publish, tmp_path: Path) -> None:
     """Llama Questions' layout; the judge mishears two of the three right answers."""
     texts = {"0000": "It is ten.", "0001": "Thursday, of course, comes after Wednesday", "0002": "England!"}
-    outcome = run(tmp_path / "run", publish("jsonl"), Answering(texts, TONE), Hearing("it is ten"), "llama-questions")
+    outcome = run(tmp_path / "run", publish("jsonl"), Answering(texts, TONE), Judging("it is ten"), "llama-questions")
     metrics = {(each.rule, each.on): each.estimate.value for each in outcome.metrics}
     assert metrics == {
         ("contains", "text"): 1.0,
@@ -154,12 +154,12 @@ def test_several_judges_are_told_apart_and_speech_is_held_against_its_own_text(
     (data / "test.jsonl").write_text(
         '{"audio": "audio/x-0000.wav", "prompt": "?", "reference": ["it is ten", "ten"]}\n'
     )
-    ears = {"one": Hearing("it is ten"), "two": Hearing("it was ten or so")}
+    judges = {"one": Judging("it is ten"), "two": Judging("it was ten or so")}
     values = {"benchmark": "llama-questions", "system": {"model": "mine"}, "data": str(data), "partial": True}
-    config = RunConfig.parse({**values, "rules": ["exact", "plain"], "judges": list(ears)}, "the test")
+    config = RunConfig.parse({**values, "rules": ["exact", "plain"], "judges": list(judges)}, "the test")
     system = Answering({"0000": "It is ten."}, TONE)
     result = evaluate(
-        config, tmp_path, open_system=lambda worker: system, open_transcriber=lambda name, worker: ears[name]
+        config, tmp_path, open_system=lambda worker: system, open_transcriber=lambda name, worker: judges[name]
     )
     (row,) = result.rows
     assert row.transcripts == {"one": "it is ten", "two": "it was ten or so"} and row.failure is None
@@ -198,20 +198,20 @@ def test_sound_is_scored_and_a_sample_without_any_scores_nothing(publish: Publis
 
     long = Wave(np.tile(TONE.samples, 3), 16_000)
     system, name = Sometimes(RIGHT, long), "seed-tts-en"
-    outcome = run(tmp_path / "run", publish("seed_tts"), system, Hearing("x"), name, sound=["dnsmos"])
+    outcome = run(tmp_path / "run", publish("seed_tts"), system, Judging("x"), name, sound=["dnsmos"])
     (overall,) = (each.estimate for each in outcome.metrics if each.rule == "dnsmos ovrl_mos")
     parts = [next(s.part for s in row.scores if s.rule == "dnsmos ovrl_mos") for row in rows_of(tmp_path / "run")]
     assert parts[0] == parts[1] >= 1 and parts[2] == 0 and overall.value == pytest.approx(2 * parts[0] / 3)
     assert outcome.summary["rules"]["dnsmos"].startswith("dnsmos/1 (speechmos")
     with pytest.raises(ConfigError, match="there is no sound rule 'pesq'"):
-        run(tmp_path / "voiceless", publish("libritts"), system, Hearing("x"), "libritts-test-clean", sound=["pesq"])
+        run(tmp_path / "voiceless", publish("libritts"), system, Judging("x"), "libritts-test-clean", sound=["pesq"])
 
 
 def test_a_silent_or_unfinished_answer_is_a_failure_and_is_scored(publish: Publish, tmp_path: Path) -> None:
     silent = Wave(np.zeros(8000, np.float32), 16_000)
-    run(tmp_path / "silent", publish("libritts"), Answering(RIGHT, silent), Hearing("x"), "libritts-test-clean")
+    run(tmp_path / "silent", publish("libritts"), Answering(RIGHT, silent), Judging("x"), "libritts-test-clean")
     assert all(
-        "silent" in (row.failure or "") and row.transcripts == {"ears": ""} for row in rows_of(tmp_path / "silent")
+        "silent" in (row.failure or "") and row.transcripts == {"judge": ""} for row in rows_of(tmp_path / "silent")
     )
 
     class Endless(Answering):
