@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita_mctp.codecs.flow_decoder.config import NUM_GROUPS, EstimatorConfig
-from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, masked
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, masked, named
 
 TIME_SCALE = 1000.0
 TIME_EXPANSION = 4
@@ -27,19 +27,6 @@ def time_features(time: Tensor, size: int) -> Tensor:
     rates = torch.exp(torch.arange(half, device=time.device) * -(math.log(10_000.0) / (half - 1)))
     angles = TIME_SCALE * time * rates
     return torch.cat([angles.sin(), angles.cos()])[None]
-
-
-class TimeEmbedding(nn.Module):
-    """Time features -> (1, S)."""
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(size, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, features: Tensor) -> Tensor:
-        y: Tensor = self.linear_2(functional.silu(self.linear_1(features)))
-        return y
 
 
 class ConvBlock(nn.Module):
@@ -90,30 +77,6 @@ class Attention(nn.Module):
         return y
 
 
-class GeluProjection(nn.Module):
-    """Linear and exact GELU."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(inputs, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.gelu(self.proj(x))
-
-
-class FeedForward(nn.Module):
-    """The released names number a dropout between the two layers, which does nothing outside training."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        hidden = FEED_FORWARD_EXPANSION * channels
-        self.net = nn.Sequential(GeluProjection(channels, hidden), nn.Identity(), nn.Linear(hidden, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.net(x)
-        return y
-
-
 class TransformerBlock(nn.Module):
     """(B, T, C) -> (B, T, C): attention and feed-forward, each behind a norm and a residual."""
 
@@ -122,23 +85,14 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, config.num_heads, config.attention_head_dim)
         self.norm3 = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels)
+        hidden = FEED_FORWARD_EXPANSION * channels
+        projection = named(proj=nn.Linear(channels, hidden), gelu=nn.GELU())
+        # released names number a dropout between the two layers, which does nothing outside training
+        self.ff = named(net=nn.Sequential(projection, nn.Identity(), nn.Linear(hidden, channels)))
 
     def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
         x = x + self.attn1(self.norm1(x), seen)
         y: Tensor = x + self.ff(self.norm3(x))
-        return y
-
-
-class Resampler(nn.Module):
-    """A convolution that halves or doubles the frames."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
         return y
 
 
@@ -172,7 +126,10 @@ class Estimator(nn.Module):
         super().__init__()
         self.config = config
         widths = config.channels
-        self.time_mlp = TimeEmbedding(config.in_channels, TIME_EXPANSION * widths[0])
+        times = TIME_EXPANSION * widths[0]
+        self.time_mlp = named(
+            linear_1=nn.Linear(config.in_channels, times), silu=nn.SiLU(), linear_2=nn.Linear(times, times)
+        )
         self.down_blocks = nn.ModuleList(
             Stage(inputs, outputs, config, _down(outputs, is_last=index == len(widths) - 1))
             for index, (inputs, outputs) in enumerate(pairwise((config.in_channels, *widths)))
@@ -218,10 +175,10 @@ class Estimator(nn.Module):
 def _down(channels: int, is_last: bool) -> nn.Module:
     if is_last:
         return nn.Conv1d(channels, channels, 3, padding=1)
-    return Resampler(nn.Conv1d(channels, channels, 3, stride=2, padding=1))
+    return named(conv=nn.Conv1d(channels, channels, 3, stride=2, padding=1))
 
 
 def _up(channels: int, is_last: bool) -> nn.Module:
     if is_last:
         return nn.Conv1d(channels, channels, 3, padding=1)
-    return Resampler(nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1))
+    return named(conv=nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1))

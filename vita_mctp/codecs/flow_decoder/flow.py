@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita_mctp.codecs.flow_decoder.config import FlowConfig
-from vita_mctp.codecs.flow_decoder.layers import length_mask, masked, ragged_lengths
+from vita_mctp.codecs.flow_decoder.layers import length_mask, masked, named, ragged_lengths
 from vita_mctp.errors import ConfigError
 
 REFERENCE_STEPS = 10
@@ -80,26 +80,13 @@ def _align(scores: Tensor) -> Tensor:
     return skewed.unflatten(2, (num_tokens, -1))[..., :num_tokens]
 
 
-class FeedForward(nn.Module):
-    """Linear, SiLU, linear."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.w_1 = nn.Linear(width, hidden)
-        self.w_2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.w_2(functional.silu(self.w_1(x)))
-        return y
-
-
 class ConformerLayer(nn.Module):
     """Attention and feed-forward, each behind a norm and a residual."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.self_attn = RelativeAttention(width, heads)
-        self.feed_forward = FeedForward(width, hidden)
+        self.feed_forward = named(w_1=nn.Linear(width, hidden), silu=nn.SiLU(), w_2=nn.Linear(hidden, width))
         self.norm_ff = nn.LayerNorm(width)
         self.norm_mha = nn.LayerNorm(width)
 
