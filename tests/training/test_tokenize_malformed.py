@@ -23,8 +23,7 @@ from safetensors.numpy import load, save
 from vita_mctp.data.manifest import read_manifest
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.token_store import StoredSample, TokenStore
-from vita_mctp.data.tokenize import CodecSource
-from vita_mctp.data.tokenize_run import tokenize_manifest
+from vita_mctp.data.tokenize import CodecSource, tokenize_manifest
 from vita_mctp.errors import ConfigError, DataError, VitaError
 
 WRONG: list[Any] = [None, True, -1, 3.5, 10**30, "", " ", "\0", "x", "<|audio|>", "<|im_end|>", [], [[]], {}, {"a": 1}]

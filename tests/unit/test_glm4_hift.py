@@ -17,12 +17,12 @@ from vita_mctp.codecs.flow_decoder.hift import (
     PITCH_REACH,
     Hift,
     SourceNoise,
-    draw_noise,
     noise_at,
     phase_of,
     starting_phase,
 )
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
+from vita_mctp.codecs.glm4_voice.reference_decoder import draw_noise
 
 CONFIG = HiftConfig(
     in_channels=8,

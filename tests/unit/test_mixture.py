@@ -40,7 +40,7 @@ def test_file_is_read(tmp_path: Path) -> None:
         ("seed: -1\nsets: [{name: a}]", "seed: got -1"),
         ("sets: [{name: ''}]", r"sets\.0\.name: got ''"),
         ("sets: [{name: a, name: b}]", "name occurs twice"),
-        ("sets: [{name: 'a', path: \"\\0\"}]", r"sets\.0\.path: got a NUL character"),
+        ("sets: [{name: 'a', path: \"\\0\"}]", r"sets\.0\.path: got '\\x00'"),
         ("seed: 2001-99-99\nsets: [{name: a}]", "not YAML"),
         ("[" * 5000, "not YAML"),
         ("sets: [{name: a, ratio: high}]", "ratio: got 'high'"),

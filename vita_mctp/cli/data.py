@@ -94,15 +94,12 @@ def tokenize(
     max_seconds: MaxSeconds = 600.0,
 ) -> None:
     """Prints a line for each shard to standard error, and the sum at the end."""
-    from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
-    from vita_mctp.data.tokenize_run import tokenize_manifest
+    from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest, tokenize_on_ray
 
     source = CodecSource(codec, _codec_folder(codec, codec_folder), device, features)
     options = TokenizeOptions(lines_per_shard, max_seconds, skip_bad)
     start = time.perf_counter()
     if ray:
-        from vita_mctp.data.tokenize_run import tokenize_on_ray
-
         done = tokenize_on_ray(manifest, out, source, options, _show_shard)
     else:
         split = {"rank": rank, "world_size": world_size, "processes": processes}

@@ -104,7 +104,8 @@ def fold_weight_norm(module: nn.Module) -> None:
     """
     for conv in module.modules():
         if isinstance(conv, NormedConv1d | NormedConvTranspose1d):
-            weight = nn.Parameter(_joined_weight(conv).detach(), requires_grad=conv.weight_v.requires_grad)
+            trained = conv.get_parameter("weight_v").requires_grad
+            weight = nn.Parameter(_joined_weight(conv).detach(), trained)
             del conv.weight_g, conv.weight_v
             conv.register_parameter("weight", weight)
 

@@ -229,10 +229,10 @@ class WindowedDecoder:
             noise.append(noise_at(window.state.seed + _MEL_STREAM, self._bands, first, end - first, hop=1)[0])
         mu = self.flow.mean(
             pad_sequence(codes, batch_first=True).to(self.flow.like.device),
-            torch.tensor([len(row) for row in codes]),
-            torch.tensor([window.start for window in windows]),
             pad_sequence(owners, batch_first=True),
+            torch.tensor([len(row) for row in codes]),
             lengths,
+            torch.tensor([window.start for window in windows]),
         )
         speaker = self.flow.speaker(mu.new_zeros(len(windows), self.flow.config.spk_embed_dim))
         cond = pad_frames([*known, known[0].new_zeros(self._bands, mu.shape[1])])[:-1].to(mu)
