@@ -165,7 +165,7 @@ def test_check_finds_every_problem_and_sums_up_the_rest(tmp_path: Path) -> None:
     expected = {
         3: "unusual sample rate of 15999 Hz",
         4: "lasts 0.010 s",
-        5: "lasts 2.5 s, at most 2 s",
+        5: "lasts 2.5 s; wanted at most 2 s",
         6: "silent",
         7: "not audio",
         8: "holds no bytes",

@@ -41,8 +41,8 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def read_tensors(path: Path, wanted: Shapes, remedy: str) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file or of a pickled state dict, on the CPU, exactly those wanted.
+def read_tensors(path: Path, needed: Shapes, remedy: str) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file or of a pickled state dict, on the CPU, exactly those needed.
 
     Raises CheckpointError: the file is missing or cut short, or a tensor is missing, surplus or of another shape.
     """
@@ -55,14 +55,14 @@ def read_tensors(path: Path, wanted: Shapes, remedy: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is {fault} ({type(error).__name__}): {remedy}") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path} holds something else than a mapping of names to tensors: {remedy}")
-    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, wanted, path, remedy)
+    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, needed, path, remedy)
     return tensors
 
 
-def check_shapes(found: Shapes, wanted: Shapes, path: Path, remedy: str, optional: Shapes | None = None) -> None:
+def check_shapes(found: Shapes, needed: Shapes, path: Path, remedy: str, optional: Shapes | None = None) -> None:
     """Raises CheckpointError, which names the first tensor that is missing, surplus or of another shape."""
-    known = {**wanted, **(optional or {})}
-    if missing := [name for name in wanted if name not in found]:
+    known = {**needed, **(optional or {})}
+    if missing := [name for name in needed if name not in found]:
         raise CheckpointError(f"{path} lacks {_first(missing)}, which its configuration wants: {remedy}")
     if surplus := [name for name in found if name not in known]:
         raise CheckpointError(f"{path} holds {_first(surplus)}, which its configuration does not describe: {remedy}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vita_mctp.audio import resample
-from vita_mctp.audio.mel import FEATURE_SIZE, SAMPLE_RATE, stacked_fbank
+from vita_mctp.audio.mel import FEATURE_SIZE, SAMPLE_RATE, kaldi_fbank, stack_frames
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioFeatures, FloatArray, Wave
 
@@ -69,7 +69,7 @@ class SenseVoiceFrontEnd:
 
     def encode(self, wave: Wave) -> AudioFeatures:
         """(S, D) features, a frame for every begun 60 ms of whole windows; AudioError below one window of 25 ms."""
-        frames = stacked_fbank(resample(wave, self.sample_rate).samples)
+        frames = stack_frames(kaldi_fbank(resample(wave, self.sample_rate).samples))
         if self.statistics is not None:
             frames = (frames + self.statistics.shift) * self.statistics.scale
         return AudioFeatures(frames)

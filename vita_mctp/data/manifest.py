@@ -138,7 +138,7 @@ def read_lines(path: Path, offset: int = 0, number: int = 1) -> Iterator[Line]:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the manifest {path}: {reason}; give a JSONL file") from error
     if empty:
-        raise DataError(f"the manifest {path} is empty, a JSON object a line is wanted; write it again")
+        raise DataError(f"the manifest {path} is empty; wanted a JSON object a line: write it again")
 
 
 def parse_line(line: bytes, path: Path, number: int) -> ManifestSample:
@@ -260,9 +260,9 @@ def read_bytes(recording: Recording, where: str) -> bytes:
     except OSError as error:
         raise DataError(f"{where}: cannot read {path}: {error.strerror}; mend the path or get the file") from error
     if not data:
-        raise DataError(f"{where}: {path} holds no bytes at {offset}, a recording is wanted; get the file again")
+        raise DataError(f"{where}: {path} holds no bytes at {offset}; wanted a recording: get it again")
     if len(data) > MAX_BYTES:
-        raise DataError(f"{where}: {path} has over {MAX_BYTES >> 30} GB, one recording is wanted; cut it")
+        raise DataError(f"{where}: {path} has over {MAX_BYTES >> 30} GB; wanted one recording: cut it")
     if (recording.member or recording.span) and len(data) < size:
         end = offset + len(data)
         raise DataError(f"{where}: {path} ends at byte {end}, the recording at {offset + size}; get it again")

@@ -79,7 +79,7 @@ class Draw:
 class MixtureSampler:
     """The endless order in which a mixture's samples are drawn. Position p always gives the same draw.
 
-    A position is the whole state: to resume, go on from the last one; to share the work of W workers, worker w takes
+    A position is the whole state: to resume, go on from the last one; to split the work among W workers, worker w takes
     the positions w, w + W, w + 2W, ...
     """
 

@@ -299,9 +299,7 @@ class _Shard:
         audios, keeps = range(first, last), "frames" in self._slices
         frames = tuple(self._count("frame_ends", audio) if keeps else 0 for audio in audios)
         if keeps and any(heard != (count > 0) for heard, count in zip(sample.heard, frames, strict=True)):
-            raise self._damaged(
-                f"line {number} has {frames} frames, those of what is heard and of nothing else are wanted"
-            )
+            raise self._damaged(f"line {number} has {frames} frames; wanted those of what is heard alone")
         return StoredSample(sample, tuple(self.codes(audio) for audio in audios), frames)
 
     def codes(self, audio: int) -> tuple[int, ...]:

@@ -257,7 +257,7 @@ class _Encoder:
         """heard: its features are kept too."""
         if isinstance(audio, GivenCodes):
             if heard:
-                raise DataError(f"{where}: got codes, a recording is wanted to keep its features; give its path")
+                raise DataError(f"{where}: got codes; wanted a recording, to keep its features: give its path")
             return self._given(audio, where)
         data = read_bytes(audio, where)
         key = hashlib.sha256(data).digest()
@@ -280,8 +280,8 @@ class _Encoder:
         codec = self._codec.identity
         if audio.codec != codec.name or max(audio.codes) >= codec.codebook_size:
             raise DataError(
-                f"{where}: got codes up to {max(audio.codes)} of the codec {audio.codec}, codes of {codec.name} in "
-                f"[0, {codec.codebook_size}) are wanted; give the recording instead"
+                f"{where}: got codes up to {max(audio.codes)} of the codec {audio.codec}; wanted those of {codec.name} "
+                f"in [0, {codec.codebook_size}): give the recording instead"
             )
         key = hashlib.sha256(np.array(audio.codes, dtype="<i4").tobytes()).digest()
         return TokenizedAudio(key, audio.codes, float(len(audio.codes) / Fraction(codec.frame_rate)))

@@ -87,7 +87,7 @@ def starting_phase(radians: Tensor) -> Tensor:
 def noise_at(seed: int, harmonics: int, first_frame: int, frames: int, hop: int) -> Tensor:
     """(1, H, hop * frames) standard normal, a function of the seed and the position in the stream alone.
 
-    So however a stream is cut, and whatever shares its batch, each sample gets the same noise; nothing is kept.
+    So however a stream is cut, and whatever else is in its batch, each sample gets the same noise; nothing is kept.
     """
     counters = (_counter(seed, _NOISE, frame) for frame in range(first_frame, first_frame + frames))
     drawn = [counter.standard_normal((harmonics, hop), np.float32) for counter in counters]
@@ -101,7 +101,7 @@ def phase_of(seed: int, harmonics: int) -> Tensor:
 
 
 def _counter(seed: int, purpose: int, frame: int) -> np.random.Generator:
-    """Philox counts in four words, the first one fastest: no two frames or purposes ever share a number."""
+    """Philox counts in four words, the first one fastest: no two frames or purposes ever get the same number."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, frame]))
 
 

@@ -261,13 +261,13 @@ def load_encoder(
     """
     path = folder / WEIGHTS_FILE
     encoder = empty_encoder(config)
-    wanted = shapes_of(encoder)
+    needed = shapes_of(encoder)
     try:
         with safe_open(path, framework="pt", device=str(device)) as stored:
             names = plain_names(stored.keys(), config)
             shapes = {name: tuple(stored.get_slice(key).get_shape()) for name, key in names.items()}
-            check_shapes(shapes, wanted, path, TOKENIZER_REMEDY, optional=training_buffers(config))
-            tensors = {name: stored.get_tensor(names[name]).to(dtype) for name in wanted}
+            check_shapes(shapes, needed, path, TOKENIZER_REMEDY, optional=training_buffers(config))
+            tensors = {name: stored.get_tensor(names[name]).to(dtype) for name in needed}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing, cut short or damaged ({error}): {TOKENIZER_REMEDY}") from None
     encoder.load_state_dict(tensors, assign=True)
