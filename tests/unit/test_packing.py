@@ -7,8 +7,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packing_fill import fills
 
-from vita_mctp.data.packing import PackedRow, PackingReport, best_fit_decreasing, fills, join
+from vita_mctp.data.packing import PackedRow, PackingReport, best_fit_decreasing, join
 from vita_mctp.errors import ConfigError
 from vita_mctp.text.chat import IGNORED, FeatureSpan, Sample
 
@@ -59,6 +60,12 @@ def test_rows_fill_better_than_in_order_of_arrival() -> None:
     reference, *_, best = fills([generator.randint(20, 150) for _ in range(2000)], 256).values()
     assert best > 0.97
     assert reference < best * 0.9
+
+
+def test_fills_are_those_of_a_packing_by_hand() -> None:
+    reference, first, *best = fills([6, 5, 4, 5, 99], 10).values()  # 6 | 5 4 | 5;  6 4 | 5 5;  6 4 | 5 5
+    assert (reference, first, best) == (20 / 30, 1.0, [1.0, 1.0])
+    assert list(fills([4, 5, 6, 5], 10).values())[1:3] == [20 / 30, 1.0]  # 4 5 | 6 | 5;  6 4 | 5 5
 
 
 def test_padding_is_a_segment_of_its_own() -> None:

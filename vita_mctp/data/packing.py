@@ -6,11 +6,10 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 
-from vita_mctp.errors import ConfigError, DataError
+from vita_mctp.errors import ConfigError
 from vita_mctp.text.chat import IGNORED, FeatureSpan, Sample
 from vita_mctp.types import IntArray
 
@@ -106,63 +105,3 @@ def best_fit_decreasing(lengths: Sequence[int], max_length: int) -> list[list[in
             bins.append([index])
         insort(room, (free - length, number))
     return sorted(map(sorted, bins))
-
-
-def read_lengths(path: Path) -> list[int]:
-    """One length of a sample, in tokens, a line. Raises DataError with file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}; give a file with one length a line") from error
-    for number, line in enumerate(lines, 1):
-        if not (line.isascii() and line.isdecimal() and int(line) > 0):
-            raise DataError(f"{path}:{number}: got {line[:40]!r}; wanted a length of at least 1")
-    if not lines:
-        raise DataError(f"{path} is empty; wanted one length a line")
-    return [int(line) for line in lines]
-
-
-def fills(lengths: Sequence[int], row_length: int) -> dict[str, float]:
-    """Fraction of the rows' positions that hold a token, samples longer than a row left out."""
-    fitting = [length for length in lengths if length <= row_length]
-    if not fitting:
-        raise ConfigError(f"none of {len(lengths)} samples fits a row of {row_length}; give longer rows")
-    chunks = [fitting[start : start + CHUNK] for start in range(0, len(fitting), CHUNK)]
-    rows = {
-        "reference, in order of arrival": _next_fit(fitting, row_length),
-        f"first fit among {CHUNK}": sum(_first_fit(chunk, row_length) for chunk in chunks),
-    } | {f"best fit, longest first, among {buffer}": _best_fit(fitting, row_length, buffer) for buffer in (512, CHUNK)}
-    return {way: sum(fitting) / (count * row_length) for way, count in rows.items()}
-
-
-def _best_fit(lengths: Sequence[int], row_length: int, buffer: int) -> int:
-    """Rows used when `buffer` samples are packed together; those of the emptiest row wait for the next ones."""
-    rows, waiting = 0, list[int]()
-    for length in lengths:
-        waiting.append(length)
-        if len(waiting) >= buffer:
-            bins = [[waiting[index] for index in members] for members in best_fit_decreasing(waiting, row_length)]
-            waiting = min(bins, key=sum) if len(bins) > 1 else []
-            rows += len(bins) - bool(waiting)
-    return rows + len(best_fit_decreasing(waiting, row_length))
-
-
-def _next_fit(lengths: Sequence[int], row_length: int) -> int:
-    """Rows used when a sample that does not fit behind the one before it begins the next row, as released."""
-    rows, used = 1, 0
-    for length in lengths:
-        fits = used + length <= row_length
-        rows, used = (rows, used + length) if fits else (rows + 1, length)
-    return rows
-
-
-def _first_fit(lengths: Sequence[int], row_length: int) -> int:
-    """Rows used when each sample goes into the first row with room."""
-    room: list[int] = []
-    for length in lengths:
-        row = next((number for number, free in enumerate(room) if free >= length), None)
-        if row is None:
-            room.append(row_length - length)
-        else:
-            room[row] -= length
-    return len(room)
