@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vita_mctp.codecs.flow_decoder.flow import attended_keys, time_steps
+from vita_mctp.codecs.flow_decoder.flow import CodeWindows, attended_keys, time_steps
 from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask
 from vita_mctp.codecs.glm4_voice.config import Glm4FlowConfig
 from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow
@@ -81,7 +81,7 @@ def test_streams_of_a_batch_equal_each_alone(lengths: list[int], seed: int) -> N
     owners = [nearest_codes(length, RELEASED.num_frames(length)) for length in lengths]
     frame_lengths = torch.tensor(list(map(len, owners)))
     padded = nn.utils.rnn.pad_sequence(owners, batch_first=True)
-    mu = FLOW.mean(tokens, padded, torch.tensor(lengths), frame_lengths)
+    mu = FLOW.mean(CodeWindows(tokens, padded, torch.tensor(lengths), frame_lengths))
     mel = FLOW.solve(mu, cond, FLOW.speaker(speaker), noise, frame_lengths, steps=2)
 
     for row, (length, own) in enumerate(zip(lengths, frame_lengths.tolist(), strict=True)):

@@ -162,7 +162,7 @@ def test_folding_changes_names_and_nothing_else() -> None:
     assert not any(parameter.requires_grad for parameter in folded.parameters())
 
 
-def test_noise_belongs_to_its_place_alone() -> None:
+def test_noise_belongs_to_its_position_alone() -> None:
     whole = noise_of(3, 0, 12)
     assert torch.equal(torch.cat([noise_of(3, 0, 5), noise_of(3, 5, 0), noise_of(3, 5, 7)], -1), whole)
     assert not torch.equal(noise_of(4, 0, 12), whole)

@@ -122,8 +122,8 @@ def _decode(file: str | io.BytesIO, name: str, limit_seconds: float, channel: in
     return _checked_mono(frames, rate, name, channel)
 
 
-def _wrong(name: str, came: str, wanted: str, remedy: str = "record it again") -> AudioError:
-    return AudioError(f"{name} {came}; wanted {wanted}: {remedy}")
+def _wrong(name: str, came: str, needed: str, remedy: str = "record it again") -> AudioError:
+    return AudioError(f"{name} {came}; wanted {needed}: {remedy}")
 
 
 def _check_layout(rate: int, channels: int, seconds: float, name: str, limit_seconds: float) -> None:

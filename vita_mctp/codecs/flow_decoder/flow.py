@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -306,6 +307,21 @@ def time_steps(steps: int) -> list[tuple[Tensor, float]]:
     return steps_taken
 
 
+class CodeWindows(NamedTuple):
+    """Stretches of longer streams, padded to one length; what lies behind a window's length does not matter."""
+
+    codes: Tensor
+    """(B, N) int64."""
+    owners: Tensor
+    """(B, F) the code of each mel frame, counted from the window's first one."""
+    lengths: Tensor | None = None
+    """(B,) codes of each window, 1..N; None: all N."""
+    frame_lengths: Tensor | None = None
+    """(B,) frames of each, 1..F; None: all F."""
+    offsets: Tensor | None = None
+    """(B,) codes in front of each, not seen, which set where its blocks begin; None: there are none."""
+
+
 class Flow(nn.Module):
     """Codes -> log-mel frames. A codec's own class adds `encoder` and `decoder`, and says what `mean` is."""
 
@@ -322,21 +338,8 @@ class Flow(nn.Module):
         """An empty tensor of the device and type that the flow computes with."""
         return self.spk_embed_affine_layer.weight.new_zeros(0)
 
-    def mean(
-        self,
-        codes: Tensor,
-        owners: Tensor,
-        lengths: Tensor | None = None,
-        frame_lengths: Tensor | None = None,
-        offsets: Tensor | None = None,
-    ) -> Tensor:
-        """What the mel of windows of longer streams is to become, on average: (B, F, M), zeros behind its frames.
-
-        codes: (B, N) int64; what lies behind a window's length does not matter. owners: (B, F) the code of each frame,
-        counted from the window's first one. lengths: (B,) codes of each window, 1..N; None: all N. frame_lengths: (B,)
-        its frames, likewise. offsets: (B,) codes in front of each window, which it does not see, but which set where
-        its blocks begin; None: no window has any.
-        """
+    def mean(self, windows: CodeWindows) -> Tensor:
+        """What their mel is to become, on average: (B, F, M), zeros behind each one's frames."""
         raise NotImplementedError
 
     def speaker(self, embedding: Tensor) -> Tensor:

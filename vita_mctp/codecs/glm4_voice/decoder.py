@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vita_mctp.codecs.flow_decoder.flow import (
+    CodeWindows,
     ConditionalFlowMatching,
     ConformerLayer,
     Estimator,
@@ -96,21 +97,14 @@ class Glm4Flow(Flow):
         self.decoder = ConditionalFlowMatching(guidance, Estimator(config.decoder.estimator))
 
     def encode_codes(self, codes: Tensor, lengths: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
-        """(B, N) codes -> (B, N, M) states, one for each code; ids below 0 stand for 0. The rest is as for `mean`."""
+        """(B, N) codes -> (B, N, M) states, one for each code; ids below 0 stand for 0."""
         embedded = self.input_embedding(codes.clamp(min=0))
         states: Tensor = self.encoder_proj(self.encoder(embedded, ragged_lengths(lengths, codes.shape[1]), offsets))
         return states
 
-    def mean(
-        self,
-        codes: Tensor,
-        owners: Tensor,
-        lengths: Tensor | None = None,
-        frame_lengths: Tensor | None = None,
-        offsets: Tensor | None = None,
-    ) -> Tensor:
-        states = self.encode_codes(codes, lengths, offsets)
-        mask = length_mask(ragged_lengths(frame_lengths, owners.shape[1]), states, owners.shape[1])
+    def mean(self, windows: CodeWindows) -> Tensor:
+        states, owners = self.encode_codes(windows.codes, windows.lengths, windows.offsets), windows.owners
+        mask = length_mask(ragged_lengths(windows.frame_lengths, owners.shape[1]), states, owners.shape[1])
         index = owners.to(states.device)[:, None].expand(-1, states.shape[2], -1)
         stretched = states.transpose(1, 2).gather(2, index)
         return masked(self.length_regulator(stretched, mask), mask).transpose(1, 2)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS
+from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
 from vita_mctp.codecs.flow_decoder.hift import SourceNoise, starting_phase
 from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, SAMPLE_RATE
 from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4Flow, load_decoder
@@ -68,7 +68,8 @@ class ReleasedFlow:
 
     def mean(self, codes: Tensor) -> Tensor:
         """(1, N) codes -> (1, F, M), what their mel is to become on average."""
-        return self.flow.mean(codes, nearest_codes(codes.shape[1], self.num_frames(codes.shape[1]))[None])
+        owners = nearest_codes(codes.shape[1], self.num_frames(codes.shape[1]))
+        return self.flow.mean(CodeWindows(codes, owners[None]))
 
     def __call__(
         self,
