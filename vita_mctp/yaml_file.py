@@ -12,18 +12,22 @@ from typing import Any
 
 import yaml
 
-from vita_mctp.errors import ConfigError
+from vita_mctp.errors import ConfigError, VitaError
 
 _FLOAT = re.compile(r"[-+]?(?:\.\d[\d_]*|\d[\d_]*(?:\.[\d_]*)?)[eE][-+]?\d+")
 """The floats with an exponent that YAML 1.2 knows and YAML 1.1 does not."""
 
 
-class _Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, without what this file's docstring complains of."""
+
+    takes_tags = False
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _wrong(f"alias *{event.anchor}: write the value out", event)
-        if event.tag is not None:
+        if event.tag is not None and not self.takes_tags:
             raise _wrong(f"tag {event.tag}: take it out", event)
         return super().compose_node(parent, index)
 
@@ -39,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _wrong(problem: str, at: Any) -> yaml.MarkedYAMLError:
@@ -47,18 +51,23 @@ def _wrong(problem: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
-def read_yaml(path: Path) -> Any:
-    """The values of a YAML file. Raises ConfigError when it is missing or is not YAML."""
+def read_yaml(path: Path, loader: type[PlainLoader] = PlainLoader, error_type: type[VitaError] = ConfigError) -> Any:
+    """The values of a YAML file. Raises `error_type` when it is missing or is not YAML."""
     try:
-        return parse_yaml(path.read_bytes(), str(path))
+        return parse_yaml(path.read_bytes(), str(path), loader, error_type)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {path}: {reason}; wanted a YAML file there") from None
+        raise error_type(f"cannot read {path}: {reason}; wanted a YAML file there") from None
 
 
-def parse_yaml(text: str | bytes, where: str) -> Any:
-    """The values of a YAML document. Raises ConfigError beginning with `where`."""
+def parse_yaml(
+    text: str | bytes,
+    where: str,
+    loader: type[PlainLoader] = PlainLoader,
+    error_type: type[VitaError] = ConfigError,
+) -> Any:
+    """The values of a YAML document. Raises `error_type` beginning with `where`."""
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a date of month 13
-        raise ConfigError(f"{where}: not YAML ({' '.join(str(error).split())}); mend it") from None
+        raise error_type(f"{where}: not YAML ({' '.join(str(error).split())}); mend it") from None

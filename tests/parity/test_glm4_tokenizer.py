@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from vita_mctp.audio.resample import sinc_resampler
 from vita_mctp.codecs.base import AudioTokenizer
 from vita_mctp.codecs.glm4_voice.config import TokenizerConfig, load_tokenizer_config, parse_tokenizer_config
-from vita_mctp.codecs.glm4_voice.encoder import BlockAttention, squared_distances
 from vita_mctp.codecs.glm4_voice.streaming_tokenizer import StreamingTokenizer
-from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, empty_encoder, log_mel, training_buffers
+from vita_mctp.codecs.glm4_voice.tokenizer import (
+    BlockAttention,
+    Glm4VoiceTokenizer,
+    empty_encoder,
+    log_mel,
+    squared_distances,
+    training_buffers,
+)
 from vita_mctp.codecs.registry import audio_tokenizer
 from vita_mctp.types import FloatArray, Wave
 
@@ -96,7 +102,7 @@ def test_features_masks_hidden_states_and_distances(tokenizer_case: Any, toleran
     valid = golden["token_mask"].bool()
     assert torch.equal(frames[:, :: tokenizer.encoder.pooling], valid)
 
-    hidden = tokenizer.encoder(features, lengths)[0].hidden
+    hidden = tokenizer.encoder(features, lengths)[0]
     recorded = golden["hidden_pre_vq"]
     torch.testing.assert_close(hidden[valid], recorded[valid], atol=near["hidden_pre_vq"]["atol"], rtol=0)
     distances = squared_distances(hidden, tokenizer.encoder.codebook.weight).topk(2, largest=False).values

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from speech_segments import deinterleave
 
 from vita_mctp.errors import DataError
-from vita_mctp.text.interleave import BOOST_RATIO, deinterleave, interleave
+from vita_mctp.text.interleave import BOOST_RATIO, interleave
 
 
 def test_every_recorded_case_is_reproduced(interleave_file: Path) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from vita_mctp.codecs.flow_decoder import windows as windowed
 from vita_mctp.codecs.flow_decoder.config import HiftConfig
+from vita_mctp.codecs.flow_decoder.flow import CodeWindows
 from vita_mctp.codecs.flow_decoder.hift import HarmonicSource, Hift, SourceNoise, noise_at
 from vita_mctp.codecs.flow_decoder.windows import Windows, cross_fade
 from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, Glm4FlowConfig, load_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
-from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, Glm4VoiceDecoder
+from vita_mctp.codecs.glm4_voice.reference_decoder import ReleasedFlow
 from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray
@@ -50,11 +51,11 @@ def random_codes(decoder: Glm4VoiceDecoder, count: int, rng: random.Random) -> l
 
 def cuts(codes: Sequence[int], rng: random.Random, largest: int = 30) -> list[AudioBlock]:
     """Random blocks, some of them empty; the last one may be."""
-    blocks, place = [], 0
-    while place < len(codes):
+    blocks, begin = [], 0
+    while begin < len(codes):
         size = rng.randint(0, largest)
-        blocks.append(AudioBlock(tuple(codes[place : place + size]), len(blocks), is_last=False))
-        place += size
+        blocks.append(AudioBlock(tuple(codes[begin : begin + size]), len(blocks), is_last=False))
+        begin += size
     return [*blocks, AudioBlock((), len(blocks), is_last=True)]
 
 
@@ -88,9 +89,9 @@ class SilentFlow(nn.Module):
         super().__init__()
         self.config, self.like = config, torch.zeros(0)
 
-    def mean(self, codes: Tensor, _lengths: Tensor, _offsets: Tensor, owners: Tensor, _frames: Tensor) -> Tensor:
-        assert int(owners.max()) < codes.shape[1]
-        return torch.zeros(*owners.shape, self.config.output_size)
+    def mean(self, windows: CodeWindows) -> Tensor:
+        assert int(windows.owners.max()) < windows.codes.shape[1]
+        return torch.zeros(*windows.owners.shape, self.config.output_size)
 
     def speaker(self, embedding: Tensor) -> Tensor:
         return embedding
@@ -123,7 +124,7 @@ class SilentHift(nn.Module):
 
 
 def test_a_thousand_random_cuts_lose_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    def silence(_seed: int, rows: int, _place: int, frames: int, hop: int) -> Tensor:
+    def silence(_seed: int, rows: int, _first: int, frames: int, hop: int) -> Tensor:
         return torch.zeros(1, rows, frames * hop)
 
     monkeypatch.setattr(windowed, "noise_at", silence)
@@ -165,7 +166,7 @@ def test_a_window_that_sees_all_is_the_flow_itself(modules: tuple[Glm4Flow, Hift
     frames = torch.cat([state.mel, state.withheld], 1)
     flow = modules[0]
     window = torch.tensor([[*codes, 5]])
-    mu, _ = flow.encode(window)
+    mu = ReleasedFlow(flow).mean(window)
     assert mu.shape[1] == frames.shape[1] == 441
     speaker = flow.speaker(mu.new_zeros(1, flow.config.spk_embed_dim))
     noise = noise_at(1 << 64, mu.shape[2], 0, 441, hop=1)
@@ -194,8 +195,8 @@ def test_borders_jump_no_more_than_other_places(modules: tuple[Glm4Flow, Hift]) 
     everywhere = np.arange(1, len(wave) // HOP_LENGTH - 1) * HOP_LENGTH
     overlap = ceil(5 * decoder.frames_per_code)
     borders = np.array([ceil(10 * n * decoder.frames_per_code) - overlap for n in range(1, 20)]) * HOP_LENGTH
-    for measure, places in ((energy, -width), (step, -1)):
-        assert measure[borders + places].mean() <= 1.2 * measure[everywhere + places].mean()
+    for measure, offsets in ((energy, -width), (step, -1)):
+        assert measure[borders + offsets].mean() <= 1.2 * measure[everywhere + offsets].mean()
 
 
 def test_fades_keep_what_both_agree_on() -> None:

@@ -104,7 +104,7 @@ class Placed:
 
 
 def test_a_codec_that_takes_a_device_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._DECODERS, "placed", "placed:Placed")
+    monkeypatch.setitem(registry._CLASSES["audio decoder"], "placed", "placed:Placed")
     monkeypatch.setattr(registry, "import_module", lambda name: SimpleNamespace(Placed=Placed))
     assert audio_decoder("placed", tmp_path, "cuda:1").opened == (tmp_path, "cuda:1")  # type: ignore[attr-defined]
 
@@ -122,7 +122,7 @@ def test_a_codec_name_stands_for_one_codec() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (None, "lacks ramp.json"),
+        (None, "ramp.json"),
         ('{"hop": 3}', "hop"),
         ('{"codebook_size": 1000000000000}', "codebook_size"),
         ('{"num_codebooks": 3}', "whole number"),

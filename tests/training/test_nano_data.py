@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from chat_prompts import asr_prompt, spoken_prompt, text_prompt, tts_prompt
+from speech_segments import deinterleave
 
 from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
@@ -13,7 +14,6 @@ from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.text.chat import IGNORED, ChatFormat
-from vita_mctp.text.interleave import deinterleave
 from vita_mctp.text.tokenizer import TextTokenizer
 
 NUM_CODES = 24

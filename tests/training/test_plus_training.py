@@ -20,12 +20,11 @@ from vita_mctp.checkpoints.conversion import ENCODER_FILE, convert_plus
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
 from vita_mctp.codecs.sensevoice import SenseVoiceFrontEnd
+from vita_mctp.data.manifest import decode
 from vita_mctp.data.mixture import Mixture
-from vita_mctp.data.recordings import decode
 from vita_mctp.data.row_stream import RowStream, open_pools
 from vita_mctp.data.token_store import TokenStore
-from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
-from vita_mctp.data.tokenize_run import tokenize_manifest
+from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest
 from vita_mctp.errors import CheckpointError, ConfigError, DataError
 from vita_mctp.models.vita import VitaMctpPlusForCausalLM
 from vita_mctp.models.vita.plus import ENCODER_PREFIX

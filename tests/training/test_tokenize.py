@@ -16,10 +16,9 @@ import soundfile
 
 from vita_mctp.cli import main
 from vita_mctp.codecs.ramp import RampSettings, RampTokenizer
-from vita_mctp.data.recordings import decode
+from vita_mctp.data.manifest import decode
 from vita_mctp.data.token_store import TokenStore
-from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
-from vita_mctp.data.tokenize_run import Tokenized, tokenize_manifest
+from vita_mctp.data.tokenize import CodecSource, Tokenized, TokenizeOptions, tokenize_manifest
 from vita_mctp.errors import ConfigError, DataError, OutputError
 
 OPTIONS = TokenizeOptions(lines_per_shard=4)

@@ -10,8 +10,7 @@ import pytest
 
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.row_stream import RowStream, open_pools
-from vita_mctp.data.tokenize import CodecSource
-from vita_mctp.data.tokenize_run import tokenize_manifest
+from vita_mctp.data.tokenize import CodecSource, tokenize_manifest
 from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.text.chat import ChatFormat, Clip, Message
 from vita_mctp.text.interleave import Ratio

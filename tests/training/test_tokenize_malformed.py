@@ -23,8 +23,7 @@ from safetensors.numpy import load, save
 from vita_mctp.data.manifest import read_manifest
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.token_store import StoredSample, TokenStore
-from vita_mctp.data.tokenize import CodecSource
-from vita_mctp.data.tokenize_run import tokenize_manifest
+from vita_mctp.data.tokenize import CodecSource, tokenize_manifest
 from vita_mctp.errors import ConfigError, DataError, VitaError
 
 WRONG: list[Any] = [None, True, -1, 3.5, 10**30, "", " ", "\0", "x", "<|audio|>", "<|im_end|>", [], [[]], {}, {"a": 1}]
@@ -49,14 +48,14 @@ def lines() -> list[dict[str, Any]]:
     ]
 
 
-def places(values: Any) -> list[tuple[Any, Any]]:
+def slots(values: Any) -> list[tuple[Any, Any]]:
     """(container, key) of every value within."""
     keys = list(values) if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else []
-    return [pair for key in keys for pair in ((values, key), *places(values[key]))]
+    return [pair for key in keys for pair in ((values, key), *slots(values[key]))]
 
 
 def spoil_values(values: Any, draw: random.Random) -> None:
-    container, key = draw.choice(places(values))
+    container, key = draw.choice(slots(values))
     kind = draw.randrange(3)
     if kind == 0:
         container[key] = draw.choice(WRONG)
@@ -69,15 +68,15 @@ def spoil_values(values: Any, draw: random.Random) -> None:
 
 
 def spoil_bytes(data: bytes, draw: random.Random, start: int = 0) -> bytes:
-    place = draw.randrange(start, len(data))
+    where = draw.randrange(start, len(data))
     other = bytes(draw.randrange(256) for _ in range(draw.choice([1, 1, 4, 40])))
     return draw.choice(
         [
-            data[:place],
-            data[:place] + data[place + 1 :],
-            data[:place] + other + data[place + len(other) :],
-            data[:place] + other + data[place:],
-            data[:place] + data[place // 2 :],
+            data[:where],
+            data[:where] + data[where + 1 :],
+            data[:where] + other + data[where + len(other) :],
+            data[:where] + other + data[where:],
+            data[:where] + data[where // 2 :],
         ]
     )
 
@@ -146,9 +145,9 @@ def test_manifests(tmp_path: Path) -> None:
             continue
         found += 1
         check(error, path)
-        place = re.search(rf"{re.escape(str(path))}:(\d+): ", str(error))
-        assert place or "is empty" in str(error)
-        assert number is None or (place is not None and int(place.group(1)) == number), str(error)
+        where = re.search(rf"{re.escape(str(path))}:(\d+): ", str(error))
+        assert where or "is empty" in str(error)
+        assert number is None or (where is not None and int(where.group(1)) == number), str(error)
     assert len(whole) == LINES
 
 

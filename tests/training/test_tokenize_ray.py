@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
-from vita_mctp.data.tokenize_run import tokenize_manifest, tokenize_on_ray
+from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest, tokenize_on_ray
 from vita_mctp.errors import DataError
 
 ray = pytest.importorskip("ray")

@@ -34,10 +34,10 @@ RECORDINGS: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "is empty (0 bytes)"),
     "no_samples": (lambda: wav(TONE[:0]), "holds no samples"),
     "silent": (lambda: wav(0 * TONE), "is silent"),
-    "twenty_minutes": (lambda: wav(np.tile(TONE[:8000], 1200), 8000), "lasts 1200.0 s, at most 60 s"),
+    "twenty_minutes": (lambda: wav(np.tile(TONE[:8000], 1200), 8000), "lasts 1200.0 s; wanted at most 60 s"),
     "nan": (lambda: wav(with_nan()), "NaN"),
     "infinite": (lambda: wav(np.where(TONE > 0.39, np.inf, TONE).astype(np.float32)), "infinite"),
-    "eight_channels": (lambda: wav(np.stack([TONE] * 8, axis=1)), "8 channels, mono or stereo is wanted"),
+    "eight_channels": (lambda: wav(np.stack([TONE] * 8, axis=1)), "8 channels; wanted mono or stereo"),
     "four_kilohertz": (lambda: wav(TONE, 4000), "4000 Hz"),
 }
 

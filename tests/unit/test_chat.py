@@ -144,10 +144,10 @@ def test_continuous_speech_is_placeholders_with_their_places(plus: ChatFormat) -
     ]
     sample = plus.sample(messages, [Clip(frames=3), Clip(codes=(1, 2)), Clip(frames=1)])
     context = plus.tokenizer.vocabulary.context_of_audio
-    places = [position for position, token in enumerate(sample.ids) if token == context]
+    positions = [position for position, token in enumerate(sample.ids) if token == context]
     assert [(span.clip, span.length) for span in sample.features] == [(0, 7), (2, 5)]
-    assert places == [p for span in sample.features for p in range(span.start, span.start + span.length)]
-    assert all(sample.labels[place] == IGNORED for place in places)
+    assert positions == [p for span in sample.features for p in range(span.start, span.start + span.length)]
+    assert all(sample.labels[position] == IGNORED for position in positions)
     assert speech(1, 2) in targets(plus.tokenizer, sample)
     assert isinstance(sample.features[0], FeatureSpan)
 
@@ -163,8 +163,8 @@ def test_features_stand_where_their_placeholders_do(plus: ChatFormat) -> None:
         f"<|im_start|>user\n\n<|begin_of_audio|>{placeholders[1]}<|end_of_audio|><|im_end|>\n"
     )
     assert [audio.features for audio in prompt.heard] == [voice, before, now]
-    places = [place for audio in prompt.heard for place in range(audio.start, audio.end)]
-    assert places == [place for place, token in enumerate(prompt.ids) if token == context]
+    positions = [position for audio in prompt.heard for position in range(audio.start, audio.end)]
+    assert positions == [position for position, token in enumerate(prompt.ids) if token == context]
 
 
 def test_a_prompt_with_features_begins_as_the_sample_that_taught_it(plus: ChatFormat) -> None:

@@ -18,8 +18,7 @@ from torch import Tensor
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder import convert_decoder, load_decoder
-from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, convert_decoder, load_decoder
 from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
 from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import CheckpointError, OutputError

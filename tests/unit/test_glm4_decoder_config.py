@@ -123,7 +123,7 @@ def test_released_yaml_is_the_full_size_json(tmp_path: Path) -> None:
         ("!ref <spk_embed_dim>", "!ref <speaker>", "<speaker> names no plain value"),
         ("!ref <spk_embed_dim>", "!ref <spk_embed_dim> * 2", "more than the name of one key"),
         ("!new:no.such.module.HiFTGenerator", "!!python/object/apply:os.getcwd", "could not determine a constructor"),
-        ("sample_rate: 22050", "sample_rate: [22050", "damaged"),
+        ("sample_rate: 22050", "sample_rate: [22050", "not YAML"),
     ],
 )
 def test_other_files_are_refused_by_key(tmp_path: Path, line: str, replacement: str, complaint: str) -> None:

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vita_mctp.codecs.flow_decoder.flow import attended_keys, time_steps
+from vita_mctp.codecs.flow_decoder.flow import CodeWindows, attended_keys, time_steps
 from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask
 from vita_mctp.codecs.glm4_voice.config import Glm4FlowConfig
-from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow
+from vita_mctp.codecs.glm4_voice.reference_decoder import ReleasedFlow, nearest_codes
 from vita_mctp.errors import ConfigError
 
 BANDS, VOCABULARY, BLOCK = 8, 32, 4
@@ -60,6 +61,7 @@ def tiny_flow() -> Glm4Flow:
 
 
 FLOW = tiny_flow()
+RELEASED = ReleasedFlow(FLOW)
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -73,16 +75,18 @@ def test_streams_of_a_batch_equal_each_alone(lengths: list[int], seed: int) -> N
     generator = torch.Generator().manual_seed(seed)
     batch, longest = len(lengths), max(lengths)
     tokens = torch.randint(VOCABULARY, (batch, longest), generator=generator)
-    frames = FLOW.num_frames(longest)
+    frames = RELEASED.num_frames(longest)
     cond, noise, speaker = drawn(seed, batch, BANDS, frames), drawn(seed + 1, batch, BANDS, frames), drawn(2, batch, 6)
 
-    mu, frame_lengths = FLOW.encode(tokens, torch.tensor(lengths))
+    owners = [nearest_codes(length, RELEASED.num_frames(length)) for length in lengths]
+    frame_lengths = torch.tensor(list(map(len, owners)))
+    padded = nn.utils.rnn.pad_sequence(owners, batch_first=True)
+    mu = FLOW.mean(CodeWindows(tokens, padded, torch.tensor(lengths), frame_lengths))
     mel = FLOW.solve(mu, cond, FLOW.speaker(speaker), noise, frame_lengths, steps=2)
 
-    assert frame_lengths is not None and frame_lengths.tolist() == [FLOW.num_frames(length) for length in lengths]
     for row, (length, own) in enumerate(zip(lengths, frame_lengths.tolist(), strict=True)):
         one = slice(row, row + 1)
-        alone, _ = FLOW.encode(tokens[one, :length])
+        alone = RELEASED.mean(tokens[one, :length])
         torch.testing.assert_close(mu[one, :own], alone, **NEAR)
         solved = FLOW.solve(alone, cond[one, :, :own], FLOW.speaker(speaker[one]), noise[one, :, :own], steps=2)
         torch.testing.assert_close(mel[one, :, :own], solved, **NEAR)
@@ -101,10 +105,10 @@ def test_a_window_keeps_the_blocks_of_its_stream(offset: int, size: int) -> None
 @torch.inference_mode()
 def test_tokens_of_finished_blocks_never_change() -> None:
     tokens = torch.arange(2 * BLOCK + 3)[None]
-    finished = FLOW.encode_tokens(tokens)[:, : 2 * BLOCK]
+    finished = FLOW.encode_codes(tokens)[:, : 2 * BLOCK]
 
-    torch.testing.assert_close(FLOW.encode_tokens(tokens[:, : 2 * BLOCK]), finished, **NEAR)
-    cut_inside = FLOW.encode_tokens(tokens[:, : 2 * BLOCK - 1])
+    torch.testing.assert_close(FLOW.encode_codes(tokens[:, : 2 * BLOCK]), finished, **NEAR)
+    cut_inside = FLOW.encode_codes(tokens[:, : 2 * BLOCK - 1])
     assert (cut_inside - finished[:, :-1]).abs().max() > 1e-3  # a block sees its own future
 
 
@@ -112,11 +116,11 @@ def test_tokens_of_finished_blocks_never_change() -> None:
 def test_windows_of_one_batch_may_begin_anywhere() -> None:
     tokens = torch.arange(14).view(2, 7)
     lengths, offsets = torch.tensor([7, 5]), torch.tensor([3, 8])
-    states = FLOW.encode_tokens(tokens, lengths, offsets)
+    states = FLOW.encode_codes(tokens, lengths, offsets)
 
-    torch.testing.assert_close(states[:1], FLOW.encode_tokens(tokens[:1], offsets=offsets[:1]), **NEAR)
-    torch.testing.assert_close(states[1:, :5], FLOW.encode_tokens(tokens[1:, :5], offsets=offsets[1:]), **NEAR)
-    assert (states[:1] - FLOW.encode_tokens(tokens[:1])).abs().max() > 1e-3
+    torch.testing.assert_close(states[:1], FLOW.encode_codes(tokens[:1], offsets=offsets[:1]), **NEAR)
+    torch.testing.assert_close(states[1:, :5], FLOW.encode_codes(tokens[1:, :5], offsets=offsets[1:]), **NEAR)
+    assert (states[:1] - FLOW.encode_codes(tokens[:1])).abs().max() > 1e-3
 
 
 def test_group_norm_counts_own_steps_only() -> None:
@@ -142,14 +146,14 @@ def test_steps_fill_the_time_and_grow(steps: int) -> None:
 def test_contradictory_calls_say_why() -> None:
     tokens, none = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64)
     with pytest.raises(ConfigError, match="at least one step, got 0"):
-        FLOW(tokens, none, torch.zeros(1, 0, BANDS), torch.zeros(1, 6), steps=0)
-    with pytest.raises(ConfigError, match="2 tokens make 13 mel frames, of which 14 are given"):
-        FLOW(tokens, none, torch.zeros(1, 14, BANDS), torch.zeros(1, 6))
-    with pytest.raises(ConfigError, match="0 tokens"):
-        FLOW(none, none, torch.zeros(1, 0, BANDS), torch.zeros(1, 6))
+        RELEASED(tokens, none, torch.zeros(1, 0, BANDS), torch.zeros(1, 6), drawn(0, 1, BANDS, 13), steps=0)
+    with pytest.raises(ConfigError, match=r"14 known mel frames of 2 codes.*13"):
+        RELEASED(tokens, none, torch.zeros(1, 14, BANDS), torch.zeros(1, 6), drawn(0, 1, BANDS, 13))
+    with pytest.raises(ConfigError, match="of 0 codes"):
+        RELEASED(none, none, torch.zeros(1, 0, BANDS), torch.zeros(1, 6), drawn(0, 1, BANDS, 0))
     with pytest.raises(ValueError, match=r"1 to 2 steps, got lengths \[3\]"):
-        FLOW.encode(tokens, torch.tensor([3]))
+        FLOW.encode_codes(tokens, torch.tensor([3]))
 
 
 def test_frames_are_counted_in_float32() -> None:
-    assert [n for n in range(1, 4001) if FLOW.num_frames(n) != n * 441 // 64] == [3392, 3776]
+    assert [n for n in range(1, 4001) if RELEASED.num_frames(n) != n * 441 // 64] == [3392, 3776]

@@ -17,12 +17,12 @@ from vita_mctp.codecs.flow_decoder.hift import (
     PITCH_REACH,
     Hift,
     SourceNoise,
-    draw_noise,
     noise_at,
     phase_of,
     starting_phase,
 )
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
+from vita_mctp.codecs.glm4_voice.reference_decoder import draw_noise
 
 CONFIG = HiftConfig(
     in_channels=8,
@@ -162,7 +162,7 @@ def test_folding_changes_names_and_nothing_else() -> None:
     assert not any(parameter.requires_grad for parameter in folded.parameters())
 
 
-def test_noise_belongs_to_its_place_alone() -> None:
+def test_noise_belongs_to_its_position_alone() -> None:
     whole = noise_of(3, 0, 12)
     assert torch.equal(torch.cat([noise_of(3, 0, 5), noise_of(3, 5, 0), noise_of(3, 5, 7)], -1), whole)
     assert not torch.equal(noise_of(4, 0, 12), whole)

@@ -81,7 +81,7 @@ def test_a_wrong_tensor_is_named(folder: Path, change: Any, message: str) -> Non
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_a_missing_file_is_named_with_where_to_get_it(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=f"no {name}.*1.46 GB.*licence.*hf download THUDM/glm-4-voice-tokenizer"):
+    with pytest.raises(CheckpointError, match=f"{name}.*1.46 GB.*licence.*hf download THUDM/glm-4-voice-tokenizer"):
         Glm4VoiceTokenizer.from_folder(folder)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from speech_segments import deinterleave
 
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.text.interleave import BOOST_RATIO, Ratio, deinterleave, interleave
+from vita_mctp.text.interleave import BOOST_RATIO, Ratio, interleave
 
 BEGIN, END = 1, 2
 TEXT_IDS = st.lists(st.integers(1000, 4999), max_size=60)

@@ -15,8 +15,7 @@ import soundfile
 
 from vita_mctp.data import manifest
 from vita_mctp.data.check import ManifestCheck
-from vita_mctp.data.manifest import AudioFile, Form, GivenCodes, TarMember, TarRange, read_manifest
-from vita_mctp.data.recordings import decode, read_bytes
+from vita_mctp.data.manifest import Form, GivenCodes, Recording, decode, read_bytes, read_manifest
 from vita_mctp.errors import DataError
 
 
@@ -61,8 +60,8 @@ def test_every_form_and_every_kind_of_audio_is_read(tmp_path: Path) -> None:
     assert [sample.form for sample in samples] == list(SAMPLES)
     assert [sample.where for sample in samples] == [f"{path}:{n}" for n in (1, 2, 3, 4)]
     tar = tmp_path / "t.tar"
-    kinds = ((AudioFile(tmp_path / "a.wav"),), (GivenCodes((1, 2), "ramp"),))
-    assert [sample.audios for sample in samples] == [*kinds, (TarMember(tar, "a.wav"), TarRange(tar, 5, 9)), ()]
+    kinds = ((Recording(tmp_path / "a.wav"),), (GivenCodes(codes=(1, 2), codec="ramp"),))
+    assert [sample.audios for sample in samples] == [*kinds, (Recording(tar, "a.wav"), Recording(tar, span=(5, 9))), ()]
     assert samples[3].id == "x" and samples[0].messages[1].content == "two plus three"
 
 
@@ -73,8 +72,9 @@ def test_recordings_come_from_files_and_from_tar_files(tmp_path: Path) -> None:
         archive.add(tmp_path / "a.wav", "in/a.wav")
     tar = tmp_path / "t.tar"
     with tarfile.open(tar) as archive:
-        place = archive.getmembers()[0].offset_data
-    for recording in (AudioFile(tmp_path / "a.wav"), TarMember(tar, "in/a.wav"), TarRange(tar, place, len(data))):
+        begin = archive.getmembers()[0].offset_data
+    whole, member = Recording(tmp_path / "a.wav"), Recording(tar, "in/a.wav")
+    for recording in (whole, member, Recording(tar, span=(begin, len(data)))):
         assert read_bytes(recording, "here") == data
     assert decode(data, "here").seconds == 0.5
 
@@ -105,7 +105,7 @@ BAD_SAMPLES: list[tuple[dict[str, Any], str]] = [
     (conversation("x", "y", id=""), "id: got ''"),
     (conversation("<|audio|>", "x", ""), "audios.0.path: got ''"),
     (conversation("<|audio|>", "x", "a.tar::"), "audios.0.path: got 'a.tar::'"),
-    (conversation("<|audio|>", "x", "a\0b"), "NUL"),
+    (conversation("<|audio|>", "x", "a\0b"), "audios.0.path: got 'a\\x00b'"),
     (conversation("<|audio|>", "x", 7), "audios.0.range: got 7"),
     (conversation("<|audio|>", "x", {"tar": "t", "offset": 0}), "missing key audios.0.range.size"),
     (conversation("<|audio|>", "x", {"tar": "t", "offset": -1, "size": 2}), "offset: got -1"),
@@ -165,7 +165,7 @@ def test_check_finds_every_problem_and_sums_up_the_rest(tmp_path: Path) -> None:
     expected = {
         3: "unusual sample rate of 15999 Hz",
         4: "lasts 0.010 s",
-        5: "lasts 2.5 s, at most 2 s",
+        5: "lasts 2.5 s; wanted at most 2 s",
         6: "silent",
         7: "not audio",
         8: "holds no bytes",

@@ -14,7 +14,7 @@ import soundfile
 from vita_mctp.data import hub
 from vita_mctp.data.check import ManifestCheck
 from vita_mctp.data.hub import HUB_SETS, HubPart, HubSet, fetch, find_hub_set
-from vita_mctp.data.manifest import AudioFile, Form, read_manifest
+from vita_mctp.data.manifest import Form, Recording, read_manifest
 from vita_mctp.errors import ConfigError, DataError, MissingExtraError
 
 datasets = pytest.importorskip("datasets")
@@ -55,7 +55,7 @@ def test_a_spoken_set_becomes_a_sound_manifest_with_its_audio(tmp_path: Path, sp
     assert [sample.messages[1].content for sample in samples] == [f"number {n}" for n in (0, 1, 3, 4)] * 2
     assert all(sample.form is Form.ASR for sample in samples)
     first = samples[0].audios[0]
-    assert isinstance(first, AudioFile) and first.path.read_bytes() == flac(0) and first.path.suffix == ".flac"
+    assert isinstance(first, Recording) and first.path.read_bytes() == flac(0) and first.path.suffix == ".flac"
     problems: list[str] = []
     ManifestCheck(problems.append).read(fetched.manifest)
     assert problems == []

@@ -40,7 +40,7 @@ def test_file_is_read(tmp_path: Path) -> None:
         ("seed: -1\nsets: [{name: a}]", "seed: got -1"),
         ("sets: [{name: ''}]", r"sets\.0\.name: got ''"),
         ("sets: [{name: a, name: b}]", "name occurs twice"),
-        ("sets: [{name: 'a', path: \"\\0\"}]", r"sets\.0\.path: got a NUL character"),
+        ("sets: [{name: 'a', path: \"\\0\"}]", r"sets\.0\.path: got '\\x00'"),
         ("seed: 2001-99-99\nsets: [{name: a}]", "not YAML"),
         ("[" * 5000, "not YAML"),
         ("sets: [{name: a, ratio: high}]", "ratio: got 'high'"),
@@ -106,7 +106,7 @@ def test_resuming_and_workers_change_nothing(start: int, length: int, workers: i
 @settings(max_examples=30, deadline=None)
 def test_a_shuffled_range_holds_each_number_once(size: int, key: tuple[int, int]) -> None:
     order = ShuffledRange(size, key)
-    assert sorted(order[place] for place in range(size)) == list(range(size))
+    assert sorted(order[position] for position in range(size)) == list(range(size))
     with pytest.raises(IndexError):
         order[size]
 
@@ -116,6 +116,6 @@ def test_a_shuffled_range_of_any_size_is_even() -> None:
     counts = Counter(ShuffledRange(10, (key,))[0] for key in range(4000))
     assert sum((counts[n] - 400) ** 2 / 400 for n in range(10)) < 33.7
     far = ShuffledRange(10**12, (1,))
-    halves = [far[place] < 5 * 10**11 for place in range(2000)]
+    halves = [far[position] < 5 * 10**11 for position in range(2000)]
     assert 900 < sum(halves) < 1100
     assert 900 < sum(a != b for a, b in pairwise(halves)) < 1100

@@ -7,8 +7,9 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packing_fill import fills
 
-from vita_mctp.data.packing import PackedRow, PackingReport, fills, join, pack
+from vita_mctp.data.packing import PackedRow, PackingReport, best_fit_decreasing, join
 from vita_mctp.errors import ConfigError
 from vita_mctp.text.chat import IGNORED, FeatureSpan, Sample
 
@@ -26,42 +27,45 @@ def samples_of(row: PackedRow) -> list[Sample]:
     return [Sample(tuple(row.input_ids[p].tolist()), tuple(row.labels[p].tolist())) for p in parts]
 
 
-@given(lengths=LENGTHS, max_length=st.integers(1, 64), buffer=st.integers(1, 20))
-def test_every_sample_that_fits_comes_out_once(lengths: list[int], max_length: int, buffer: int) -> None:
-    fed = [sample(number, length) for number, length in enumerate(lengths)]
-    report = PackingReport()
-    rows = list(pack(fed, max_length, buffer, report))
-    fitting = [s for s in fed if len(s) <= max_length]
-    assert sorted((s for row in rows for s in samples_of(row)), key=lambda s: s.ids) == fitting
-    assert all(0 < len(row) <= max_length for row in rows)
-    assert (report.samples, report.rows, report.tokens) == (len(fitting), len(rows), sum(map(len, fitting)))
-    assert report.over_long == len(fed) - len(fitting)
-    assert report.longest == max(lengths, default=0)
+@given(lengths=LENGTHS)
+def test_every_sample_comes_out_once_and_fits(lengths: list[int]) -> None:
+    bins = best_fit_decreasing(lengths, 40)
+    assert sorted(index for members in bins for index in members) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[index] for index in members) <= 40 for members in bins)
+    assert bins == sorted(bins) and all(members == sorted(members) for members in bins)  # in order of arrival
 
 
 @given(lengths=LENGTHS)
-def test_positions_restart_at_each_sample(lengths: list[int]) -> None:
-    for row in pack([sample(n, length) for n, length in enumerate(lengths)], 50, 16):
+def test_a_row_holds_its_samples_and_positions_restart(lengths: list[int]) -> None:
+    fed = [sample(number, length) for number, length in enumerate(lengths)]
+    for members in best_fit_decreasing(lengths, 50):
+        row = join([fed[index] for index in members])
+        assert samples_of(row) == [fed[index] for index in members]
         expected = [position for s in samples_of(row) for position in range(len(s))]
         assert row.position_ids.tolist() == expected
         assert row.ends[-1] == len(row)
 
 
-def test_same_samples_same_rows() -> None:
-    fed = [sample(n, random.Random(n).randint(1, 40)) for n in range(200)]
-    first, second = list(pack(fed, 64, 32)), list(pack(iter(fed), 64, 32))
-    assert [row.input_ids.tolist() for row in first] == [row.input_ids.tolist() for row in second]
+def test_a_report_counts_rows_and_what_fits_none() -> None:
+    report = PackingReport()
+    assert [report.admit(sample(1, length), 10) for length in (10, 11, 3)] == [True, False, True]
+    report.add_row([sample(1, 10), sample(2, 3)])
+    assert (report.samples, report.rows, report.tokens) == (2, 1, 13)
+    assert (report.over_long, report.longest, report.fill(20)) == (1, 11, 13 / 20)
+    assert PackingReport().fill(256) == 0.0
 
 
 def test_rows_fill_better_than_in_order_of_arrival() -> None:
     generator = random.Random(0)
-    fed = [sample(n, generator.randint(20, 150)) for n in range(2000)]
-    report = PackingReport()
-    list(pack(fed, 256, report=report))
-    reference, *_ = fills([len(s) for s in fed], 256).values()
-    assert report.fill(256) > 0.97
-    assert reference < report.fill(256) * 0.9
-    assert PackingReport().fill(256) == 0.0
+    reference, *_, best = fills([generator.randint(20, 150) for _ in range(2000)], 256).values()
+    assert best > 0.97
+    assert reference < best * 0.9
+
+
+def test_fills_are_those_of_a_packing_by_hand() -> None:
+    reference, first, *best = fills([6, 5, 4, 5, 99], 10).values()  # 6 | 5 4 | 5;  6 4 | 5 5;  6 4 | 5 5
+    assert (reference, first, best) == (20 / 30, 1.0, [1.0, 1.0])
+    assert list(fills([4, 5, 6, 5], 10).values())[1:3] == [20 / 30, 1.0]  # 4 5 | 6 | 5;  6 4 | 5 5
 
 
 def test_padding_is_a_segment_of_its_own() -> None:
@@ -79,9 +83,3 @@ def test_padding_is_a_segment_of_its_own() -> None:
 def test_features_move_with_their_sample() -> None:
     heard = Sample((1, 2, 3), (IGNORED,) * 3, (FeatureSpan(1, 0, 2),))
     assert join([sample(1, 4), heard, heard]).features == (FeatureSpan(0, 4, 2), FeatureSpan(1, 7, 2))
-
-
-@pytest.mark.parametrize(("max_length", "buffer"), [(0, 4), (4, 0)])
-def test_sizes_below_one_are_refused(max_length: int, buffer: int) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        list(pack([sample(1, 1)], max_length, buffer))

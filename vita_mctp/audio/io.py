@@ -1,4 +1,4 @@
-"""Recordings in, answers out: the one place where channels, sample types and file formats are settled.
+"""Recordings in, answers out: here alone channels, sample types and file formats are settled.
 
 Anything libsndfile reads (wav, flac, ogg, mp3, ...) becomes a mono float32 `Wave`; a recording that cannot be a spoken
 question is refused here with one line, so that nothing downstream has to ask again.
@@ -32,6 +32,7 @@ SILENCE_PEAK = 1e-3
 
 _BYTES_PER_SECOND = MAX_SAMPLE_RATE * MAX_CHANNELS * 4
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".mp3": ("MP3", None)}
+_KINDS = "a wav, flac, ogg or mp3 file"
 _WRITE_FRAMES = 1 << 14  # libsndfile's Vorbis encoder overflows its stack when given minutes in one call
 
 
@@ -56,7 +57,7 @@ def read_wave(
             _not_empty(file.read(1), str(path))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise AudioError(f"cannot read {path}: {reason}; give the path of a wav, flac, ogg or mp3 file") from None
+        raise AudioError(f"cannot read {path}: {reason}; wanted {_KINDS}: give its path") from None
     return _decode(str(path), str(path), limit_seconds, channel)
 
 
@@ -96,12 +97,12 @@ def check_target(target: str | os.PathLike[str]) -> str:
         return ".wav"
     path = Path(target)
     if path.is_dir():
-        raise OutputError(f"{path} is a directory, an audio file is written; give a name such as {path / 'answer.wav'}")
+        raise OutputError(f"{path} is a directory; wanted an audio file: give a name such as {path / 'answer.wav'}")
     if path.exists() and not path.is_file():
         return ".wav"
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
-        raise OutputError(f"cannot tell the audio format of {path}; give a name that ends in {', '.join(_FORMATS)}")
+        raise OutputError(f"no audio format in the name {path}; wanted one that ends in {', '.join(_FORMATS)}")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no directory {path.parent}; make it or give another name")
     return suffix
@@ -116,59 +117,53 @@ def _decode(file: str | io.BytesIO, name: str, limit_seconds: float, channel: in
             _check_layout(rate, sound.channels, sound.frames / rate, name, limit_seconds)
             frames = sound.read(int(limit_seconds * rate) + 1, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError):  # TypeError: a name that ends in .raw, which has no header to read
-        raise AudioError(
-            f"{name} is not audio that can be read; give a wav, flac, ogg or mp3 file (ffmpeg converts others)"
-        ) from None
+        raise _wrong(name, "is not audio that can be read", _KINDS, "ffmpeg converts others") from None
     _check_seconds(len(frames) / rate, name, limit_seconds)
     return _checked_mono(frames, rate, name, channel)
 
 
+def _wrong(name: str, came: str, needed: str, remedy: str = "record it again") -> AudioError:
+    return AudioError(f"{name} {came}; wanted {needed}: {remedy}")
+
+
 def _check_layout(rate: int, channels: int, seconds: float, name: str, limit_seconds: float) -> None:
     if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-        raise AudioError(
-            f"{name} has a sample rate of {rate} Hz, speech of {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz is wanted; "
-            "record it again at 16000 Hz or more"
-        )
+        rates = f"speech of {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+        raise _wrong(name, f"has a sample rate of {rate} Hz", rates, "record it again at 16000 Hz or more")
     if channels > MAX_CHANNELS:
-        raise AudioError(
-            f"{name} has {channels} channels, mono or stereo is wanted; pick the speaker's channel (sox in out remix 1)"
-        )
+        remedy = "pick the speaker's channel (sox in out remix 1)"
+        raise _wrong(name, f"has {channels} channels", "mono or stereo", remedy)
     _check_seconds(seconds, name, limit_seconds)
 
 
 def _check_seconds(seconds: float, name: str, limit_seconds: float) -> None:
     if seconds > limit_seconds:
-        raise AudioError(
-            f"{name} lasts {seconds:.1f} s, at most {limit_seconds:g} s are wanted; cut out the question "
-            f"(sox in out trim 0 {limit_seconds:g})"
-        )
+        remedy = f"cut out the question (sox in out trim 0 {limit_seconds:g})"
+        raise _wrong(name, f"lasts {seconds:.1f} s", f"at most {limit_seconds:g} s", remedy)
     if seconds == 0:
-        raise AudioError(f"{name} holds no samples, speech is wanted; record it again")
+        raise _wrong(name, "holds no samples", "speech")
 
 
 def _checked_mono(frames: FloatArray, rate: int, name: str, channel: int | None) -> Wave:
     """frames (T, channels), T >= 0."""
     if channel is not None and channel >= frames.shape[1]:
-        raise AudioError(f"{name} has {frames.shape[1]} channels, channel {channel} is wanted; count them from 0")
+        raise _wrong(name, f"has {frames.shape[1]} channels", f"channel {channel}", "count them from 0")
     if not np.isfinite(frames).all():
-        raise AudioError(f"{name} holds NaN or infinite samples, finite ones in [-1, 1] are wanted; export it again")
-    seconds = len(frames) / rate
-    if seconds < MIN_SECONDS:
-        raise AudioError(f"{name} lasts {seconds:.3f} s, at least {MIN_SECONDS} s of speech is wanted; record it again")
+        raise _wrong(name, "holds NaN or infinite samples", "finite ones in [-1, 1]", "export it again")
+    if len(frames) / rate < MIN_SECONDS:
+        raise _wrong(name, f"lasts {len(frames) / rate:.3f} s", f"at least {MIN_SECONDS} s of speech")
     mono = frames.mean(axis=1) if channel is None else frames[:, channel]
     samples = np.clip(mono, -1.0, 1.0).astype(np.float32)
     peak = float(np.abs(samples - samples.mean()).max())
     if peak < SILENCE_PEAK:
-        raise AudioError(
-            f"{name} is silent (peak {peak:.1e}, at least {SILENCE_PEAK:g} of full scale is wanted); "
-            "check the microphone and record it again"
-        )
+        remedy = "check the microphone and record it again"
+        raise _wrong(name, f"is silent (peak {peak:.1e})", f"at least {SILENCE_PEAK:g} of full scale", remedy)
     return Wave(samples, rate)
 
 
 def _not_empty(data: bytes, name: str) -> bytes:
     if not data:
-        raise AudioError(f"{name} is empty (0 bytes), a wav, flac, ogg or mp3 file is wanted; record it again")
+        raise _wrong(name, "is empty (0 bytes)", _KINDS)
     return data
 
 
@@ -176,9 +171,7 @@ def _decode_stream(stream: IO[bytes], name: str, limit_seconds: float, channel: 
     limit = int(limit_seconds * _BYTES_PER_SECOND)
     data = _not_empty(stream.read(limit + 1), name)
     if len(data) > limit:
-        raise AudioError(
-            f"{name} brings more than {limit >> 20} MB, at most {limit_seconds:g} s of audio are wanted; cut it"
-        )
+        raise _wrong(name, f"brings more than {limit >> 20} MB", f"at most {limit_seconds:g} s of audio", "cut it")
     return _decode(io.BytesIO(data), name, limit_seconds, channel)
 
 

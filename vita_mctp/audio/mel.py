@@ -1,7 +1,6 @@
 """Log-mel features: Whisper's, and Kaldi's with FunASR's stacking of frames, which SenseVoice was trained on.
 
-Kaldi's are written out because they are short and spare a user of VITA-Audio-Plus another package; a test holds them to
-kaldi-native-fbank.
+Kaldi's are written out because they are short and spare a user of VITA-Audio-Plus another package.
 
 B segments, T or N samples, F frames of 10 ms, S of 60 ms, M mel bands, D = STACKED * M features.
 """
@@ -40,27 +39,14 @@ _FLOOR = float(np.finfo(np.float32).eps)
 DoubleArray = npt.NDArray[np.float64]
 
 
-def stacked_fbank(samples: FloatArray) -> FloatArray:
-    """samples (N,) in [-1, 1] at SAMPLE_RATE -> features (S, D), S = ceil(F / STRIDE), not normalised.
-
-    Raises:
-        AudioError: fewer samples than one window.
-    """
-    return stack_frames(kaldi_fbank(samples))
-
-
 def kaldi_fbank(samples: FloatArray) -> FloatArray:
-    """samples (N,) in [-1, 1] at SAMPLE_RATE -> log-mel energies (F, M), F = 1 + (N - WINDOW) // HOP.
+    """samples (N,) in [-1, 1] at SAMPLE_RATE -> log-mel energies (F, M), F = 1 + (N - WINDOW) // HOP, not normalised.
 
     As Kaldi's compute-fbank-feats with a Hamming window and no dither; windows that reach over the end are left out.
-
-    Raises:
-        AudioError: fewer samples than one window.
+    Raises AudioError for fewer samples than one window.
     """
     if len(samples) < WINDOW:
-        raise AudioError(
-            f"{len(samples)} samples at 16 kHz are no speech, at least {WINDOW} are wanted; record it again"
-        )
+        raise AudioError(f"got {len(samples)} samples at 16 kHz; wanted at least {WINDOW}: record it again")
     windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP] * np.float64(_INT16_SCALE)
     frames = windows - windows.mean(axis=1, keepdims=True)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
@@ -104,15 +90,7 @@ class WhisperLogMel:
         self.size, self.hop = n_fft, hop
         self.margin = n_fft // 2
         """Samples before a frame's centre that it looks at, and after it."""
-        filters = mel_filter_bank(
-            num_frequency_bins=n_fft // 2 + 1,
-            num_mel_filters=num_mels,
-            min_frequency=0.0,
-            max_frequency=sample_rate / 2,
-            sampling_rate=sample_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
+        filters = mel_filter_bank(n_fft // 2 + 1, num_mels, 0.0, sample_rate / 2, sample_rate, "slaney", "slaney")
         self.filters = torch.from_numpy(filters).float().to(device)
         self.window = torch.hann_window(n_fft, device=device)
 

@@ -27,11 +27,9 @@ from vita_mctp.codecs.glm4_voice.config import (
     parse_decoder_config,
     parse_tokenizer_config,
 )
-from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4VoiceDecoder
-from vita_mctp.codecs.glm4_voice.encoder import WhisperVqEncoder
-from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
+from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4Flow, Glm4VoiceDecoder
 from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
-from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
+from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, WhisperVqEncoder
 from vita_mctp.codecs.nano import NanoDecoder
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoMelDecoder, NanoVocoder

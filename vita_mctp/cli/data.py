@@ -60,21 +60,6 @@ def from_hub(
     _line(f"{fetched.manifest}: {fetched.samples} samples, {fetched.skipped} rows left out (no text or no recording)")
 
 
-@command(data, help="show how full each way of packing makes rows")
-def pack_report(
-    lengths: Annotated[Path, arg("FILE", "one length of a sample, in tokens, a line")],
-    row_length: Annotated[int, opt("N", "in tokens")] = 8192,
-) -> None:
-    """One line for each way."""
-    from vita_mctp.data.packing import fills, read_lengths
-
-    counts = read_lengths(lengths)
-    over_long = sum(length > row_length for length in counts)
-    _line(f"{len(counts)} samples, {sum(counts)} tokens, {over_long} longer than a row of {row_length}")
-    for way, fraction in fills(counts, row_length).items():
-        _line(f"{way:<38} {fraction:7.2%}")
-
-
 @command(app)
 def tokenize(
     manifest: Annotated[Path, arg("MANIFEST", "a JSONL file")],
@@ -94,15 +79,12 @@ def tokenize(
     max_seconds: MaxSeconds = 600.0,
 ) -> None:
     """Prints a line for each shard to standard error, and the sum at the end."""
-    from vita_mctp.data.tokenize import CodecSource, TokenizeOptions
-    from vita_mctp.data.tokenize_run import tokenize_manifest
+    from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest, tokenize_on_ray
 
     source = CodecSource(codec, _codec_folder(codec, codec_folder), device, features)
     options = TokenizeOptions(lines_per_shard, max_seconds, skip_bad)
     start = time.perf_counter()
     if ray:
-        from vita_mctp.data.tokenize_run import tokenize_on_ray
-
         done = tokenize_on_ray(manifest, out, source, options, _show_shard)
     else:
         split = {"rank": rank, "world_size": world_size, "processes": processes}

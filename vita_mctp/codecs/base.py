@@ -75,10 +75,9 @@ class AudioDecoder(Protocol):
 
 
 class AudioChunker:
-    """Cuts one answer's codes into blocks. Where segments begin and end in the text plays no part.
+    """Cuts one answer's codes into blocks, wherever segments begin and end in the text.
 
     block_sizes: codes in each block, the last size for all further ones; a small first one is for an early first sound.
-    The last block is sent by `finish`, even when it is empty, so that a decoder gives out what it held back.
     """
 
     def __init__(self, block_sizes: Sequence[int]) -> None:
@@ -96,7 +95,7 @@ class AudioChunker:
         return self._cut(is_last=False)
 
     def finish(self) -> AudioBlock:
-        """The rest, marked as the last; nothing may be pushed after it."""
+        """The rest, perhaps nothing, marked as the last, so that a decoder gives out what it held back."""
         return self._cut(is_last=True)
 
     def _cut(self, is_last: bool) -> AudioBlock:

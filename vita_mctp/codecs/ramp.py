@@ -52,12 +52,7 @@ class _Ramp:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
-        path = folder / SETTINGS_FILE
-        if not path.is_file():
-            raise CheckpointError(
-                f"{folder} lacks {SETTINGS_FILE}; wanted a ramp's settings: write {{}} for the defaults"
-            )
-        return cls(RampSettings.read_json(path))
+        return cls(RampSettings.read_json(folder / SETTINGS_FILE))
 
 
 class RampTokenizer(_Ramp):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
@@ -15,29 +14,29 @@ from vita_mctp.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-_TOKENIZERS = {
-    "glm4_voice": "vita_mctp.codecs.glm4_voice.tokenizer:Glm4VoiceTokenizer",
-    "nano": "vita_mctp.codecs.nano:NanoTokenizer",
-    "ramp": "vita_mctp.codecs.ramp:RampTokenizer",
+_CLASSES = {
+    "audio tokenizer": {
+        "glm4_voice": "vita_mctp.codecs.glm4_voice.tokenizer:Glm4VoiceTokenizer",
+        "nano": "vita_mctp.codecs.nano:NanoTokenizer",
+        "ramp": "vita_mctp.codecs.ramp:RampTokenizer",
+    },
+    "audio decoder": {
+        "glm4_voice": "vita_mctp.codecs.glm4_voice.decoder:Glm4VoiceDecoder",
+        "glm4_voice_reference": "vita_mctp.codecs.glm4_voice.reference_decoder:Glm4VoiceReferenceDecoder",
+        "nano": "vita_mctp.codecs.nano:NanoDecoder",
+        "ramp": "vita_mctp.codecs.ramp:RampDecoder",
+    },
+    "feature extractor": {"sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd"},
 }
-_DECODERS = {
-    "glm4_voice": "vita_mctp.codecs.glm4_voice.decoder:Glm4VoiceDecoder",
-    "glm4_voice_reference": "vita_mctp.codecs.glm4_voice.reference_decoder:Glm4VoiceReferenceDecoder",
-    "nano": "vita_mctp.codecs.nano:NanoDecoder",
-    "ramp": "vita_mctp.codecs.ramp:RampDecoder",
-}
-
-_EXTRACTORS = {"sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd"}
-
 _NO_OPTIONS = ("device", "dtype")
 """What a class may take that its folder cannot settle."""
 
 
 def register(name: str, *, tokenizer: str | None = None, decoder: str | None = None) -> None:
     """Makes "module:Class" known under `name`; the class has `from_folder(Path)`, perhaps with `device=`."""
-    for table, target in ((_TOKENIZERS, tokenizer), (_DECODERS, decoder)):
-        if target is not None and table.setdefault(name, target) != target:
-            raise ConfigError(f"the codec name {name} already stands for {table[name]}; choose another one")
+    for kind, target in (("audio tokenizer", tokenizer), ("audio decoder", decoder)):
+        if target is not None and _CLASSES[kind].setdefault(name, target) != target:
+            raise ConfigError(f"the codec name {name} already stands for {_CLASSES[kind][name]}; choose another one")
 
 
 def audio_tokenizer(name: str, folder: Path, device: torch.device | str = "cpu") -> AudioTokenizer:
@@ -45,38 +44,33 @@ def audio_tokenizer(name: str, folder: Path, device: torch.device | str = "cpu")
 
     device: for a class whose `from_folder` takes one; the others, small, stay on the CPU.
     """
-    tokenizer: AudioTokenizer = _open(_TOKENIZERS, "audio tokenizer", name, folder, device)
+    tokenizer: AudioTokenizer = _open("audio tokenizer", name, folder, device)
     return tokenizer
 
 
 def feature_extractor(name: str, folder: Path) -> AudioFeatureExtractor:
-    """Loads a feature extractor, for a model without input codes, from its folder; as `audio_tokenizer`."""
-    extractor: AudioFeatureExtractor = _open(_EXTRACTORS, "feature extractor", name, folder, "cpu")
+    """As `audio_tokenizer`, for a model without input codes."""
+    extractor: AudioFeatureExtractor = _open("feature extractor", name, folder)
     return extractor
 
 
 def audio_decoder(
     name: str, folder: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
 ) -> AudioDecoder:
-    """Loads a decoder from its folder, as `audio_tokenizer`; options: what else its `from_folder` takes by name."""
-    decoder: AudioDecoder = _open(_DECODERS, "audio decoder", name, folder, device, options or {})
+    """As `audio_tokenizer`; options: what else its `from_folder` takes by name."""
+    decoder: AudioDecoder = _open("audio decoder", name, folder, device, options or {})
     return decoder
 
 
 def _open(
-    table: dict[str, str],
-    kind: str,
-    name: str,
-    folder: Path,
-    device: torch.device | str,
-    options: Mapping[str, Any] = MappingProxyType({}),
+    kind: str, name: str, folder: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
 ) -> Any:
-    if name not in table:
-        raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
-    module, _, attribute = table[name].partition(":")
+    if name not in _CLASSES[kind]:
+        raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(sorted(_CLASSES[kind]))}")
+    module, _, attribute = _CLASSES[kind][name].partition(":")
     from_folder = getattr(import_module(module), attribute).from_folder
     _, *taken = signature(from_folder).parameters
     known = [option for option in taken if option not in _NO_OPTIONS]
-    if unknown := sorted(set(options) - set(known)):
+    if unknown := sorted(set(options or {}) - set(known)):
         raise ConfigError(f"the {kind} {name} has no option {unknown[0]}; it has: {', '.join(known) or 'none'}")
-    return from_folder(folder, **({"device": device} if "device" in taken else {}), **options)
+    return from_folder(folder, **({"device": device} if "device" in taken else {}), **(options or {}))

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from vita_mctp.audio import resample
-from vita_mctp.audio.mel import FEATURE_SIZE, SAMPLE_RATE, stacked_fbank
+from vita_mctp.audio.mel import FEATURE_SIZE, SAMPLE_RATE, kaldi_fbank, stack_frames
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioFeatures, FloatArray, Wave
 
 STATISTICS_FILE = "am.mvn"
+_REMEDY = "download am.mvn from FunAudioLLM/SenseVoiceSmall"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,26 +31,32 @@ class FeatureStatistics:
 
     @classmethod
     def from_file(cls, file: Path) -> FeatureStatistics:
-        """Reads the text of a Kaldi network of two layers, AddShift and Rescale.
-
-        Raises:
-            CheckpointError: the file is missing, or is not that.
-        """
+        """Reads the text of a Kaldi network of two layers. Raises CheckpointError when there is no such text."""
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(
-                f"cannot read {file} ({error}); download am.mvn from FunAudioLLM/SenseVoiceSmall"
-            ) from None
-        return cls(*(_layer(text, name, file) for name in ("AddShift", "Rescale")))
+            raise CheckpointError(f"cannot read {file} ({error}); {_REMEDY}") from None
+        return cls(_layer(text, "AddShift", file), _layer(text, "Rescale", file))
+
+
+def _layer(text: str, name: str, file: Path) -> FloatArray:
+    found = re.search(rf"<{name}>[^\[]*\[([^\]]*)\]", text)
+    try:
+        values = np.array(found.group(1).split() if found else [], dtype=np.float32)
+    except ValueError:
+        values = np.zeros(0, np.float32)
+    if values.shape != (FEATURE_SIZE,) or not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{file}: got {len(values)} numbers in the brackets behind <{name}>; wanted {FEATURE_SIZE}: {_REMEDY} again"
+        )
+    return values
 
 
 class SenseVoiceFrontEnd:
     """Wave -> features (`AudioFeatureExtractor`). Stateless."""
 
     name = "sensevoice"
-    feature_size = FEATURE_SIZE
-    sample_rate = SAMPLE_RATE
+    feature_size, sample_rate = FEATURE_SIZE, SAMPLE_RATE
 
     def __init__(self, statistics: FeatureStatistics | None = None) -> None:
         """statistics: None leaves features as they are, which the released weights do not understand."""
@@ -62,21 +69,7 @@ class SenseVoiceFrontEnd:
 
     def encode(self, wave: Wave) -> AudioFeatures:
         """(S, D) features, a frame for every begun 60 ms of whole windows; AudioError below one window of 25 ms."""
-        frames = stacked_fbank(resample(wave, self.sample_rate).samples)
+        frames = stack_frames(kaldi_fbank(resample(wave, self.sample_rate).samples))
         if self.statistics is not None:
             frames = (frames + self.statistics.shift) * self.statistics.scale
         return AudioFeatures(frames)
-
-
-def _layer(text: str, name: str, file: Path) -> FloatArray:
-    found = re.search(rf"<{name}>[^\[]*\[([^\]]*)\]", text)
-    try:
-        values = np.array(found.group(1).split() if found else [], dtype=np.float32)
-    except ValueError:
-        values = np.zeros(0, np.float32)
-    if values.shape != (FEATURE_SIZE,) or not np.isfinite(values).all():
-        raise CheckpointError(
-            f"{file} wants {FEATURE_SIZE} numbers in the brackets behind <{name}>, has {len(values)} that can be read; "
-            "download am.mvn from FunAudioLLM/SenseVoiceSmall again"
-        )
-    return values

@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from vita_mctp.data.manifest import GivenCodes, Line, ManifestSample, parse_line, read_lines
-from vita_mctp.data.recordings import MAX_SECONDS, decode, read_bytes
+from vita_mctp.data.manifest import (
+    MAX_SECONDS,
+    GivenCodes,
+    Line,
+    ManifestSample,
+    decode,
+    parse_line,
+    read_bytes,
+    read_lines,
+)
 from vita_mctp.errors import DataError
 
 USUAL_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 176400, 192000})

@@ -1,7 +1,7 @@
-"""Sets of the VITA-Audio paper's Table 2 that the `datasets` library can stream, as audio files and a manifest.
+"""Sets that the `datasets` library can stream, as audio files and a manifest.
 
-What each set's page says of it is in `HUB_SETS`; the columns are looked for in the first row, so that a set that has
-changed since is an error that names what it holds now. `data_mixtures/SOURCES.md` tells of the sets that are not here.
+What each set's page says of it is in `assets/hub_sets.yaml`; the columns are looked for in the first row, so that a set
+that has changed since is an error that names what it holds now.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from vita_mctp.data.manifest import Form, parse_line
 from vita_mctp.errors import ConfigError, DataError, MissingExtraError, OutputError
 from vita_mctp.text.chat import ASR_INSTRUCTION, TTS_INSTRUCTION
 from vita_mctp.text.vocabulary import AUDIO_TAG
+from vita_mctp.yaml_file import read_yaml
 
 MANIFEST_FILE = "manifest.jsonl"
 _FILES_PER_FOLDER = 1000
@@ -48,60 +49,19 @@ class HubSet:
     messages: str | None = None
 
 
-def _text(repository: str, question: tuple[str, ...], answer: str) -> HubSet:
-    return HubSet(Form.TEXT, (HubPart(repository, None, "train"),), question=question, answer=answer)
+def _read_sets(path: Path) -> Mapping[str, HubSet]:
+    return {
+        name: HubSet(
+            Form(values.pop("form")),
+            tuple(HubPart(*part) for part in values.pop("parts")),
+            question=tuple(values.pop("question", ())),
+            **values,
+        )
+        for name, values in read_yaml(path).items()
+    }
 
 
-def _conversations(repository: str, column: str = "messages") -> HubSet:
-    return HubSet(Form.TEXT, (HubPart(repository, None, "train"),), messages=column)
-
-
-_LIBRI_SPLITS = ("train.clean.100", "train.clean.360", "train.other.500")
-_MLS = "facebook/multilingual_librispeech"
-_MLS_LANGUAGES = ("dutch", "french", "german", "italian", "polish", "portuguese", "spanish")
-_EMILIA_LANGUAGES = ("DE", "EN", "FR", "JA", "KO", "ZH")
-
-HUB_SETS: Mapping[str, HubSet] = {
-    "librispeech": HubSet(
-        Form.ASR, tuple(HubPart("openslr/librispeech_asr", "all", s) for s in _LIBRI_SPLITS), "audio", answer="text"
-    ),
-    "multilingual_librispeech": HubSet(
-        Form.ASR,
-        (HubPart("parler-tts/mls_eng", None, "train"), *(HubPart(_MLS, name, "train") for name in _MLS_LANGUAGES)),
-        "audio",
-        answer="transcript",
-    ),
-    "peoples_speech": HubSet(
-        Form.ASR, (HubPart("MLCommons/peoples_speech", "clean", "train"),), "audio", answer="text"
-    ),
-    "libritts": HubSet(
-        Form.TTS,
-        tuple(HubPart("mythicinfinity/libritts", "all", split) for split in _LIBRI_SPLITS),
-        "audio",
-        answer="text_normalized",
-    ),
-    "globe": HubSet(Form.TTS, (HubPart("MushanW/GLOBE", None, "train"),), "audio", answer="transcript"),
-    "emilia": HubSet(
-        Form.TTS,
-        tuple(HubPart("amphion/Emilia-Dataset", None, "train", f"Emilia/{name}/*.tar") for name in _EMILIA_LANGUAGES),
-        "mp3",
-        answer="json.text",
-    ),
-    "voice_assistant_400k": HubSet(
-        Form.SPEECH_QA, (HubPart("gpt-omni/VoiceAssistant-400K", None, "train"),), "question_audio", answer="answer"
-    ),
-    "openhermes": _conversations("teknium/OpenHermes-2.5", "conversations"),
-    "dolly_15k": _text("databricks/databricks-dolly-15k", ("context", "instruction"), "response"),
-    "metamathqa": _text("meta-math/MetaMathQA", ("query",), "response"),
-    "mathinstruct": _text("TIGER-Lab/MathInstruct", ("instruction",), "output"),
-    "orca_math": _text("microsoft/orca-math-word-problems-200k", ("question",), "answer"),
-    "goat": _text("tiedong/goat", ("instruction",), "answer"),
-    "longform": _text("akoksal/LongForm", ("input",), "output"),
-    "longalign_10k": _conversations("zai-org/LongAlign-10k"),
-    "longcite_45k": _conversations("zai-org/LongCite-45k"),
-    "longwriter_6k": _conversations("zai-org/LongWriter-6k"),
-    "longalpaca": _text("Yukang/LongAlpaca-12k", ("instruction",), "output"),
-}
+HUB_SETS = _read_sets(Path(__file__).parents[1] / "assets" / "hub_sets.yaml")
 
 
 @dataclass(frozen=True)
@@ -129,11 +89,10 @@ def fetch(hub_set: HubSet, folder: Path, limit: int | None = None) -> Fetched:
     """
     manifest, samples, skipped = folder / MANIFEST_FILE, 0, 0
     part = folder / f".{MANIFEST_FILE}.part"
-    rows = islice(stream_rows(hub_set), limit)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            for number, row in enumerate(rows):
+            for number, row in enumerate(islice(stream_rows(hub_set), limit)):
                 line = _line(hub_set, row, folder, number)
                 file.write(line)
                 samples, skipped = samples + bool(line), skipped + (not line)
@@ -166,9 +125,9 @@ def stream_rows(hub_set: HubSet) -> Iterator[Mapping[str, Any]]:
 
 def _checked(rows: Iterator[Mapping[str, Any]], hub_set: HubSet, part: HubPart) -> Iterator[Mapping[str, Any]]:
     columns = [*hub_set.question, hub_set.answer, hub_set.audio, hub_set.messages]
-    wanted = {column.partition(".")[0] for column in columns if column}
+    needed = {column.partition(".")[0] for column in columns if column}
     for number, row in enumerate(rows):
-        if number == 0 and (missing := sorted(wanted - set(row))):
+        if number == 0 and (missing := sorted(needed - set(row))):
             raise DataError(
                 f"{part.repository} lacks the columns {missing}; it has {sorted(row)}: mend its entry in HUB_SETS"
             )
@@ -213,10 +172,8 @@ def _messages(hub_set: HubSet, row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _turn(values: Mapping[str, Any]) -> dict[str, str]:
     """A message of either usual shape: role and content, or from and value."""
-    return {
-        "role": str(values.get("role") or values.get("from") or ""),
-        "content": str(values.get("content") or values.get("value") or ""),
-    }
+    role, content = values.get("role") or values.get("from"), values.get("content") or values.get("value")
+    return {"role": str(role or ""), "content": str(content or "")}
 
 
 def _column(row: Mapping[str, Any], name: str) -> str:

@@ -19,22 +19,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import stat
+import tarfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from vita_mctp.errors import DataError
+from vita_mctp.audio import read_wave
+from vita_mctp.errors import AudioError, DataError
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ASR_INSTRUCTION, TTS_INSTRUCTION, Message, role_of
 from vita_mctp.text.vocabulary import AUDIO_TAG
-from vita_mctp.types import Role
+from vita_mctp.types import Role, Wave
 
 MAX_LINE_BYTES = 1 << 24
+MAX_SECONDS = 600.0
+MAX_BYTES = 1 << 30
+"""Over an hour of the most wasteful format; a file larger than this is no recording of one utterance."""
 TAR_MEMBER = "::"
+_NO_NUL = r"^[^\x00]*$"
 _CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|(?:begin|end|context)_of_audio|audio_\d+)\|>")
 
 
@@ -48,34 +56,22 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True)
-class AudioFile:
+class Recording:
+    """A whole file, or of a tar file one `member`, or `span`: its first byte and number of bytes."""
+
     path: Path
+    member: str | None = None
+    span: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class TarMember:
-    tar: Path
-    member: str
-
-
-@dataclass(frozen=True)
-class TarRange:
-    """Bytes [offset, offset + size) of `tar`."""
-
-    tar: Path
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class GivenCodes:
+class GivenCodes(Schema):
     """Codes instead of a recording; `codec` is the name of the one that made them."""
 
-    codes: tuple[int, ...]
-    codec: str
+    codes: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], Field(min_length=1)]
+    codec: str = Field(min_length=1)
 
 
-Audio = AudioFile | TarMember | TarRange | GivenCodes
+Audio = Recording | GivenCodes
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def read_lines(path: Path, offset: int = 0, number: int = 1) -> Iterator[Line]:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the manifest {path}: {reason}; give a JSONL file") from error
     if empty:
-        raise DataError(f"the manifest {path} is empty, a JSON object a line is wanted; write it again")
+        raise DataError(f"the manifest {path} is empty; wanted a JSON object a line: write it again")
 
 
 def parse_line(line: bytes, path: Path, number: int) -> ManifestSample:
@@ -174,14 +170,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> None:
         raise ValueError(f"a key occurs twice among {', '.join(keys[:5])[:100]}")
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("got a NUL character; wanted a path")
-    return text
-
-
 def _file_or_member(text: str) -> str:
-    tar, found, member = _no_nul(text).partition(TAR_MEMBER)
+    tar, found, member = text.partition(TAR_MEMBER)
     if not tar or (found and not member):
         raise ValueError(f"got {text[:80]!r}; wanted a path, or tar{TAR_MEMBER}member")
     return text
@@ -203,26 +193,15 @@ def _spoken_or_written(content: str) -> str:
     return content
 
 
-def _not_empty(codes: tuple[int, ...]) -> tuple[int, ...]:
-    if not codes:
-        raise ValueError("got []; wanted at least one code")
-    return codes
-
-
 class _Message(Schema):
     role: Annotated[str, AfterValidator(_known_role)]
     content: Annotated[str, AfterValidator(_spoken_or_written)]
 
 
 class _TarRange(Schema):
-    tar: Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+    tar: str = Field(min_length=1, pattern=_NO_NUL)
     offset: int = Field(ge=0, lt=1 << 63)
     size: int = Field(ge=1, lt=1 << 63)
-
-
-class _GivenCodes(Schema):
-    codes: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], AfterValidator(_not_empty)]
-    codec: str = Field(min_length=1)
 
 
 def _kind(values: Any) -> str:
@@ -232,9 +211,9 @@ def _kind(values: Any) -> str:
 
 
 _Audio = Annotated[
-    Annotated[str, AfterValidator(_file_or_member), Tag("path")]
+    Annotated[str, Field(pattern=_NO_NUL), AfterValidator(_file_or_member), Tag("path")]
     | Annotated[_TarRange, Tag("range")]
-    | Annotated[_GivenCodes, Tag("codes")],
+    | Annotated[GivenCodes, Tag("codes")],
     Discriminator(_kind),
 ]
 
@@ -260,10 +239,63 @@ class _Line(Schema):
         return self
 
 
-def _located(audio: str | _TarRange | _GivenCodes, folder: Path) -> Audio:
-    if isinstance(audio, _GivenCodes):
-        return GivenCodes(audio.codes, audio.codec)
+def _located(audio: str | _TarRange | GivenCodes, folder: Path) -> Audio:
+    if isinstance(audio, GivenCodes):
+        return audio
     if isinstance(audio, _TarRange):
-        return TarRange(folder / audio.tar, audio.offset, audio.size)
-    tar, _, member = audio.partition(TAR_MEMBER)
-    return TarMember(folder / tar, member) if member else AudioFile(folder / audio)
+        return Recording(folder / audio.tar, span=(audio.offset, audio.size))
+    path, _, member = audio.partition(TAR_MEMBER)
+    return Recording(folder / path, member or None)
+
+
+def read_bytes(recording: Recording, where: str) -> bytes:
+    """The whole recording in its own format. Raises DataError beginning with `where`."""
+    path, offset, size = _location(recording, where)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device never end
+            raise DataError(f"{where}: {path} is no regular file; give a recording's path")
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(min(size, MAX_BYTES + 1))
+    except OSError as error:
+        raise DataError(f"{where}: cannot read {path}: {error.strerror}; mend the path or get the file") from error
+    if not data:
+        raise DataError(f"{where}: {path} holds no bytes at {offset}; wanted a recording: get it again")
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{where}: {path} has over {MAX_BYTES >> 30} GB; wanted one recording: cut it")
+    if (recording.member or recording.span) and len(data) < size:
+        end = offset + len(data)
+        raise DataError(f"{where}: {path} ends at byte {end}, the recording at {offset + size}; get it again")
+    return data
+
+
+def decode(data: bytes, where: str, max_seconds: float = MAX_SECONDS) -> Wave:
+    """A recording's samples. Raises DataError for what is no usable speech, see `audio.read_wave`."""
+    try:
+        return read_wave(data, max_seconds)
+    except AudioError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _location(recording: Recording, where: str) -> tuple[Path, int, int]:
+    """(file, first byte, number of bytes)."""
+    tar = recording.path
+    if recording.member is None:
+        return tar, *(recording.span or (0, MAX_BYTES + 1))
+    try:
+        members = _members(tar, tar.stat().st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{where}: cannot read {tar}: {error.strerror}; mend the path or get the file") from error
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:  # what damaged headers give
+        raise DataError(f"{where}: {tar} is no tar file, or is cut short ({error}); get it again") from error
+    if recording.member not in members:
+        known = ", ".join(list(members)[:3]) or "none"
+        raise DataError(f"{where}: {tar} has no member {recording.member}; the first of {len(members)} are {known}")
+    return tar, *members[recording.member]
+
+
+@lru_cache(maxsize=64)
+def _members(tar: Path, changed: int) -> Mapping[str, tuple[int, int]]:
+    """(first byte, size) of each regular member of an uncompressed tar file, as it was at time `changed`."""
+    with tarfile.open(tar, "r:") as archive:
+        return {member.name: (member.offset_data, member.size) for member in archive if member.isreg()}

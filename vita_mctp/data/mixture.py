@@ -22,7 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from vita_mctp.errors import ConfigError
 from vita_mctp.schema import Schema
@@ -33,17 +33,14 @@ _ROUNDS = 6
 _MASK = (1 << 64) - 1
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("got a NUL character; wanted text without")
-    return text
+_Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 
 
 class MixtureSet(Schema):
     """One data set of a mixture; `path` is relative to the data root, by default the name."""
 
-    name: Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
-    path: Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+    name: _Text
+    path: _Text
     ratio: float = Field(1.0, ge=0, le=MAX_RATIO)
 
     @model_validator(mode="before")
@@ -82,7 +79,7 @@ class Draw:
 class MixtureSampler:
     """The endless order in which a mixture's samples are drawn. Position p always gives the same draw.
 
-    A position is the whole state: to resume, go on from the last one; to share the work of W workers, worker w takes
+    A position is the whole state: to resume, go on from the last one; to split the work among W workers, worker w takes
     the positions w, w + W, w + 2W, ...
     """
 

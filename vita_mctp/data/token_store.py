@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -46,17 +46,20 @@ INDEX_FILE = "index.json"
 KEY_BYTES = 32
 _HEADER = "shard"  # the only metadata key: safetensors writes several in any order
 _OPEN_SHARDS = 256
-_DTYPES = {
-    "lines": "U8",
-    "line_ends": "I64",
-    "line": "I64",
-    "audio_ends": "I64",
-    "codes": "I32",
-    "code_ends": "I64",
-    "keys": "U8",
-    "seconds": "F64",
+_LAYOUT = {
+    "lines": ("U8", ("bytes",)),
+    "line_ends": ("I64", ("samples",)),
+    "line": ("I64", ("samples",)),
+    "audio_ends": ("I64", ("samples",)),
+    "codes": ("I32", ("codes",)),
+    "code_ends": ("I64", ("audios",)),
+    "keys": ("U8", ("audios", "key")),
+    "seconds": ("F64", ("audios",)),
 }
-_FEATURE_DTYPES = {"frames": "I16", "frame_ends": "I64"}
+"""Type and shape of each tensor of a shard."""
+_FEATURE_LAYOUT = {"frames": ("I16", ("frames", "features")), "frame_ends": ("I64", ("audios",))}
+_ENDS_IN = {"line_ends": "lines", "audio_ends": "keys", "code_ends": "codes", "frame_ends": "frames"}
+"""The tensor whose length the last of the ends is."""
 
 
 _Kind = TypeVar("_Kind", bound=Schema)
@@ -164,7 +167,6 @@ def shard_bytes(lines: Sequence[TokenizedLine], codec: CodecIdentity, source: st
     """A shard's file."""
     audios = [audio for line in lines for audio in line.audios]
     text, codes = b"".join(line.line for line in lines), [code for audio in audios for code in audio.codes]
-    seconds = sum(audio.seconds for audio in audios)
     header = ShardHeader(
         format=FORMAT,
         codec=codec,
@@ -172,7 +174,7 @@ def shard_bytes(lines: Sequence[TokenizedLine], codec: CodecIdentity, source: st
         samples=len(lines),
         audios=len(audios),
         codes=len(codes),
-        seconds=seconds,
+        seconds=sum(audio.seconds for audio in audios),
         left_out=tuple(left_out),
     )
     tensors = {
@@ -211,13 +213,11 @@ def read_audios(path: Path) -> dict[bytes, TokenizedAudio]:
 
 def index_bytes(headers: Sequence[ShardHeader]) -> bytes:
     """The index of a store whose shards are all there, in order."""
+    totals = ("samples", "audios", "codes", "seconds")
     index = _Index(
         format=FORMAT,
         codec=headers[0].codec,
-        samples=sum(header.samples for header in headers),
-        audios=sum(header.audios for header in headers),
-        codes=sum(header.codes for header in headers),
-        seconds=sum(header.seconds for header in headers),
+        **{name: sum(getattr(header, name) for header in headers) for name in totals},
         left_out=sum(len(header.left_out) for header in headers),
         shards=tuple(
             _IndexEntry(file=shard_file(number), samples=header.samples, source=header.source)
@@ -277,10 +277,10 @@ class _Shard:
         self.path = path
         try:
             self._file = safe_open(str(path), framework="np")
-            self.header = _parse_header(self._file.metadata(), path)
-            self._dtypes = _DTYPES | (_FEATURE_DTYPES if self.header.codec.features else {})
-            self._slices = {name: self._file.get_slice(name) for name in self._dtypes}
-            self._ends = {name: self.read(name) for name in self._dtypes if name.endswith("_ends")}
+            self.header = _parse(ShardHeader, (self._file.metadata() or {}).get(_HEADER, "{}"), path)
+            self._layout = _LAYOUT | (_FEATURE_LAYOUT if self.header.codec.features else {})
+            self._slices = {name: self._file.get_slice(name) for name in self._layout}
+            self._ends = {name: self.read(name) for name in _ENDS_IN.keys() & self._layout.keys()}
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path} is no whole token shard ({error}); tokenize again into this folder") from error
         self._check()
@@ -299,9 +299,7 @@ class _Shard:
         audios, keeps = range(first, last), "frames" in self._slices
         frames = tuple(self._count("frame_ends", audio) if keeps else 0 for audio in audios)
         if keeps and any(heard != (count > 0) for heard, count in zip(sample.heard, frames, strict=True)):
-            raise self._damaged(
-                f"line {number} has {frames} frames, those of what is heard and of nothing else are wanted"
-            )
+            raise self._damaged(f"line {number} has {frames} frames; wanted those of what is heard alone")
         return StoredSample(sample, tuple(self.codes(audio) for audio in audios), frames)
 
     def codes(self, audio: int) -> tuple[int, ...]:
@@ -335,21 +333,17 @@ class _Shard:
 
     def _check(self) -> None:
         header = self.header
-        shapes = {name: self._slices[name].get_shape() for name in self._dtypes}
-        wanted = {"line_ends": [header.samples], "line": [header.samples], "audio_ends": [header.samples]}
-        wanted |= {"codes": [header.codes], "code_ends": [header.audios], "seconds": [header.audios]}
-        wanted |= {"keys": [header.audios, KEY_BYTES], "lines": [shapes["lines"][0] if shapes["lines"] else -1]}
-        totals = {"line_ends": shapes["lines"][0], "audio_ends": header.audios, "code_ends": header.codes}
-        if "frames" in shapes:
-            wanted |= {"frame_ends": [header.audios], "frames": (shapes["frames"] + [0, 0])[:2]}
-            totals["frame_ends"] = wanted["frames"][0]
-        for name, dtype in self._dtypes.items():
-            if shapes[name] != wanted[name] or self._slices[name].get_dtype() != dtype:
-                raise self._damaged(
-                    f"{name} is {self._slices[name].get_dtype()} {shapes[name]}, not {dtype} {wanted[name]}"
-                )
-        for name, total in totals.items():
-            ends = self._ends[name]
+        sizes = {"samples": header.samples, "audios": header.audios, "codes": header.codes, "key": KEY_BYTES}
+        shapes = {name: self._slices[name].get_shape() for name in self._layout}
+        for name, (dtype, axes) in self._layout.items():
+            fits = len(shapes[name]) == len(axes) and all(
+                sizes.get(axis, size) == size for axis, size in zip(axes, shapes[name], strict=True)
+            )
+            if not fits or self._slices[name].get_dtype() != dtype:
+                found = f"{self._slices[name].get_dtype()} {shapes[name]}"
+                raise self._damaged(f"{name} is {found}, not {dtype} {[sizes.get(axis, axis) for axis in axes]}")
+        for name, ends in self._ends.items():
+            total = shapes[_ENDS_IN[name]][0]
             if (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if len(ends) else 0) != total:
                 raise self._damaged(f"{name} does not rise to {total}")
 
@@ -365,12 +359,6 @@ def _read_index(path: Path) -> _Index:
             f"{path.parent} holds no finished token store ({error.strerror}); finish `vita-mctp tokenize`"
         ) from error
     return _parse(_Index, data, path)
-
-
-def _parse_header(metadata: Mapping[str, str] | None, path: Path) -> ShardHeader:
-    if _HEADER not in (metadata or {}):
-        raise DataError(f"{path} has no header; wanted a token shard: remove it")
-    return _parse(ShardHeader, (metadata or {})[_HEADER], path)
 
 
 def _parse(kind: type[_Kind], text: str | bytes, path: Path) -> _Kind:

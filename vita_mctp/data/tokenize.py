@@ -1,4 +1,4 @@
-"""A manifest's audio to token shards, by one process or many.
+"""A manifest's audio to token shards: dealt to ranks, within a rank to processes, or to a Ray cluster.
 
 Shard g holds the manifest's lines g * n + 1 to (g + 1) * n, so shards do not depend on how the work is split. Each
 recording is known by the SHA-256 of its bytes: a shard that is already there lends its codes to recordings that have
@@ -9,20 +9,37 @@ the index follows when all are there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby, islice
+from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vita_mctp.codecs.base import AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.codecs.registry import audio_tokenizer, feature_extractor
 from vita_mctp.codecs.sensevoice import STATISTICS_FILE
-from vita_mctp.data.manifest import Audio, GivenCodes, ManifestSample, parse_line, read_lines
-from vita_mctp.data.recordings import MAX_SECONDS, decode, read_bytes
+from vita_mctp.data.manifest import (
+    MAX_SECONDS,
+    Audio,
+    GivenCodes,
+    ManifestSample,
+    decode,
+    parse_line,
+    read_bytes,
+    read_lines,
+)
 from vita_mctp.data.token_store import (
     INDEX_FILE,
     CodecIdentity,
@@ -35,7 +52,15 @@ from vita_mctp.data.token_store import (
     shard_bytes,
     shard_file,
 )
-from vita_mctp.errors import AudioError, CheckpointError, DataError, OutputError
+from vita_mctp.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    OutputError,
+    VitaError,
+)
 from vita_mctp.files import write_whole
 
 LINES_PER_SHARD = 1024
@@ -44,10 +69,7 @@ FRONT_END = "sensevoice"
 
 @dataclass(frozen=True)
 class CodecSource:
-    """Where a tokenizer is loaded from, in each process anew; by its name in `codec.registry` and its folder.
-
-    features: folder of SenseVoiceSmall's am.mvn, to keep also what VITA-Audio-Plus hears.
-    """
+    """Name and folder of an audio tokenizer; features: folder of SenseVoiceSmall's am.mvn, to keep features too."""
 
     name: str
     folder: Path
@@ -129,31 +151,35 @@ def load_codec(source: CodecSource, digest: str) -> LoadedCodec:
         extractor = feature_extractor(FRONT_END, source.features)
         statistics = (source.features / STATISTICS_FILE).read_bytes()
         made_by = f"{FRONT_END} {hashlib.sha256(statistics).hexdigest()}"
-    identity = CodecIdentity(
-        name=source.name,
-        digest=digest,
-        codebook_size=tokenizer.codebook_size,
-        frame_rate=str(tokenizer.frame_rate),
-        features=made_by,
-    )
+    size, rate = tokenizer.codebook_size, str(tokenizer.frame_rate)
+    identity = CodecIdentity(name=source.name, digest=digest, codebook_size=size, frame_rate=rate, features=made_by)
     return LoadedCodec(identity, tokenizer, extractor)
 
 
-def write_shard(spec: ShardSpec, folder: Path, source: CodecSource, digest: str, options: TokenizeOptions) -> ShardDone:
-    """Make the shard, with what an earlier one of its name knows, and put it in `folder` unless it is there already.
+@dataclass(frozen=True)
+class ShardWriter:
+    """Makes shards in `folder`, in whichever process it is called; digest: that of the codec's folder."""
 
-    Raises DataError with the manifest's file and line, OutputError.
-    """
-    path, codec = folder / shard_file(spec.group), load_codec(source, digest)
-    data, done = tokenize_shard(spec, codec, options, _known(path, codec.identity))
-    try:
-        if not _holds(path, data):
-            (folder / INDEX_FILE).unlink(missing_ok=True)
-            _remove_parts(path)
-            write_whole(path, data)
-    except OSError as error:
-        raise not_written(path, error) from error
-    return done
+    folder: Path
+    source: CodecSource
+    digest: str
+    options: TokenizeOptions
+
+    def __call__(self, spec: ShardSpec) -> ShardDone:
+        """Make the shard, with what an earlier one of its name knows, and put it there unless it is there already.
+
+        Raises DataError with the manifest's file and line, OutputError.
+        """
+        path, codec = self.folder / shard_file(spec.group), load_codec(self.source, self.digest)
+        data, done = tokenize_shard(spec, codec, self.options, _known(path, codec.identity))
+        try:
+            if not _holds(path, data):
+                (self.folder / INDEX_FILE).unlink(missing_ok=True)
+                _remove_parts(path)
+                write_whole(path, data)
+        except OSError as error:
+            raise _not_written(path, error) from error
+        return done
 
 
 def tokenize_shard(
@@ -195,7 +221,7 @@ def finish_store(specs: list[ShardSpec], folder: Path, codec: CodecIdentity) -> 
         _remove_parts(index)
     except OSError as error:
         if not _holds(index, data):  # else another rank has written it, and removed this one's part
-            raise not_written(index, error) from error
+            raise _not_written(index, error) from error
     return True
 
 
@@ -209,7 +235,7 @@ def _remove_parts(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def not_written(path: Path, error: OSError) -> OutputError:
+def _not_written(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror}; free space or choose another folder, and run it again")
 
 
@@ -231,7 +257,7 @@ class _Encoder:
         """heard: its features are kept too."""
         if isinstance(audio, GivenCodes):
             if heard:
-                raise DataError(f"{where}: got codes, a recording is wanted to keep its features; give its path")
+                raise DataError(f"{where}: got codes; wanted a recording, to keep its features: give its path")
             return self._given(audio, where)
         data = read_bytes(audio, where)
         key = hashlib.sha256(data).digest()
@@ -254,8 +280,8 @@ class _Encoder:
         codec = self._codec.identity
         if audio.codec != codec.name or max(audio.codes) >= codec.codebook_size:
             raise DataError(
-                f"{where}: got codes up to {max(audio.codes)} of the codec {audio.codec}, codes of {codec.name} in "
-                f"[0, {codec.codebook_size}) are wanted; give the recording instead"
+                f"{where}: got codes up to {max(audio.codes)} of the codec {audio.codec}; wanted those of {codec.name} "
+                f"in [0, {codec.codebook_size}): give the recording instead"
             )
         key = hashlib.sha256(np.array(audio.codes, dtype="<i4").tobytes()).digest()
         return TokenizedAudio(key, audio.codes, float(len(audio.codes) / Fraction(codec.frame_rate)))
@@ -279,4 +305,152 @@ def _known(path: Path, codec: CodecIdentity) -> dict[bytes, TokenizedAudio]:
         return {}
 
 
+_DEFAULTS = TokenizeOptions()
 Progress = Callable[[ShardDone], None]
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """What one rank did. finished: the store is whole, other ranks' shards included."""
+
+    shards: int
+    samples: int
+    seconds: float
+    encoded: float
+    bad: int
+    finished: bool
+
+
+def tokenize_manifest(
+    manifest: Path,
+    folder: Path,
+    codec: CodecSource,
+    options: TokenizeOptions = _DEFAULTS,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    processes: int = 1,
+    progress: Progress = lambda done: None,
+) -> Tokenized:
+    """Tokenize this rank's shards, every `world_size`-th from `rank` on; write the index once nobody's is missing.
+
+    Raises DataError with the manifest's file and line, ConfigError for a rank that does not exist, OutputError.
+    """
+    if not 0 <= rank < world_size or processes < 1 or options.lines_per_shard < 1:
+        raise ConfigError(
+            f"wanted 0 <= rank < world size, and at least 1 process and 1 line a shard; got rank {rank}, "
+            f"world size {world_size}, {processes} processes, {options.lines_per_shard} lines"
+        )
+    specs, write = _prepare(manifest, folder, codec, options)
+    done: list[ShardDone] = []
+    for each in _run(specs[rank::world_size], write, processes):
+        progress(each)
+        done.append(each)
+    return _sum(done, specs, folder)
+
+
+def tokenize_on_ray(
+    manifest: Path,
+    folder: Path,
+    codec: CodecSource,
+    options: TokenizeOptions = _DEFAULTS,
+    progress: Progress = lambda done: None,
+) -> Tokenized:
+    """The store that `tokenize_manifest` writes, byte for byte; each shard a task of one core, or of one GPU on cuda.
+
+    The machines of the cluster that Ray finds (`RAY_ADDRESS`, or this one alone) share all folders. Raises as
+    `tokenize_manifest`, and MissingExtraError without Ray.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtraError("tokenize --ray wants Ray: pip install 'vita-mctp[cluster]'") from None
+    specs, writer = _prepare(manifest.resolve(), folder.resolve(), codec, options)
+
+    def write(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"result": writer(row["spec"])}
+        except VitaError as error:  # raised in a task, it would arrive without its type
+            return {"result": error}
+
+    needs = {"num_gpus": 1} if codec.device.startswith("cuda") else {"num_cpus": 1}
+    rows = ray.data.from_items([{"spec": spec} for spec in specs], override_num_blocks=len(specs)).map(write, **needs)
+    done: list[ShardDone] = []
+    for row in rows.iter_rows():
+        if isinstance(row["result"], VitaError):
+            raise row["result"]
+        progress(row["result"])
+        done.append(row["result"])
+    return _sum(done, specs, folder)
+
+
+def _sum(done: Sequence[ShardDone], specs: list[ShardSpec], folder: Path) -> Tokenized:
+    """The sum of some shards, after writing the index if it can be written."""
+    finished = finish_store(specs, folder, done[0].codec) if done else (folder / INDEX_FILE).is_file()
+    samples, bad = sum(each.samples for each in done), sum(len(each.bad) for each in done)
+    seconds, encoded = sum(each.seconds for each in done), sum(each.encoded for each in done)
+    return Tokenized(len(done), samples, seconds, encoded, bad, finished)
+
+
+def _prepare(
+    manifest: Path, folder: Path, codec: CodecSource, options: TokenizeOptions
+) -> tuple[list[ShardSpec], ShardWriter]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    specs = plan_shards(manifest, options.lines_per_shard)
+    return specs, ShardWriter(folder, codec, codec_digest(codec), options)
+
+
+def _run(specs: Sequence[ShardSpec], write: ShardWriter, processes: int) -> Iterator[ShardDone]:
+    """Shards in the order in which they are done. One thread each: more of them compute no faster on a busy machine."""
+    if processes == 1:
+        with _one_thread():
+            yield from map(write, specs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_begin_worker) as pool:
+        waiting, running = iter(specs), set[Future[ShardDone]]()
+        try:
+            while True:
+                running |= {pool.submit(write, spec) for spec in islice(waiting, 2 * processes - len(running))}
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise OutputError(
+                "a process that tokenized was killed, perhaps for want of memory; what it wrote is whole, run it again "
+                "with fewer processes"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """An interrupt ends a worker without a word, and so does its parent's end. torch is still to be imported."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        wait_for_end([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vita_mctp.codecs.nano.codec import pad_to_codes
+from vita_mctp.codecs.nano import pad_to_codes
 from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoEncoder
 from vita_mctp.nano.corpus import Corpus

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vita_mctp.audio import write_wave
-from vita_mctp.codecs.nano.codec import DECODER_FILE, ENCODER_FILE, NAME
+from vita_mctp.codecs.nano import DECODER_FILE, ENCODER_FILE, NAME
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoVocoder
 from vita_mctp.data.row_stream import Pool

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.nano.codec import pad_to_codes
+from vita_mctp.codecs.nano import pad_to_codes
 from vita_mctp.codecs.nano.config import SILENCE, LogMel, NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoEncoder, NanoMelDecoder, NanoVocoder
 from vita_mctp.nano.codec_data import FeatureStore

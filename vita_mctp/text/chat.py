@@ -169,7 +169,9 @@ class ChatFormat:
 
         Raises DataError for an unknown role, tags and clips that do not match, or an answer with two audio segments.
         """
-        self._check_clips(messages, clips)
+        tags = sum(message.content.count(AUDIO_TAG) for message in messages)
+        if tags != len(clips):
+            raise DataError(f"the conversation has {tags} {AUDIO_TAG} tags and {len(clips)} recordings; give one a tag")
         draft, next_clip, spoken = _Draft(), 0, ""
         for message in messages:
             role = role_of(message)
@@ -233,13 +235,6 @@ class ChatFormat:
                 ids += self._placeholders(length)
         return ids, spans
 
-    def _check_clips(self, messages: Sequence[Message], clips: Sequence[Clip]) -> None:
-        tags = sum(message.content.count(AUDIO_TAG) for message in messages)
-        if tags != len(clips):
-            raise DataError(
-                f"the conversation has {tags} {AUDIO_TAG} tags and {len(clips)} recordings; give one per tag"
-            )
-
 
 def role_of(message: Message) -> Role:
     """Raises DataError for a role that is not known."""
@@ -261,7 +256,5 @@ def _codes_of(clip: Clip) -> tuple[int, ...]:
 
 def _frames_of(clip: Clip) -> int:
     if clip.frames is None:
-        raise DataError(
-            "a recording is to be heard as features, and its number of frames is unknown; tokenize it with --features"
-        )
+        raise DataError("a recording is heard as features, and its number of frames is unknown; use --features")
     return clip.frames

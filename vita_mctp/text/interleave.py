@@ -68,21 +68,6 @@ def interleave(
     return [token for words, codes in pairs for token in (*words, begin, *codes, end)]
 
 
-def deinterleave(ids: Sequence[int], begin: int, end: int) -> tuple[list[int], list[int]]:
-    """(text ids, audio ids): everything outside and inside the segments; the last segment may lack its end."""
-    text: list[int] = []
-    audio: list[int] = []
-    target = text
-    for token in ids:
-        if token == begin:
-            target = audio
-        elif token == end:
-            target = text
-        else:
-            target.append(token)
-    return text, audio
-
-
 def _split_single_segment(ids: Sequence[int], begin: int, end: int) -> tuple[list[int], list[int] | None]:
     """(text before and after the segment, the segment's codes); the latter None if there is no segment."""
     ids = list(ids)

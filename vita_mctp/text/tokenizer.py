@@ -1,12 +1,13 @@
 """Qwen2.5's byte-level BPE with the released additions: text to ids, and ids to text that never splits a character.
 
-Runs on the `tokenizers` library alone, which loads in milliseconds; its folders are those of transformers.
+Runs on the `tokenizers` library alone, which loads in milliseconds.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,17 +36,15 @@ _PATTERN = (
 """Qwen2.5's pre-tokenizer: what it separates is never merged."""
 
 SPACE = "Ġ"
-"""The space's character in byte-level BPE."""
+"""In byte-level BPE."""
 
 
 class TextTokenizer:
     """Text <-> ids over one `Vocabulary`. Immutable; any number of conversations may use one."""
 
     def __init__(self, backend: Tokenizer, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self._backend = backend
-        self._special = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
-        self._added = frozenset(backend.get_added_tokens_decoder())
+        self.vocabulary, self._backend = vocabulary, backend
+        self._added = backend.get_added_tokens_decoder()
         self._bytes: dict[int, bytes] = {}
 
     @classmethod
@@ -61,11 +60,8 @@ class TextTokenizer:
         try:
             backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise CheckpointError(
-                f"cannot read the tokenizer {path}: {error.strerror}; name a folder that has it"
-            ) from error
-        except Exception as error:
-            # tokenizers raises plain Exception for every malformed file.
+            raise CheckpointError(f"cannot read the tokenizer {path}: {error.strerror}; name its folder") from error
+        except Exception as error:  # what tokenizers raises for every malformed file
             raise CheckpointError(f"{path} is no tokenizer file ({error}); fetch it again") from error
         return cls.from_backend(backend, kind, num_audio)
 
@@ -79,7 +75,7 @@ class TextTokenizer:
         num_audio = num_audio or present or RELEASED_CODES
         if present not in (0, num_audio):
             raise CheckpointError(
-                f"the tokenizer holds {present} audio tokens, {num_audio} are wanted; leave num_audio out to take them"
+                f"the tokenizer holds {present} audio tokens; wanted {num_audio}: leave num_audio out"
             )
         if not present:
             backend.add_special_tokens([AddedToken(t, normalized=False) for t in released_additions(kind)])
@@ -101,7 +97,8 @@ class TextTokenizer:
 
     def token_bytes(self, token: int, *, skip_special: bool = True) -> bytes:
         """UTF-8 bytes of one id, perhaps only part of a character; empty for an id outside the vocabulary."""
-        if skip_special and (token in self._special or self.vocabulary.is_audio(token)):
+        added = self._added.get(token)
+        if skip_special and ((added and added.special) or self.vocabulary.is_audio(token)):
             return b""
         if token not in self._bytes:
             self._bytes[token] = self._spell(token)
@@ -153,18 +150,16 @@ def _audio_tokens_of(backend: Tokenizer) -> int:
 
 def _settle_kind(backend: Tokenizer, kind: VocabularyKind | str | None, extended: bool) -> VocabularyKind:
     try:
-        wanted = VocabularyKind.DISCRETE if kind is None else VocabularyKind(kind)
+        asked = VocabularyKind.DISCRETE if kind is None else VocabularyKind(kind)
     except ValueError:
         known = ", ".join(each.value for each in VocabularyKind)
         raise ConfigError(f"unknown tokenizer kind {kind!r}; known are {known}") from None
     if not extended:
-        return wanted
+        return asked
     continuous = backend.token_to_id(CONTEXT_OF_AUDIO) is not None
     found = VocabularyKind.CONTINUOUS if continuous else VocabularyKind.DISCRETE
-    if kind is not None and found is not wanted:
-        raise CheckpointError(
-            f"the tokenizer is of kind {found.value}, {wanted.value} is wanted; load the matching model"
-        )
+    if kind is not None and found is not asked:
+        raise CheckpointError(f"the tokenizer is of kind {found.value}; wanted {asked.value}: load the matching model")
     return found
 
 
@@ -208,9 +203,15 @@ def train_tokenizer(
     that. The same texts give the same files.
     """
     backend = _blank_tokenizer()
-    counts = _count_words(backend, texts)
+    split, normal = backend.pre_tokenizer.pre_tokenize_str, backend.normalizer.normalize_str
+    counts = Counter(word for text in texts for word, _ in split(normal(text)))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     units = _with_and_without_space(counts) if words_as_tokens else counts
-    _train(backend, units, _size_for_whole_words(units) if words_as_tokens else vocab_size)
+    size = len(alphabet) + sum(map(len, units)) if words_as_tokens else vocab_size  # enough for any way of merging
+    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
+    fitted = Tokenizer(models.BPE())  # the units are in byte-level characters already
+    fitted.train_from_iterator((unit for unit, count in units.items() for _ in range(count)), trainer)
+    backend.model = fitted.model
     if words_as_tokens and backend.get_vocab_size() > vocab_size:
         raise ConfigError(
             f"one token for each of {len(counts)} words wants {backend.get_vocab_size()} ids, got {vocab_size}; "
@@ -236,35 +237,10 @@ def _blank_tokenizer() -> Tokenizer:
     return backend
 
 
-def _count_words(backend: Tokenizer, texts: Iterable[str]) -> dict[str, int]:
-    """How often each pre-token occurs, in byte-level characters."""
-    counts: dict[str, int] = {}
-    for text in texts:
-        for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)):
-            counts[word] = counts.get(word, 0) + 1
-    return counts
-
-
-def _with_and_without_space(counts: dict[str, int]) -> dict[str, int]:
-    bare: dict[str, int] = {}
+def _with_and_without_space(counts: Counter[str]) -> dict[str, int]:
+    bare = Counter[str]()
     for word, count in counts.items():
-        key = word.removeprefix(SPACE)
-        bare[key] = bare.get(key, 0) + count
+        bare[word.removeprefix(SPACE)] += count
     bare.pop("", None)
     spaced = {SPACE + word: count for word, count in bare.items() if word[0].isalpha()}
     return bare | spaced
-
-
-def _size_for_whole_words(units: dict[str, int]) -> int:
-    """Enough ids for any way of merging every unit into one token."""
-    return len(pre_tokenizers.ByteLevel.alphabet()) + sum(map(len, units))
-
-
-def _train(backend: Tokenizer, units: dict[str, int], vocab_size: int) -> None:
-    """Fit the BPE model on pre-tokens that are already in byte-level characters."""
-    fitted = Tokenizer(models.BPE())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    fitted.train_from_iterator((unit for unit, count in units.items() for _ in range(count)), trainer)
-    backend.model = fitted.model

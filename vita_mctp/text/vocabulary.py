@@ -71,9 +71,7 @@ class Vocabulary:
         named = [self.im_start, self.im_end, self.endoftext, self.begin_of_audio, self.end_of_audio, self.audio_tag]
         named += [] if self.context_of_audio is None else [self.context_of_audio]
         if len(set(named)) != len(named) or not all(0 <= token < self.audio_0 for token in named):
-            raise ConfigError(
-                f"special ids must differ and lie in [0, {self.audio_0}), before the audio codes: got {named}"
-            )
+            raise ConfigError(f"got the special ids {named}; wanted different ones in [0, {self.audio_0})")
 
     @classmethod
     def from_lookup(cls, token_to_id: Callable[[str], int | None], num_audio: int) -> Vocabulary:
@@ -82,9 +80,7 @@ class Vocabulary:
         def required(token: str) -> int:
             found = token_to_id(token)
             if found is None:
-                raise ConfigError(
-                    f"the tokenizer lacks {token}; a Qwen2.5 tokenizer with the VITA-Audio additions is wanted"
-                )
+                raise ConfigError(f"the tokenizer lacks {token}; wanted Qwen2.5's with the VITA-Audio additions")
             return found
 
         audio_0 = required(audio_token(0))
@@ -108,7 +104,6 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of ids."""
         return self.audio_0 + self.num_audio
 
     @property

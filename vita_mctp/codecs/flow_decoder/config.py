@@ -26,9 +26,9 @@ _Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_le
 
 def agree(checks: Iterable[tuple[str, Any, Any]]) -> None:
     """Key, what came, what the rest wants. Raises ValueError, which names the first key that differs."""
-    for key, came, wanted in checks:
-        if came != wanted:
-            raise ValueError(f"{key} is {came}, but the rest of the configuration wants {wanted}")
+    for key, came, fits in checks:
+        if came != fits:
+            raise ValueError(f"{key} is {came}, but the rest of the configuration wants {fits}")
 
 
 class CfmConfig(Schema):

@@ -1,40 +1,46 @@
-"""The flow of such a decoder: conformer layers that read codes, and flow matching with classifier-free guidance.
+"""The flow, codes -> mel: conformer layers that read codes, an estimator of the mel's velocity, and flow matching.
 
 B streams, N codes, D width, A heads, E = D / A, F mel frames, M mel bands. Position r = i - j is that of key j as seen
-from query i. Streams of one batch may have different lengths; each comes out as if it were alone.
+from query i. In the estimator: C channels, T frames (halved in the middle), S width of the time embedding, masks
+(B, 1, T). Streams of one batch may have different lengths; each comes out as if it were alone. Modules are nested as
+the released tensor names want it.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.flow_decoder.config import FlowConfig
-from vita_mctp.codecs.flow_decoder.layers import length_mask, masked, ragged_lengths
+from vita_mctp.codecs.flow_decoder.config import NUM_GROUPS, EstimatorConfig, FlowConfig
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask, masked, named, ragged_lengths
 from vita_mctp.errors import ConfigError
 
 REFERENCE_STEPS = 10
+TIME_SCALE = 1000.0
+TIME_EXPANSION = 4
+FEED_FORWARD_EXPANSION = 4
 
 
-def relative_positions(num_tokens: int, width: int, device: torch.device | None = None) -> Tensor:
+def relative_positions(num_codes: int, width: int, device: torch.device | None = None) -> Tensor:
     """(2N - 1, D) interleaved sines and cosines of the positions N-1, ..., -(N-1) (Transformer-XL; ESPnet)."""
-    positions = torch.arange(num_tokens - 1, -num_tokens, -1.0, device=device)[:, None]
+    positions = torch.arange(num_codes - 1, -num_codes, -1.0, device=device)[:, None]
     rates = torch.exp(torch.arange(0, width, 2.0, device=device) * -(math.log(10_000.0) / width))
     return torch.stack([torch.sin(positions * rates), torch.cos(positions * rates)], dim=-1).flatten(1)
 
 
 def attended_keys(
-    num_tokens: int, block_size: int, offsets: Tensor | None, lengths: list[int] | None, device: torch.device
+    num_codes: int, block_size: int, offsets: Tensor | None, lengths: list[int] | None, device: torch.device
 ) -> Tensor:
-    """(B or 1, 1, N, N) bool: a query sees its own block of tokens and all before, within its stream.
+    """(B or 1, 1, N, N) bool: a query sees its own block of codes and all before, within its stream.
 
-    Args:
-        offsets: (B,) position of each stream's first token, counted from where a block begins; None: all begin a block.
+    offsets: (B,) position of each stream's first code, counted from where a block begins; None: all begin a block.
     """
-    steps = torch.arange(num_tokens, device=device)
+    steps = torch.arange(num_codes, device=device)
     starts = torch.zeros(1, dtype=torch.int64, device=device) if offsets is None else offsets.to(device)
     block = (steps + starts[:, None]) // block_size
     seen = block[:, None, :] <= block[:, :, None]
@@ -75,22 +81,9 @@ class RelativeAttention(nn.Module):
 
 def _align(scores: Tensor) -> Tensor:
     """(B, A, N, 2N - 1) by position, from N - 1 down -> (B, A, N, N) by key: row i is moved left by N - 1 - i."""
-    num_tokens = scores.shape[2]
-    skewed = functional.pad(scores, (1, 0)).flatten(2)[..., num_tokens:]
-    return skewed.unflatten(2, (num_tokens, -1))[..., :num_tokens]
-
-
-class FeedForward(nn.Module):
-    """Linear, SiLU, linear."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.w_1 = nn.Linear(width, hidden)
-        self.w_2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.w_2(functional.silu(self.w_1(x)))
-        return y
+    num_codes = scores.shape[2]
+    skewed = functional.pad(scores, (1, 0)).flatten(2)[..., num_codes:]
+    return skewed.unflatten(2, (num_codes, -1))[..., :num_codes]
 
 
 class ConformerLayer(nn.Module):
@@ -99,7 +92,7 @@ class ConformerLayer(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.self_attn = RelativeAttention(width, heads)
-        self.feed_forward = FeedForward(width, hidden)
+        self.feed_forward = named(w_1=nn.Linear(width, hidden), silu=nn.SiLU(), w_2=nn.Linear(hidden, width))
         self.norm_ff = nn.LayerNorm(width)
         self.norm_mha = nn.LayerNorm(width)
 
@@ -120,6 +113,163 @@ class InputLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.out(x) * self.scale
         return y
+
+
+def time_features(time: Tensor, size: int) -> Tensor:
+    """() in [0, 1] -> (1, size): sines, then cosines, at size / 2 rates from 1 to 1e-4."""
+    half = size // 2
+    rates = torch.exp(torch.arange(half, device=time.device) * -(math.log(10_000.0) / (half - 1)))
+    angles = TIME_SCALE * time * rates
+    return torch.cat([angles.sin(), angles.cos()])[None]
+
+
+class ConvBlock(nn.Module):
+    """Convolution over three frames, group norm, Mish."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.block = nn.ModuleList([nn.Conv1d(inputs, outputs, 3, padding=1), RaggedGroupNorm(NUM_GROUPS, outputs)])
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        conv, norm = self.block
+        return functional.mish(norm(conv(masked(x, mask)), mask))
+
+
+class ResnetBlock(nn.Module):
+    """Two convolution blocks, the time added in between, beside a 1x1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, time_width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_width, outputs))
+        self.block1 = ConvBlock(inputs, outputs)
+        self.block2 = ConvBlock(outputs, outputs)
+        self.res_conv = nn.Conv1d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = self.block1(x, mask) + self.mlp(time)[..., None]
+        y: Tensor = self.block2(hidden, mask) + self.res_conv(x)
+        return y
+
+
+class Attention(nn.Module):
+    """Full attention over frames, without positions; the heads' width is free of the channels' number."""
+
+    def __init__(self, channels: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, heads * head_width, bias=False)
+        self.to_k = nn.Linear(channels, heads * head_width, bias=False)
+        self.to_v = nn.Linear(channels, heads * head_width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(heads * head_width, channels))
+
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        query, key, value = (
+            linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.to_q, self.to_k, self.to_v)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        y: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        return y
+
+
+class TransformerBlock(nn.Module):
+    """(B, T, C) -> (B, T, C): attention and feed-forward, each behind a norm and a residual."""
+
+    def __init__(self, channels: int, config: EstimatorConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, config.num_heads, config.attention_head_dim)
+        self.norm3 = nn.LayerNorm(channels)
+        hidden = FEED_FORWARD_EXPANSION * channels
+        projection = named(proj=nn.Linear(channels, hidden), gelu=nn.GELU())
+        # released names number a dropout between the two layers, which does nothing outside training
+        self.ff = named(net=nn.Sequential(projection, nn.Identity(), nn.Linear(hidden, channels)))
+
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        x = x + self.attn1(self.norm1(x), seen)
+        y: Tensor = x + self.ff(self.norm3(x))
+        return y
+
+
+class Stage(nn.ModuleList):
+    """0: residual block, 1: transformer blocks, 2 (none in the middle): convolution to the next stage."""
+
+    def __init__(self, inputs: int, outputs: int, config: EstimatorConfig, resampler: nn.Module | None = None) -> None:
+        transformers = nn.ModuleList(TransformerBlock(outputs, config) for _ in range(config.n_blocks))
+        resnet = ResnetBlock(inputs, outputs, TIME_EXPANSION * config.channels[0])
+        super().__init__([resnet, transformers] + ([] if resampler is None else [resampler]))
+
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, inputs, T) -> (B, outputs, T), before the convolution to the next stage."""
+        resnet, transformers = self[0], self[1]
+        x = resnet(x, time, mask).transpose(1, 2)
+        seen = None if mask is None else mask[:, None].bool()
+        for block in transformers:  # type: ignore[attr-defined]
+            x = block(x, seen)
+        return x.transpose(1, 2)
+
+    def leave(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, outputs, T) through the convolution to the next stage."""
+        y: Tensor = self[2](masked(x, mask))
+        return y
+
+
+class Estimator(nn.Module):
+    """Velocity of the mel at a time, given what it is to become."""
+
+    def __init__(self, config: EstimatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.channels
+        times = TIME_EXPANSION * widths[0]
+        self.time_mlp = named(
+            linear_1=nn.Linear(config.in_channels, times), silu=nn.SiLU(), linear_2=nn.Linear(times, times)
+        )
+        self.down_blocks = nn.ModuleList(
+            Stage(inputs, outputs, config, _down(outputs, is_last=index == len(widths) - 1))
+            for index, (inputs, outputs) in enumerate(pairwise((config.in_channels, *widths)))
+        )
+        self.mid_blocks = nn.ModuleList(Stage(widths[-1], widths[-1], config) for _ in range(config.num_mid_blocks))
+        self.up_blocks = nn.ModuleList(
+            Stage(2 * inputs, outputs, config, _up(outputs, is_last=index == len(widths) - 1))
+            for index, (inputs, outputs) in enumerate(pairwise((*widths[::-1], widths[0])))
+        )
+        self.final_block = ConvBlock(widths[0], widths[0])
+        self.final_proj = nn.Conv1d(widths[0], config.out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, in_channels, T): noisy mel, mu, speaker, condition, stacked; time () in [0, 1] -> velocity (B, M, T).
+
+        mask: None when all frames are all streams' own; those behind a stream's own come out without meaning.
+        """
+        embedded = self.time_mlp(time_features(time, self.config.in_channels).to(x.dtype))
+        skips: list[tuple[Tensor, Tensor | None]] = []
+        own = mask
+        for index, stage in enumerate(self.down_blocks):
+            x = stage(x, embedded, own)
+            skips.append((x, own))
+            x = stage.leave(x, own)  # type: ignore[operator]
+            if own is not None and index < len(self.down_blocks) - 1:
+                own = own[:, :, ::2]
+        for stage in self.mid_blocks:
+            x = stage(x, embedded, own)
+        for stage in self.up_blocks:
+            skip, own = skips.pop()
+            x = stage(torch.cat([x[:, :, : skip.shape[2]], skip], dim=1), embedded, own)
+            x = stage.leave(x, own)  # type: ignore[operator]
+        y: Tensor = self.final_proj(self.final_block(x, mask))
+        return y
+
+
+def _down(channels: int, is_last: bool) -> nn.Module:
+    if is_last:
+        return nn.Conv1d(channels, channels, 3, padding=1)
+    return named(conv=nn.Conv1d(channels, channels, 3, stride=2, padding=1))
+
+
+def _up(channels: int, is_last: bool) -> nn.Module:
+    if is_last:
+        return nn.Conv1d(channels, channels, 3, padding=1)
+    return named(conv=nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1))
 
 
 class ConditionalFlowMatching(nn.Module):
@@ -145,11 +295,7 @@ class ConditionalFlowMatching(nn.Module):
 
 
 def time_steps(steps: int) -> list[tuple[Tensor, float]]:
-    """Time and length of each Euler step: 1 - cos on [0, pi / 2], added up in float32 as the reference does.
-
-    Raises:
-        ConfigError: `steps` is not positive.
-    """
+    """Time and length of each Euler step: 1 - cos on [0, pi / 2], added up in float32 as the reference does."""
     if steps < 1:
         raise ConfigError(f"the flow wants at least one step, got {steps}; {REFERENCE_STEPS} are the released number")
     span = 1 - torch.cos(torch.linspace(0, 1, steps + 1, dtype=torch.float32) * 0.5 * math.pi)
@@ -159,6 +305,21 @@ def time_steps(steps: int) -> list[tuple[Tensor, float]]:
         steps_taken.append((time, float(duration)))
         time = time + duration
     return steps_taken
+
+
+class CodeWindows(NamedTuple):
+    """Stretches of longer streams, padded to one length; what lies behind a window's length does not matter."""
+
+    codes: Tensor
+    """(B, N) int64."""
+    owners: Tensor
+    """(B, F) the code of each mel frame, counted from the window's first one."""
+    lengths: Tensor | None = None
+    """(B,) codes of each window, 1..N; None: all N."""
+    frame_lengths: Tensor | None = None
+    """(B,) frames of each, 1..F; None: all F."""
+    offsets: Tensor | None = None
+    """(B,) codes in front of each, not seen, which set where its blocks begin; None: there are none."""
 
 
 class Flow(nn.Module):
@@ -177,19 +338,8 @@ class Flow(nn.Module):
         """An empty tensor of the device and type that the flow computes with."""
         return self.spk_embed_affine_layer.weight.new_zeros(0)
 
-    def mean(self, codes: Tensor, lengths: Tensor, offsets: Tensor, owners: Tensor, frame_lengths: Tensor) -> Tensor:
-        """What the mel of windows of longer streams is to become, on average.
-
-        Args:
-            codes: (B, N) int64; what lies beyond a window's length does not matter.
-            lengths: (B,) codes of each window, 1..N.
-            offsets: (B,) number of codes in front of each window, which it does not see.
-            owners: (B, F) the code of each frame, counted from the window's first one.
-            frame_lengths: (B,) frames of each window, 1..F.
-
-        Returns:
-            mu (B, F, M), zeros beyond each window's frames.
-        """
+    def mean(self, windows: CodeWindows) -> Tensor:
+        """What their mel is to become, on average: (B, F, M), zeros behind each one's frames."""
         raise NotImplementedError
 
     def speaker(self, embedding: Tensor) -> Tensor:
@@ -206,18 +356,11 @@ class Flow(nn.Module):
         frame_lengths: Tensor | None = None,
         steps: int = REFERENCE_STEPS,
     ) -> Tensor:
-        """From noise to mel.
+        """From noise to mel (B, M, F), zeros behind each stream's frames.
 
-        Args:
-            mu: (B, F, M), what the mel is to become on average.
-            cond: (B, M, F) mel frames that are already known, zeros elsewhere.
-            speaker: (B, M).
-            noise: (B, M, F), standard normal.
-            frame_lengths: (B,) frames of each stream, 1..F; None: all F.
-            steps: Euler steps, each two calls of the estimator; time runs as 1 - cos in any number of them.
-
-        Returns:
-            (B, M, F), zeros beyond each stream's frames.
+        mu: (B, F, M), of `mean`. cond: (B, M, F) mel frames that are already known, zeros elsewhere. speaker: (B, M).
+        noise: (B, M, F), standard normal. frame_lengths: (B,), as for `mean`. steps: Euler steps, each two calls of the
+        estimator; time runs as 1 - cos in any number of them.
         """
         mask = length_mask(ragged_lengths(frame_lengths, mu.shape[1]), mu, mu.shape[1])
         conditions = torch.cat([mu.transpose(1, 2), speaker[..., None].expand_as(cond), cond], dim=1)

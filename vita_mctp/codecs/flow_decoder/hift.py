@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -77,18 +78,6 @@ class SourceNoise:
     """(B, H, L) standard normal."""
 
 
-def draw_noise(generator: torch.Generator, harmonics: int, samples: int) -> SourceNoise:
-    """Draws for one stream as the reference does: phases, noise, then as many numbers as samples that nothing uses.
-
-    The fundamental begins at phase 0, the others anywhere in a cycle.
-    """
-    device = generator.device
-    raw = torch.rand(1, harmonics, 1, generator=generator, device=device) * (2 * math.pi) - math.pi
-    noise = torch.randn(1, harmonics, samples, generator=generator, device=device)
-    torch.randn(1, 1, samples, generator=generator, device=device)
-    return SourceNoise(starting_phase(raw[..., 0]), noise)
-
-
 def starting_phase(radians: Tensor) -> Tensor:
     """(B, H) drawn angles -> starting phases in cycles; the fundamental's is 0 whatever was drawn."""
     cycles = radians.double() / (2 * math.pi) % 1
@@ -98,7 +87,7 @@ def starting_phase(radians: Tensor) -> Tensor:
 def noise_at(seed: int, harmonics: int, first_frame: int, frames: int, hop: int) -> Tensor:
     """(1, H, hop * frames) standard normal, a function of the seed and the position in the stream alone.
 
-    So however a stream is cut, and whatever shares its batch, each sample gets the same noise; nothing is kept.
+    So however a stream is cut, and whatever else is in its batch, each sample gets the same noise; nothing is kept.
     """
     counters = (_counter(seed, _NOISE, frame) for frame in range(first_frame, first_frame + frames))
     drawn = [counter.standard_normal((harmonics, hop), np.float32) for counter in counters]
@@ -112,7 +101,7 @@ def phase_of(seed: int, harmonics: int) -> Tensor:
 
 
 def _counter(seed: int, purpose: int, frame: int) -> np.random.Generator:
-    """Philox counts in four words, the first one fastest: no two frames or purposes ever share a number."""
+    """Philox counts in four words, the first one fastest: no two frames or purposes ever get the same number."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, frame]))
 
 
@@ -127,7 +116,7 @@ class HarmonicSource(nn.Module):
     def forward(self, pitch: Tensor, random: SourceNoise) -> tuple[Tensor, Tensor]:
         """Returns the excitation and the phases (B, H) with which the next frames go on.
 
-        Frames behind a stream's end must have pitch 0: they leave its phases where they are.
+        Frames behind a stream's end must have pitch 0: they leave its phases as they are.
         """
         sines, phase = self.sines(pitch, random)
         return torch.tanh(self.l_linear(sines.transpose(1, 2)))[..., 0], phase
@@ -170,11 +159,11 @@ class Hift(nn.Module):
         self.source_downs, self.source_resblocks = nn.ModuleList(), nn.ModuleList()
         width, bands = config.base_channels, config.istft_params.n_fft + 2
         blocks = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
-        for up, source_block, above in zip(_ups(config), _source_blocks(config), _rates_above(config), strict=True):
-            self.ups.append(NormedConvTranspose1d(width, width // 2, *up))
+        for level in _levels(config):
+            self.ups.append(NormedConvTranspose1d(width, width // 2, level.kernel, level.rate))
             width //= 2
-            self.source_downs.append(_source_down(bands, width, above))
-            self.source_resblocks.append(ResBlock(width, *source_block))
+            self.source_downs.append(_source_down(bands, width, level.above))
+            self.source_resblocks.append(ResBlock(width, level.source_kernel, level.source_dilations))
             self.resblocks.extend(ResBlock(width, *block) for block in blocks)
         self.conv_post = NormedConv1d(width, bands, _KERNEL)
 
@@ -185,19 +174,17 @@ class Hift(nn.Module):
         Raises ValueError for a length not in 1..T.
         """
         own = ragged_lengths(lengths, mel.shape[-1])
-        magnitude, angle = self._features(mel, source, own).float().transpose(1, 2).chunk(2, dim=-1)
+        magnitude, angle = self.features(mel, source, lengths).float().transpose(1, 2).chunk(2, dim=-1)
         spectrum = torch.polar(magnitude.exp().clamp(max=_MAX_MAGNITUDE), angle.sin())
         limit = self.config.audio_limit
         return self._inverse(spectrum, own).clamp(-limit, limit)
 
     def features(self, mel: Tensor, source: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The last convolution's (B, 2 Q, S): log magnitudes, and what the phases are the sine of."""
-        return self._features(mel, source, ragged_lengths(lengths, mel.shape[-1]))
-
-    def _features(self, mel: Tensor, source: Tensor, lengths: list[int] | None) -> Tensor:
-        masks = self._masks(mel, lengths)
+        own = ragged_lengths(lengths, mel.shape[-1])
+        masks = self._masks(mel, own)
         x = masked(self.conv_pre(masked(mel, masks[0])), masks[0])
-        spectrum = masked(self._spectrum(source, lengths).to(mel.dtype), masks[-1])
+        spectrum = masked(self._spectrum(source, own).to(mel.dtype), masks[-1])
         last, count = len(self.ups) - 1, len(self.config.resblock_kernel_sizes)
         for level, (up, mask) in enumerate(zip(self.ups, masks[1:], strict=True)):
             x = up(functional.leaky_relu(x, self.config.lrelu_slope))
@@ -242,6 +229,23 @@ class Hift(nn.Module):
         return (wave / envelope)[:, size // 2 : -(size // 2)]
 
 
+class _Level(NamedTuple):
+    """One upsampling: kernel and rate, the excitation's block, and the small transform's frames for each step."""
+
+    kernel: int
+    rate: int
+    source_kernel: int
+    source_dilations: tuple[int, ...]
+    above: int
+
+
+def _levels(config: HiftConfig) -> list[_Level]:
+    rates = config.upsample_rates
+    kernels, blocks = config.upsample_kernel_sizes, config.source_resblock_kernel_sizes
+    above = [math.prod(rates[level + 1 :]) for level in range(len(rates))]
+    return list(map(_Level, kernels, rates, blocks, config.source_resblock_dilation_sizes, above))
+
+
 def context_frames(config: HiftConfig) -> int:
     """Mel frames on either side that a sample depends on, through the mel or through the excitation.
 
@@ -249,30 +253,14 @@ def context_frames(config: HiftConfig) -> int:
     """
     size, hop = config.istft_params.n_fft, config.istft_params.hop_len
     blocks = max(map(block_reach, config.resblock_kernel_sizes, config.resblock_dilation_sizes))
-    levels = list(zip(_ups(config), _source_blocks(config), _rates_above(config), strict=True))
     reach = size // 2 // hop + _KERNEL // 2 + 1  # in steps of the level; the reflection moves the last one by a step
     samples = 0
-    for (kernel, rate), source_block, above in reversed(levels):
+    for level in reversed(_levels(config)):
         reach += blocks
-        steps_of_source = (reach + block_reach(*source_block) + 1) * above + above // 2
-        samples = max(samples, steps_of_source * hop + size // 2)
-        reach = math.ceil((reach + (kernel + rate) // 2 - 1) / rate)
+        excitation = reach + block_reach(level.source_kernel, level.source_dilations) + 1
+        samples = max(samples, (excitation * level.above + level.above // 2) * hop + size // 2)
+        reach = math.ceil((reach + (level.kernel + level.rate) // 2 - 1) / level.rate)
     return max(reach + _KERNEL // 2, math.ceil(samples / config.hop_length))
-
-
-def _ups(config: HiftConfig) -> list[tuple[int, int]]:
-    """Kernel and rate of each level."""
-    return list(zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True))
-
-
-def _source_blocks(config: HiftConfig) -> list[tuple[int, tuple[int, ...]]]:
-    """Kernel and dilations of each level's block for the excitation."""
-    return list(zip(config.source_resblock_kernel_sizes, config.source_resblock_dilation_sizes, strict=True))
-
-
-def _rates_above(config: HiftConfig) -> list[int]:
-    """Frames of the small transform for each step of a level."""
-    return [math.prod(config.upsample_rates[level + 1 :]) for level in range(len(config.upsample_rates))]
 
 
 def _source_down(inputs: int, outputs: int, rate: int) -> nn.Conv1d:

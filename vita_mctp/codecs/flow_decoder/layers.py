@@ -8,6 +8,8 @@ B streams, C channels, T or S steps. A mask is (B, 1, T), one on a stream's own 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,9 +19,7 @@ _SNAKE_FLOOR = 1e-9
 
 def ragged_lengths(lengths: Tensor | None, size: int) -> list[int] | None:
     """(B,) -> the lengths, or None when each is the full `size`. Raises ValueError for a length not in 1..size."""
-    if lengths is None:
-        return None
-    values = [int(length) for length in lengths.tolist()]
+    values = [size] if lengths is None else [int(length) for length in lengths.tolist()]
     if not all(1 <= value <= size for value in values):
         raise ValueError(f"each stream of this batch must have 1 to {size} steps, got lengths {values}")
     return None if all(value == size for value in values) else values
@@ -55,6 +55,11 @@ class RaggedGroupNorm(nn.GroupNorm):
         return normed * self.weight[:, None] + self.bias[:, None]
 
 
+def named(**layers: nn.Module) -> nn.Sequential:
+    """Layers in a row, under the names that released tensors have for them."""
+    return nn.Sequential(OrderedDict(layers))
+
+
 class NormedConv1d(nn.Conv1d):
     """Convolution that keeps the step count, with weight `weight_g * weight_v / |weight_v|` for each output channel."""
 
@@ -63,7 +68,7 @@ class NormedConv1d(nn.Conv1d):
         _split_weight(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, normed_weight(self), self.bias)
+        return self._conv_forward(x, _joined_weight(self), self.bias)
 
 
 class NormedConvTranspose1d(nn.ConvTranspose1d):
@@ -75,7 +80,7 @@ class NormedConvTranspose1d(nn.ConvTranspose1d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         padding = (self.kernel_size[0] - self.stride[0]) // 2
-        return functional.conv_transpose1d(x, normed_weight(self), self.bias, self.stride, padding)
+        return functional.conv_transpose1d(x, _joined_weight(self), self.bias, self.stride, padding)
 
 
 def _split_weight(conv: nn.Module) -> None:
@@ -85,35 +90,24 @@ def _split_weight(conv: nn.Module) -> None:
     conv.register_parameter("weight_v", nn.Parameter(weight))
 
 
-def normed_weight(conv: nn.Module) -> Tensor:
-    """The weight that `weight_g` and `weight_v` stand for."""
-    direction = conv.get_parameter("weight_v")
-    return direction * (conv.get_parameter("weight_g") / direction.norm(dim=(1, 2), keepdim=True))
+def _joined_weight(conv: nn.Module) -> Tensor:
+    weights = dict(conv.named_parameters())
+    if "weight" in weights:
+        return weights["weight"]
+    return weights["weight_v"] * (weights["weight_g"] / weights["weight_v"].norm(dim=(1, 2), keepdim=True))
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Replaces every normed convolution in `module` by a plain one that computes the same, sparing the norm each time.
+    """Computes the weight of every normed convolution in `module` once and for all.
 
-    Afterwards `X.weight` stands where `X.weight_g` and `X.weight_v` stood; all other names, `X.bias` too, remain. The
-    module then no longer takes a released state dict, so this comes after loading.
+    Afterwards `X.weight` stands where `X.weight_g` and `X.weight_v` stood, so this comes after loading.
     """
-    for name, child in list(module.named_children()):
-        if isinstance(child, NormedConv1d | NormedConvTranspose1d):
-            setattr(module, name, _plain(child))
-        else:
-            fold_weight_norm(child)
-
-
-def _plain(conv: NormedConv1d | NormedConvTranspose1d) -> nn.Conv1d | nn.ConvTranspose1d:
-    kind = nn.Conv1d if isinstance(conv, NormedConv1d) else nn.ConvTranspose1d
-    shape = {name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-    with torch.device("meta"):
-        plain = kind(conv.in_channels, conv.out_channels, **shape)
-    plain.weight = nn.Parameter(
-        normed_weight(conv).detach(), requires_grad=conv.get_parameter("weight_v").requires_grad
-    )
-    plain.bias = conv.bias
-    return plain.train(conv.training)
+    for conv in module.modules():
+        if isinstance(conv, NormedConv1d | NormedConvTranspose1d):
+            trained = conv.get_parameter("weight_v").requires_grad
+            weight = nn.Parameter(_joined_weight(conv).detach(), trained)
+            del conv.weight_g, conv.weight_v
+            conv.register_parameter("weight", weight)
 
 
 class Snake(nn.Module):

@@ -1,9 +1,8 @@
 """Codes -> wave in windows of bounded length, for one stream or many at once.
 
-Where the released loop runs the flow again over the whole answer for each block, a window here holds the codes to be
-spoken next and `context` codes before them, whose mel is given as known; so the cost of a chunk does not grow. Windows,
-steps and every random number depend on the position in the stream alone: however the codes arrive, and whatever else is
-in the batch, the samples are the same, and `decode` is the stream with one block.
+A window holds the codes to be spoken next and `context` codes before them, whose mel is given as known; so the cost of
+a chunk does not grow with the answer. Windows, steps and every random number depend on the position in the stream
+alone: however the codes arrive, and whatever else is in the batch, the samples are the same.
 
 Frame f of a stream belongs to code floor(f / frames_per_code), an exact fraction, in every window: nothing drifts. The
 last `overlap` codes of a window are spoken with the next one, which makes their frames anew; the two versions are
@@ -25,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, Flow
+from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows, Flow
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, noise_at, phase_of
 from vita_mctp.errors import ConfigError
 from vita_mctp.schema import Schema
@@ -227,13 +226,14 @@ class WindowedDecoder:
             spoken = window.state.frames - first
             known.append(window.state.mel[:, window.state.mel.shape[1] - spoken :])
             noise.append(noise_at(window.state.seed + _MEL_STREAM, self._bands, first, end - first, hop=1)[0])
-        mu = self.flow.mean(
+        batch = CodeWindows(
             pad_sequence(codes, batch_first=True).to(self.flow.like.device),
-            torch.tensor([len(row) for row in codes]),
-            torch.tensor([window.start for window in windows]),
             pad_sequence(owners, batch_first=True),
+            torch.tensor([len(row) for row in codes]),
             lengths,
+            torch.tensor([window.start for window in windows]),
         )
+        mu = self.flow.mean(batch)
         speaker = self.flow.speaker(mu.new_zeros(len(windows), self.flow.config.spk_embed_dim))
         cond = pad_frames([*known, known[0].new_zeros(self._bands, mu.shape[1])])[:-1].to(mu)
         mel = self.flow.solve(mu, cond, speaker, pad_frames(noise).to(mu), lengths, steps)

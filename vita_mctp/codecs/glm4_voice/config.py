@@ -198,8 +198,7 @@ class TokenizerConfig(Schema):
 def load_decoder_config(folder: Path) -> DecoderConfig:
     """Reads `config.yaml` as released, or else `config.json`, of a decoder's folder.
 
-    Raises:
-        CheckpointError: there is neither, or it is not the configuration of such a decoder; the message names the key.
+    Raises CheckpointError: there is neither, or it is not that of such a decoder; the message names the key.
     """
     path = next((folder / name for name in DECODER_FILES if (folder / name).is_file()), None)
     if path is None:
@@ -211,19 +210,15 @@ def load_decoder_config(folder: Path) -> DecoderConfig:
 
 def parse_decoder_config(values: Mapping[str, Any], where: str = "decoder config") -> DecoderConfig:
     """Nested mappings -> DecoderConfig. Raises CheckpointError on unknown, missing, ill-typed or contradictory keys."""
-    wanted = {key: value for key, value in values.items() if key not in _UNUSED and not str(key).startswith("__")}
-    return _parse(DecoderConfig, wanted, where, "THUDM/glm-4-voice-decoder")
+    used = {key: value for key, value in values.items() if key not in _UNUSED and not str(key).startswith("__")}
+    return _parse(DecoderConfig, used, where, "THUDM/glm-4-voice-decoder")
 
 
 def load_tokenizer_config(folder: Path) -> TokenizerConfig:
     """Reads `config.json` and `preprocessor_config.json` of a tokenizer's folder.
 
-    Raises:
-        CheckpointError: one is missing, damaged, or not that of such a tokenizer; the message names the key.
+    Raises CheckpointError: one is missing, damaged, or not that of such a tokenizer; the message names the key.
     """
-    for name in (MODEL_FILE, FEATURES_FILE):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} has no {name}; wanted a GLM-4-Voice tokenizer: {TOKENIZER_REMEDY}")
     try:
         model, features = read_json(folder / MODEL_FILE), read_json(folder / FEATURES_FILE)
     except CheckpointError as error:
@@ -233,8 +228,7 @@ def load_tokenizer_config(folder: Path) -> TokenizerConfig:
 
 def parse_tokenizer_config(model: Any, features: Any, where: str = "tokenizer config") -> TokenizerConfig:
     """Released mappings -> TokenizerConfig. Raises CheckpointError on missing, ill-typed or contradictory keys."""
-    values = {"encoder": model, "features": features}
-    return _parse(TokenizerConfig, values, where, "THUDM/glm-4-voice-tokenizer")
+    return _parse(TokenizerConfig, {"encoder": model, "features": features}, where, "THUDM/glm-4-voice-tokenizer")
 
 
 def _parse(schema: type[_Schema], values: object, where: str, repository: str) -> _Schema:

@@ -1,30 +1,121 @@
-"""The GLM-4-Voice decoder: its folder, as released or converted to safetensors, and its streaming in windows."""
+"""The GLM-4-Voice decoder: its flow, its folder, as released or converted to safetensors, and its streaming in windows.
+
+B streams, N codes, F mel frames, M mel bands, D width.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from vita_mctp.codecs.flow_decoder.flow import (
+    CodeWindows,
+    ConditionalFlowMatching,
+    ConformerLayer,
+    Estimator,
+    Flow,
+    InputLayer,
+    attended_keys,
+    relative_positions,
+)
 from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, fold_weight_norm, length_mask, masked, ragged_lengths
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder, Windows
-from vita_mctp.codecs.glm4_voice.config import DECODER_FILES, DECODER_REMEDY, DecoderConfig, load_decoder_config
-from vita_mctp.codecs.glm4_voice.flow import Glm4Flow
+from vita_mctp.codecs.glm4_voice.config import (
+    DECODER_FILES,
+    DECODER_REMEDY,
+    BlockEncoderConfig,
+    DecoderConfig,
+    Glm4FlowConfig,
+    load_decoder_config,
+)
 from vita_mctp.codecs.released import CONVERTED, read_tensors, shapes_of, without_memory
 from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.files import write_whole
 
 RELEASED = ".pt"
-_PARTS: dict[str, Callable[[DecoderConfig], nn.Module]] = {
-    "flow": lambda config: Glm4Flow(config.flow),
-    "hift": lambda config: Hift(config.hift),
-}
+
+
+class BlockEncoder(nn.Module):
+    """Embedded codes -> hidden states, causal over blocks of codes."""
+
+    def __init__(self, config: BlockEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = InputLayer(config.input_size, config.output_size)
+        self.encoders = nn.ModuleList(
+            ConformerLayer(config.output_size, config.attention_heads, config.linear_units)
+            for _ in range(config.num_blocks)
+        )
+        self.after_norm = nn.LayerNorm(config.output_size)
+
+    def forward(self, x: Tensor, lengths: list[int] | None = None, offsets: Tensor | None = None) -> Tensor:
+        """(B, N, input size) -> (B, N, D); states beyond a stream's length have no meaning."""
+        x = self.embed(x)
+        positions = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
+        seen = attended_keys(x.shape[1], self.config.block_size, offsets, lengths, x.device)
+        for layer in self.encoders:
+            x = layer(x, positions, seen)
+        y: Tensor = self.after_norm(x)
+        return y
+
+
+class LengthRegulator(nn.Module):
+    """Smooths states that have been stretched to frames: convolutions, each with a norm over all time."""
+
+    def __init__(self, width: int, convolutions: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(convolutions):
+            layers += [nn.Conv1d(width, width, 3, padding=1), RaggedGroupNorm(1, width), nn.Mish()]
+        self.model = nn.Sequential(*layers, nn.Conv1d(width, width, 1))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, M, F) -> (B, M, F)."""
+        for layer in self.model:
+            x = layer(x, mask) if isinstance(layer, RaggedGroupNorm) else layer(masked(x, mask))
+        return x
+
+
+class Glm4Flow(Flow):
+    """The flow under its released tensor names."""
+
+    config: Glm4FlowConfig
+
+    def __init__(self, config: Glm4FlowConfig) -> None:
+        super().__init__(config)
+        self.encoder = BlockEncoder(config.encoder)
+        self.encoder_proj = nn.Linear(config.encoder.output_size, config.output_size)
+        self.length_regulator = LengthRegulator(config.output_size, len(config.length_regulator.sampling_ratios))
+        guidance = config.decoder.cfm_params.inference_cfg_rate
+        self.decoder = ConditionalFlowMatching(guidance, Estimator(config.decoder.estimator))
+
+    def encode_codes(self, codes: Tensor, lengths: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
+        """(B, N) codes -> (B, N, M) states, one for each code; ids below 0 stand for 0."""
+        embedded = self.input_embedding(codes.clamp(min=0))
+        states: Tensor = self.encoder_proj(self.encoder(embedded, ragged_lengths(lengths, codes.shape[1]), offsets))
+        return states
+
+    def mean(self, windows: CodeWindows) -> Tensor:
+        states, owners = self.encode_codes(windows.codes, windows.lengths, windows.offsets), windows.owners
+        mask = length_mask(ragged_lengths(windows.frame_lengths, owners.shape[1]), states, owners.shape[1])
+        index = owners.to(states.device)[:, None].expand(-1, states.shape[2], -1)
+        stretched = states.transpose(1, 2).gather(2, index)
+        return masked(self.length_regulator(stretched, mask), mask).transpose(1, 2)
+
+
+class DecoderParts(NamedTuple):
+    """A folder's content, in eval mode and without gradients."""
+
+    config: DecoderConfig
+    flow: Glm4Flow
+    hift: Hift
 
 
 class Glm4VoiceDecoder(WindowedDecoder):
@@ -53,51 +144,38 @@ class Glm4VoiceDecoder(WindowedDecoder):
         return cls(parts.flow, parts.hift, cut)
 
 
-class DecoderParts(NamedTuple):
-    """A folder's content, in eval mode and without gradients."""
-
-    config: DecoderConfig
-    flow: Glm4Flow
-    hift: Hift
-
-
 def load_decoder(
     folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> DecoderParts:
     """Opens the folder for inference, HiFT's weight norm folded; each tensor goes straight where it belongs.
 
-    Args:
-        folder: holds config.yaml (or config.json), and flow and hift as .pt or .safetensors.
-        device: where both parts go.
-        dtype: of the flow. HiFT, a small part of the work, stays in float32, which pitch and phases need.
-
-    Raises:
-        CheckpointError: a file is not there or cut short, or a tensor is missing, surplus or of another shape.
+    dtype: of the flow. HiFT, a small part of the work, stays in float32, which pitch and phases need.
+    Raises CheckpointError when a file is not there or cut short, or a tensor missing, surplus or of another shape.
     """
-    config = load_decoder_config(folder)
-    flow = cast(Glm4Flow, _load_part("flow", config, folder)).to(device, dtype)
-    hift = cast(Hift, _load_part("hift", config, folder)).to(device, torch.float32)
-    fold_weight_norm(hift)
-    return DecoderParts(config, flow, hift)
+    parts = _empty_parts(folder)
+    for name, part in (("flow", parts.flow), ("hift", parts.hift)):
+        part.load_state_dict(_read_part(name, part, folder), assign=True)
+        part.eval().requires_grad_(False)
+    parts.flow.to(device, dtype)
+    parts.hift.to(device, torch.float32)
+    fold_weight_norm(parts.hift)
+    return parts
 
 
 def convert_decoder(source: Path, target: Path) -> list[Path]:
     """Writes a decoder's folder in safetensors, the configuration as it is; returns the files written.
 
     `target` may be `source` itself: the released files then stay beside the converted ones.
-
-    Raises:
-        CheckpointError: `source` is not whole.
-        OutputError: `target` cannot be written.
+    Raises CheckpointError when `source` is not whole, OutputError when `target` cannot be written.
     """
-    config = load_decoder_config(source)
-    tensors = {part: _read_part(part, _empty_part(part, config), source) for part in _PARTS}
+    parts = _empty_parts(source)
+    tensors = {name: _read_part(name, part, source) for name, part in (("flow", parts.flow), ("hift", parts.hift))}
     written = []
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for part, content in tensors.items():
-            written.append(target / f"{part}{CONVERTED}")
-            write_whole(written[-1], save({name: tensor.contiguous() for name, tensor in content.items()}))
+        for name, content in tensors.items():
+            written.append(target / f"{name}{CONVERTED}")
+            write_whole(written[-1], save({key: tensor.contiguous() for key, tensor in content.items()}))
         settings = next(source / name for name in DECODER_FILES if (source / name).is_file())
         if source.resolve() != target.resolve():
             written.append(Path(shutil.copyfile(settings, target / settings.name)))
@@ -108,20 +186,16 @@ def convert_decoder(source: Path, target: Path) -> list[Path]:
     return written
 
 
-def _empty_part(part: str, config: DecoderConfig) -> nn.Module:
-    return without_memory(lambda: _PARTS[part](config))
+def _empty_parts(folder: Path) -> DecoderParts:
+    """The networks of a folder's configuration, without their numbers."""
+    config = load_decoder_config(folder)
+    return without_memory(lambda: DecoderParts(config, Glm4Flow(config.flow), Hift(config.hift)))
 
 
-def _load_part(part: str, config: DecoderConfig, folder: Path) -> nn.Module:
-    module = _empty_part(part, config)
-    module.load_state_dict(_read_part(part, module, folder), assign=True)
-    return module.eval().requires_grad_(False)
-
-
-def _read_part(part: str, module: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The tensors of a part, exactly those of `module`, from the converted file where both are there."""
-    path = next((path for end in (CONVERTED, RELEASED) if (path := folder / f"{part}{end}").is_file()), None)
+def _read_part(name: str, part: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The tensors of a part, exactly those it has, from the converted file where both are there."""
+    path = next((path for end in (CONVERTED, RELEASED) if (path := folder / f"{name}{end}").is_file()), None)
     if path is None:
-        raise CheckpointError(f"{folder} has neither {part}{RELEASED} nor {part}{CONVERTED}: {DECODER_REMEDY}")
+        raise CheckpointError(f"{folder} has neither {name}{RELEASED} nor {name}{CONVERTED}: {DECODER_REMEDY}")
     again = DECODER_REMEDY if path.suffix == RELEASED else "convert the released decoder again"
-    return read_tensors(path, shapes_of(module), again)
+    return read_tensors(path, shapes_of(part), again)

@@ -1,15 +1,16 @@
 """GLM-4-Voice's decoder streamed call by call as its released scripts do, quirks included: the measure of parity.
 
-Each call gives the flow all tokens so far, with all mel frames returned so far as known. Their faults are kept on
+Each call gives the flow all codes so far, with all mel frames returned so far as known. Their faults are kept on
 purpose: cross-fades whose halves add up to 1.06 to 1.08, and one frame lost at each border after the first. Cost grows
 with the answer. Two things that the scripts cannot do are mended, without touching what they can: a beginning too
-short to be spoken waits for more tokens, and frames held back are spoken when none come.
+short to be spoken waits for more codes, and frames held back are spoken when none come.
 
 F mel frames, M mel bands, L samples = hop_length * F. Everything is of one stream.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,19 +18,80 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from vita_mctp.codecs.flow_decoder.hift import SourceNoise, draw_noise
-from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, load_decoder
-from vita_mctp.codecs.glm4_voice.flow import REFERENCE_SEED
+from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
+from vita_mctp.codecs.flow_decoder.hift import SourceNoise, starting_phase
+from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, SAMPLE_RATE
+from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4Flow, load_decoder
+from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, Wave, WaveChunk
 
-OVERLAP_TOKENS = 5
-"""Tokens' worth of mel frames that one call holds back and the next one cross-fades with its own."""
+REFERENCE_SEED = 42
+"""The reference seeds torch's global generator with it at each call."""
+OVERLAP_CODES = 5
+"""Codes' worth of mel frames that one call holds back and the next one cross-fades with its own."""
 CACHED_FRAMES = 1
 """Mel frames vocoded by two calls with the first one's excitation; the first one's samples of them are dropped."""
 
 DrawNoise = Callable[[torch.Generator, int, int], SourceNoise]
 """Generator, harmonics, samples -> the random part of one vocoder call."""
+
+
+def draw_noise(generator: torch.Generator, harmonics: int, samples: int) -> SourceNoise:
+    """Draws for one stream as the reference does: phases, noise, then as many numbers as samples that nothing uses."""
+    raw = torch.rand(1, harmonics, generator=generator) * (2 * math.pi) - math.pi
+    noise = torch.randn(1, harmonics, samples, generator=generator)
+    torch.randn(1, 1, samples, generator=generator)
+    return SourceNoise(starting_phase(raw), noise)
+
+
+def nearest_codes(num_codes: int, num_frames: int) -> Tensor:
+    """(F,) the code whose state each frame starts from, as torch stretches N codes to F frames ("nearest")."""
+    codes = torch.arange(num_codes, dtype=torch.float32)[None, None]
+    return functional.interpolate(codes, size=num_frames, mode="nearest")[0, 0].long()
+
+
+class ReleasedFlow:
+    """The released calls of a flow, for one stream."""
+
+    def __init__(self, flow: Glm4Flow) -> None:
+        self.flow = flow
+
+    def num_frames(self, num_codes: int) -> int:
+        """Mel frames of so many codes: 441 / 64 for each, cut to a whole number.
+
+        In float32, as released: some counts (3392, 3776) are one frame short.
+        """
+        seconds = torch.tensor(num_codes, dtype=torch.float32) / self.flow.config.input_frame_rate
+        return int(seconds * SAMPLE_RATE / HOP_LENGTH)
+
+    def mean(self, codes: Tensor) -> Tensor:
+        """(1, N) codes -> (1, F, M), what their mel is to become on average."""
+        owners = nearest_codes(codes.shape[1], self.num_frames(codes.shape[1]))
+        return self.flow.mean(CodeWindows(codes, owners[None]))
+
+    def __call__(
+        self,
+        codes: Tensor,
+        prompt_codes: Tensor,
+        prompt_mel: Tensor,
+        embedding: Tensor,
+        noise: Tensor,
+        steps: int = REFERENCE_STEPS,
+    ) -> Tensor:
+        """Mel (1, M, F - f) of the new codes.
+
+        codes: (1, n), new ones. prompt_codes: (1, p) before them. prompt_mel: (1, f, M), theirs as far as it is known.
+        embedding: (1, 192) of the speaker. noise: (1, M, F) for all p + n codes.
+        """
+        every, known = torch.cat([prompt_codes, codes], dim=1), prompt_mel.shape[1]
+        frames = self.num_frames(every.shape[1])
+        if not known <= frames or not frames:
+            raise ConfigError(f"got {known} known mel frames of {every.shape[1]} codes; wanted at most {frames}")
+        mu = self.mean(every)
+        cond = functional.pad(prompt_mel.transpose(1, 2), (0, frames - known))
+        return self.flow.solve(mu, cond, self.flow.speaker(embedding), noise, steps=steps)[:, :, known:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +110,7 @@ class Spoken:
 class ReferenceState:
     """One stream between two calls; `spoken` is None until the first call."""
 
-    tokens: tuple[Code, ...]
+    codes: tuple[Code, ...]
     """Of all calls made."""
     waiting: tuple[Code, ...]
     known: Tensor
@@ -64,11 +126,12 @@ class Glm4VoiceReferenceDecoder:
 
     def __init__(self, parts: DecoderParts, draw_noise: DrawNoise = draw_noise) -> None:
         self.flow, self.hift, self.draw_noise = parts.flow, parts.hift, draw_noise
+        self.released = ReleasedFlow(parts.flow)
         self.codebook_size = parts.config.flow.vocab_size
         self.frame_rate = parts.config.frame_rate
         self.sample_rate: int = parts.config.sample_rate
         self.block_size = parts.config.flow.encoder.block_size
-        self.overlap_frames = int(OVERLAP_TOKENS / self.frame_rate * Fraction(self.sample_rate, self.hift.hop_length))
+        self.overlap_frames = int(OVERLAP_CODES / self.frame_rate * Fraction(self.sample_rate, self.hift.hop_length))
         self.window = torch.hamming_window(2 * self.overlap_frames, periodic=False, dtype=torch.float64)
 
     @classmethod
@@ -101,7 +164,7 @@ class Glm4VoiceReferenceDecoder:
         return Wave(chunk.samples, self.sample_rate)
 
     def _call(self, state: ReferenceState, is_last: bool) -> tuple[Tensor, ReferenceState]:
-        """The released `token2wav` on the tokens that wait: samples (1, L) and the next state."""
+        """The released `token2wav` on the codes that wait: samples (1, L) and the next state."""
         mel, generator = self._new_frames(state)
         cache = mel.new_zeros(1, 0)
         if state.spoken is not None:
@@ -117,22 +180,22 @@ class Glm4VoiceReferenceDecoder:
             spoken = Spoken(overlap, mel[..., -CACHED_FRAMES:], source[:, -again:])
             samples = samples[:, :-again]
         known = torch.cat([state.known, mel.transpose(1, 2)], 1)
-        return samples, ReferenceState(state.tokens + state.waiting, (), known, spoken)
+        return samples, ReferenceState(state.codes + state.waiting, (), known, spoken)
 
     def _can_call(self, state: ReferenceState) -> bool:
         """Whether frames remain when the overlap has been held back."""
         begun = state.spoken is not None
-        return bool(state.waiting) and (begun or self.flow.num_frames(len(state.waiting)) > self.overlap_frames)
+        return bool(state.waiting) and (begun or self.released.num_frames(len(state.waiting)) > self.overlap_frames)
 
     def _new_frames(self, state: ReferenceState) -> tuple[Tensor, torch.Generator]:
-        """The flow's (1, M, F) for the tokens that wait, and the generator as the flow leaves it to the vocoder."""
+        """The flow's (1, M, F) for the codes that wait, and the generator as the flow leaves it to the vocoder."""
         like, bands = self.flow.like, self.flow.config.output_size
-        tokens = torch.tensor([state.tokens + state.waiting], device=like.device)
-        prompt, new = tokens.split([len(state.tokens), len(state.waiting)], dim=1)
+        codes = torch.tensor([state.codes + state.waiting], device=like.device)
+        prompt, new = codes.split([len(state.codes), len(state.waiting)], dim=1)
         generator = torch.Generator().manual_seed(REFERENCE_SEED)
-        noise = torch.randn(1, bands, self.flow.num_frames(tokens.shape[1]), generator=generator)
+        noise = torch.randn(1, bands, self.released.num_frames(codes.shape[1]), generator=generator)
         speaker = like.new_zeros(1, self.flow.config.spk_embed_dim)
-        return self.flow(new, prompt, state.known.to(like), speaker, noise.to(like)).float(), generator
+        return self.released(new, prompt, state.known.to(like), speaker, noise.to(like)).float(), generator
 
     def _fade(self, old: Tensor, new: Tensor) -> Tensor:
         """Hamming rise of the new frames over the fall of those held back, in float64 as numpy does it."""

@@ -28,8 +28,7 @@ from torch import Tensor
 from vita_mctp.audio.mel import DYNAMIC_RANGE, SILENCE
 from vita_mctp.audio.resample import ResamplerState, sinc_resampler
 from vita_mctp.codecs.glm4_voice.config import CONV_STRIDE
-from vita_mctp.codecs.glm4_voice.encoder import CONTEXT_FRAMES, KeysValues, Past
-from vita_mctp.codecs.glm4_voice.tokenizer import BATCH_SIZE, Glm4VoiceTokenizer
+from vita_mctp.codecs.glm4_voice.tokenizer import BATCH_SIZE, CONTEXT_FRAMES, Glm4VoiceTokenizer, KeysValues, Past
 from vita_mctp.errors import AudioError
 from vita_mctp.types import AudioCodes, FloatArray, IntArray
 
@@ -83,13 +82,13 @@ class StreamingTokenizer:
         """float32 samples (T,), any T -> the codes that became final. Raises AudioError for samples outside [-1, 1]."""
         if not np.abs(samples).max(initial=0.0) <= 1.0:  # NaN is not either
             raise AudioError("got samples outside [-1, 1] or NaN; wanted samples within: scale the recording")
-        heard, resampler = self.resampler.push(samples, state.resampler)
-        pieces, segment = self._listen(heard, state.segment)
+        resampled, resampler = self.resampler.push(samples, state.resampler)
+        pieces, segment = self._take(resampled, state.segment)
         return self.tokenizer.codes(pieces), StreamingTokenizerState(resampler, segment)
 
     def finish(self, state: StreamingTokenizerState) -> AudioCodes:
         """All codes that have not been given out."""
-        pieces, segment = self._listen(self.resampler.finish(state.resampler), state.segment)
+        pieces, segment = self._take(self.resampler.finish(state.resampler), state.segment)
         return self.tokenizer.codes([*pieces, *self._end(segment)])
 
     def provisional(self, state: StreamingTokenizerState) -> AudioCodes:
@@ -97,12 +96,12 @@ class StreamingTokenizer:
         segment = state.segment
         return self.tokenizer.codes([block.ids for block in segment.blocks[segment.num_final :]])
 
-    def _listen(self, heard: FloatArray, segment: Segment) -> tuple[list[IntArray], Segment]:
+    def _take(self, samples: FloatArray, segment: Segment) -> tuple[list[IntArray], Segment]:
         final: list[IntArray] = []
-        while len(heard):
+        while len(samples):
             room = self.config.features.segment_samples - self._num_samples(segment)
-            segment = replace(segment, samples=np.concatenate([segment.samples, heard[:room]]))
-            heard = heard[room:]
+            segment = replace(segment, samples=np.concatenate([segment.samples, samples[:room]]))
+            samples = samples[room:]
             segment = self._finish_blocks(segment)
             if self._num_samples(segment) == self.config.features.segment_samples:
                 final += self._end(segment)
@@ -172,12 +171,11 @@ class StreamingTokenizer:
         spoken = frames * config.samples_per_frame - missing
         context = [kept[-1].energies[:, :, -CONTEXT_FRAMES:]] if kept else []
         clamped = features.clamp(torch.cat([*context, energies], dim=2), loudest)
-        quantized, past = self.tokenizer.encoder(
+        hidden, past = self.tokenizer.encoder(
             clamped, [-(-spoken // config.samples_per_frame)], _join([block.past for block in kept]), keep=True
         )
-        ids = (
-            quantized.ids[0].cpu().numpy()[: -(-spoken // config.samples_per_code) - len(kept) * config.codes_per_block]
-        )
+        count = -(-spoken // config.samples_per_code) - len(kept) * config.codes_per_block
+        ids = self.tokenizer.encoder.nearest(hidden)[0, :count]
         return kept + self._split(energies, ids, past)
 
     def _split(self, energies: Tensor, ids: IntArray, past: Past) -> tuple[Block, ...]:
