@@ -33,9 +33,11 @@ _NO_OPTIONS = ("device", "dtype")
 """What a class may take that its folder cannot settle."""
 
 
-def register(name: str, *, tokenizer: str | None = None, decoder: str | None = None) -> None:
+def register(
+    name: str, *, tokenizer: str | None = None, decoder: str | None = None, extractor: str | None = None
+) -> None:
     """Makes "module:Class" known under `name`; the class has `from_folder(Path)`, perhaps with `device=`."""
-    for table, target in ((_TOKENIZERS, tokenizer), (_DECODERS, decoder)):
+    for table, target in ((_TOKENIZERS, tokenizer), (_DECODERS, decoder), (_EXTRACTORS, extractor)):
         if target is not None and table.setdefault(name, target) != target:
             raise ConfigError(f"the codec name {name} already stands for {table[name]}; choose another one")
 
@@ -55,6 +57,12 @@ def feature_extractor(name: str, folder: Path) -> AudioFeatureExtractor:
     return extractor
 
 
+def feature_positions(name: str, frames: int) -> int:
+    """Positions of a prompt that so many frames of this feature extractor take."""
+    positions: int = _class_of(_EXTRACTORS, "feature extractor", name).positions(frames)
+    return positions
+
+
 def audio_decoder(
     name: str, folder: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
 ) -> AudioDecoder:
@@ -71,12 +79,16 @@ def _open(
     device: torch.device | str,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    if name not in table:
-        raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
-    module, _, attribute = table[name].partition(":")
-    from_folder = getattr(import_module(module), attribute).from_folder
+    from_folder = _class_of(table, kind, name).from_folder
     _, *taken = signature(from_folder).parameters
     known = [option for option in taken if option not in _NO_OPTIONS]
     if unknown := sorted(set(options) - set(known)):
         raise ConfigError(f"the {kind} {name} has no option {unknown[0]}; it has: {', '.join(known) or 'none'}")
     return from_folder(folder, **({"device": device} if "device" in taken else {}), **options)
+
+
+def _class_of(table: dict[str, str], kind: str, name: str) -> Any:
+    if name not in table:
+        raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -22,7 +22,7 @@ from transformers import Qwen2Model
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vita.configuration import VitaMctpConfig
 from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
-from vita_mctp.models.vita.sensevoice import AudioProjection, SenseVoice, SenseVoiceSizes
+from vita_mctp.models.vita.sensevoice import NUM_QUERIES, AudioProjection, SenseVoice, SenseVoiceSizes
 from vita_mctp.types import AudioFeatures, HeardAudio
 
 ENCODER_PREFIX = "model.audio_model.model."
@@ -91,11 +91,15 @@ class VitaMctpPlusForCausalLM(VitaMctpForCausalLM):
                 raise ConfigError(
                     f"the audio encoder wants frames of {wanted} numbers, got {recording.frames.shape[1]}"
                 )
+            if recording.positions != len(recording.frames) + NUM_QUERIES:
+                raise ConfigError(
+                    f"the audio encoder gives {NUM_QUERIES} rows more than frames; take its own extractor"
+                )
         dtype = FEATURE_DTYPES[self.config.audio_feature_dtype]
         frames = [torch.tensor(recording.frames, device=weight.device, dtype=dtype) for recording in recordings]
         encoded = self.model.audio_model["model"](pad_sequence(frames, batch_first=True), [len(f) for f in frames])
         rows = self.model.audio_projection(encoded)
-        return [row[: recording.rows] for row, recording in zip(rows, recordings, strict=True)]
+        return [row[: recording.positions] for row, recording in zip(rows, recordings, strict=True)]
 
     def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
         """embeds (B, T, H) with the rows of each row's recordings in their places.
@@ -122,4 +126,4 @@ class VitaMctpPlusForCausalLM(VitaMctpForCausalLM):
     def _silence(self) -> Tensor:
         """A zero that every parameter of the ears is part of: distributed training waits for each one's gradient."""
         frame = np.ones((1, self.config.audio_sizes.input_size), np.float32)
-        return self.encode([AudioFeatures(frame)])[0].sum() * 0.0
+        return self.encode([AudioFeatures(frame, 1 + NUM_QUERIES)])[0].sum() * 0.0

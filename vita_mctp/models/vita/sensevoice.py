@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.types import ENCODER_QUERIES
 
 _QUERY_IDS = (0, 1, 2, 15)
 """Rows of `embed` put before the frames: any language, event, emotion, no text normalisation."""
+
+NUM_QUERIES = len(_QUERY_IDS)
 
 _NUM_QUERY_EMBEDDINGS = 16
 _LONGEST_WAVE = 10_000.0
@@ -98,7 +99,7 @@ class SenseVoice(nn.Module):
         """lengths: frames of each recording; rows behind 4 + length are meaningless."""
         queries = self.embed(torch.tensor(_QUERY_IDS, device=frames.device))
         rows = torch.cat([queries.expand(len(frames), -1, -1), frames.to(queries.dtype)], dim=1)
-        return self.encoder(rows, _mask([length + ENCODER_QUERIES for length in lengths], rows))
+        return self.encoder(rows, _mask([length + NUM_QUERIES for length in lengths], rows))
 
 
 class AudioProjection(nn.Module):
