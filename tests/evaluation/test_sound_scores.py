@@ -8,7 +8,7 @@ import torch
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
 
 from vita_mctp.audio import read_wave, resample
-from vita_mctp.checkpoints.settings import find_model
+from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError, MissingExtraError
 from vita_mctp.evaluation import extras
 from vita_mctp.evaluation.sound_scores import SOUND_RULES, sound_rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from vita_mctp.checkpoints.loading import expand, load_model
+from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter
 
@@ -122,7 +123,8 @@ def test_expanding_a_plain_qwen2(plain: Path) -> None:
 
 
 def test_new_blocks_are_copies_and_not_views(saved: Path, tmp_path: Path) -> None:
-    model = expand(load_model(saved), 4)
+    model = load_model(saved)
+    model.expand(4)
     with torch.no_grad():
         for parameter in model.mtp_projs[3].parameters():
             parameter.add_(1)
@@ -134,7 +136,7 @@ def test_new_blocks_are_copies_and_not_views(saved: Path, tmp_path: Path) -> Non
     for left, right in zip(hidden_states(load_model(tmp_path / "expanded")), hidden_states(model), strict=True):
         assert torch.equal(left, right)
     with pytest.raises(ConfigError, match="4 MCTP blocks"):
-        expand(model, 3)
+        model.expand(3)
 
 
 def test_growing_the_vocabulary_keeps_the_old_words_and_the_tie(saved: Path) -> None:
@@ -202,18 +204,19 @@ def test_a_file_cut_short_is_named(saved: Path, kept: int) -> None:
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
     last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"][1])
     file.write_bytes(whole[:kept])
-    for load in (load_model, VitaMctpForCausalLM.from_pretrained):
-        with pytest.raises(CheckpointError, match="cut short") as error:
-            load(saved)
-        assert str(file) in str(error.value)
-        assert kept != -1 or f"within {last} " in str(error.value)
+    with pytest.raises(CheckpointError, match="cut short") as error:
+        load_model(saved)
+    assert str(file) in str(error.value)
+    assert kept != -1 or f"within {last} " in str(error.value)
+    with pytest.raises(CheckpointError, match=re.escape(str(saved))):
+        VitaMctpForCausalLM.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", '{"model_type": "qwen2_mtp", "hidden_size": "many"}'])
 def test_a_damaged_config_or_index_is_named(saved: Path, text: str) -> None:
     whole = (saved / "config.json").read_text()
     (saved / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+    with pytest.raises(CheckpointError, match=re.escape(str(saved / "config.json"))):
         load_model(saved)
     (saved / "config.json").write_text(whole)
     (saved / "model.safetensors").unlink()

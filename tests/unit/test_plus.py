@@ -23,9 +23,8 @@ from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpPlusConfig, VitaMctpPlusForCausalLM
-from vita_mctp.models.vita.plus import ENCODER_PREFIX
-from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
-from vita_mctp.training.freezing import set_trainable
+from vita_mctp.models.vita.plus import ENCODER_PREFIX, SenseVoice
+from vita_mctp.training.optimizer import set_trainable
 from vita_mctp.types import AudioFeatures, HeardAudio
 
 FEATURES = 10
@@ -232,12 +231,12 @@ def test_a_missing_or_misshapen_encoder_tensor_is_named(saved: Path, tensor: str
 
 
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"audio_config: .*'blocks'.*known: input_size, output_size"):
+    with pytest.raises(ConfigError, match=r"audio_config: .*blocks; known: input_size, output_size"):
         VitaMctpPlusConfig(audio_config={"blocks": 3})
     with pytest.raises(ConfigError, match="audio_feature_dtype is 'int8'; wanted one of bfloat16, float32"):
         VitaMctpPlusConfig(audio_feature_dtype="int8")
     with pytest.raises(ConfigError, match="5 attention heads do not divide 8 channels"):
-        SenseVoiceSizes(output_size=8, attention_heads=5)
+        VitaMctpPlusConfig(audio_config={"output_size": 8, "attention_heads": 5})
 
 
 def test_full_size_counts() -> None:

@@ -11,7 +11,7 @@ from vita_mctp.nano.corpus.corpus import Corpus
 from vita_mctp.nano.data import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.callbacks import Evaluate
+from vita_mctp.training.arguments import Evaluate
 from vita_mctp.training.recipe import Recipe
 from vita_mctp.training.stage import TrainingData, train_stage
 
