@@ -258,6 +258,49 @@ def test_what_is_no_checkpoint_of_ours_is_refused(saved: Path, tmp_path: Path) -
         load_model(saved)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", 0),
+        ("hidden_size", 15),
+        ("hidden_size", 2**40),
+        ("hidden_size", 16.5),
+        ("hidden_size", True),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", 3),
+        ("num_attention_heads", 16),
+        ("num_key_value_heads", 3),
+        ("num_key_value_heads", "two"),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", 10**9),
+        ("num_nextn_predict_layers", 5),
+        ("num_nextn_predict_layers", "many"),
+        ("vocab_size", 0),
+        ("vocab_size", [48]),
+        ("intermediate_size", 10**12),
+        ("max_position_embeddings", 0),
+        ("rms_norm_eps", 0),
+        ("rms_norm_eps", float("nan")),
+        ("rope_theta", -1.0),
+        ("rope_parameters", 3),
+        ("rope_parameters", {"rope_type": "spiral"}),
+        ("layer_types", ["full_attention"]),
+        ("layer_types", ["sliding_attention"] * 4),
+        ("hidden_act", "silence"),
+        ("pad_token_id", 48),
+        ("tie_word_embeddings", "yes"),
+        ("mtp_loss_weight", float("inf")),
+        ("dtype", "float7"),
+        ("use_sliding_window", True),
+    ],
+)
+def test_a_config_value_that_is_wrong_is_one_line(saved: Path, key: str, value: object) -> None:
+    edit_config(saved, **{key: value})
+    with pytest.raises(CheckpointError, match=key) as error:
+        load_model(saved)
+    assert str(saved / "config.json") in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("values", [{"num_nextn_predict_layers": 32}, {"num_nextn_predict_layers": -1}])
 def test_impossible_configurations_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(VitaError, match="num_nextn_predict_layers"):

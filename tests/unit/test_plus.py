@@ -233,7 +233,7 @@ def test_a_missing_or_misshapen_encoder_tensor_is_named(saved: Path, tensor: str
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"audio_config: .*blocks; known: input_size, output_size"):
         VitaMctpPlusConfig(audio_config={"blocks": 3})
-    with pytest.raises(ConfigError, match="audio_feature_dtype is 'int8'; wanted one of bfloat16, float32"):
+    with pytest.raises(ConfigError, match="audio_feature_dtype is 'int8'; wanted bfloat16 or float32"):
         VitaMctpPlusConfig(audio_feature_dtype="int8")
     with pytest.raises(ConfigError, match="5 attention heads do not divide 8 channels"):
         VitaMctpPlusConfig(audio_config={"output_size": 8, "attention_heads": 5})

@@ -15,7 +15,7 @@ from vita_mctp.checkpoints.loading import (
     Quantization,
     explained_out_of_memory,
     memory_needed,
-    place,
+    move_model,
     refuse_too_large,
 )
 from vita_mctp.checkpoints.opening import open_model
@@ -113,7 +113,7 @@ def random_language_model(config: Any, choice: ModelChoice) -> Any:
         if config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
         _fill(model, choice.seed)
-        place(model, choice.device, dtype, choice.quantize)
+        move_model(model, choice.device, dtype, choice.quantize)
     return model.eval().requires_grad_(False)
 
 

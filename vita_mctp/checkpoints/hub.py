@@ -46,7 +46,7 @@ FRONT_END_FILES: tuple[Alternatives, ...] = (("am.mvn",),)
 
 @dataclass(frozen=True)
 class Repository:
-    """required: for each entry, one of its names is wanted. patterns: what is fetched."""
+    """required: for each entry, one of its names is repo. patterns: what is fetched."""
 
     id: str
     what: str
@@ -63,8 +63,8 @@ class Repository:
     @property
     def how_to_get(self) -> str:
         """One clause: the command, what it fetches, how much, and on which terms."""
-        wanted = "" if self.patterns == MODEL_PATTERNS else "".join(f" {pattern}" for pattern in self.patterns)
-        return f"hf download {self.id}{wanted} ({self.what}, {self.size}; {self.terms})"
+        patterns = "" if self.patterns == MODEL_PATTERNS else "".join(f" {pattern}" for pattern in self.patterns)
+        return f"hf download {self.id}{patterns} ({self.what}, {self.size}; {self.terms})"
 
 
 def missing_files(present: Iterable[str], required: Iterable[Alternatives]) -> list[str]:
@@ -123,7 +123,7 @@ def repository(hub_id: str) -> Repository:
     return RELEASED.get(hub_id, unknown)
 
 
-def fetch(wanted: Repository) -> Path:
+def fetch(repo: Repository) -> Path:
     """The folder of a repository: out of the local cache, or downloaded into it.
 
     Raises:
@@ -133,22 +133,22 @@ def fetch(wanted: Repository) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = _in_cache(wanted)
-        if folder is None or absent(folder, wanted):
-            folder = _download(wanted)
+        folder = _in_cache(repo)
+        if folder is None or absent(folder, repo):
+            folder = _download(repo)
     except HFValidationError as error:
-        raise ConfigError(f"{wanted.id!r} is no hub id: {_one_line(error)}; give owner/name") from None
-    if lacking := absent(folder, wanted):
+        raise ConfigError(f"{repo.id!r} is no hub id: {_one_line(error)}; give owner/name") from None
+    if lacking := absent(folder, repo):
         raise CheckpointError(
-            f"{wanted.id} is half downloaded: {folder} lacks {_some(lacking)}; go on with: {wanted.how_to_get}"
+            f"{repo.id} is half downloaded: {folder} lacks {_some(lacking)}; go on with: {repo.how_to_get}"
         )
     return folder
 
 
-def absent(folder: Path, wanted: Repository) -> list[str]:
-    """Files that a folder lacks to be a copy of `wanted`, shards that its index names included."""
+def absent(folder: Path, repo: Repository) -> list[str]:
+    """Files that a folder lacks to be a copy of `repo`, shards that its index names included."""
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    lacking = missing_files(names, wanted.required)
+    lacking = missing_files(names, repo.required)
     if _SHARD_INDEX in names and "model.safetensors" not in names:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # damage is named by the loader
             placed = json.loads((folder / _SHARD_INDEX).read_bytes())["weight_map"]
@@ -156,16 +156,16 @@ def absent(folder: Path, wanted: Repository) -> list[str]:
     return lacking
 
 
-def _in_cache(wanted: Repository) -> Path | None:
+def _in_cache(repo: Repository) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     with contextlib.suppress(LocalEntryNotFoundError):
-        return Path(snapshot_download(wanted.id, allow_patterns=list(wanted.patterns), local_files_only=True))
+        return Path(snapshot_download(repo.id, allow_patterns=list(repo.patterns), local_files_only=True))
     return None
 
 
-def _download(wanted: Repository) -> Path:
+def _download(repo: Repository) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -173,41 +173,41 @@ def _download(wanted: Repository) -> Path:
         "type[Exception]", HfHubHTTPError.__mro__[1]
     )  # of the HTTP library that this huggingface_hub is built on
     try:
-        return Path(snapshot_download(wanted.id, allow_patterns=list(wanted.patterns)))
+        return Path(snapshot_download(repo.id, allow_patterns=list(repo.patterns)))
     except LocalEntryNotFoundError as error:
-        raise CheckpointError(_unreachable(wanted)) from error
+        raise CheckpointError(_unreachable(repo)) from error
     except HfHubHTTPError as error:
-        raise CheckpointError(_refused(wanted, error)) from error
+        raise CheckpointError(_refused(repo, error)) from error
     except (OSError, transport_error) as error:
         raise CheckpointError(
-            f"the download of {wanted.id} stopped ({_one_line(error)}); it goes on with: {wanted.how_to_get}"
+            f"the download of {repo.id} stopped ({_one_line(error)}); it goes on with: {repo.how_to_get}"
         ) from error
 
 
-def _unreachable(wanted: Repository) -> str:
+def _unreachable(repo: Repository) -> str:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
     return (
-        f"{wanted.id} is neither a folder here nor whole in the Hugging Face cache, and {why}; "
-        f"get it where there is a network with: {wanted.how_to_get}"
+        f"{repo.id} is neither a folder here nor whole in the Hugging Face cache, and {why}; "
+        f"get it where there is a network with: {repo.how_to_get}"
     )
 
 
-def _refused(wanted: Repository, error: HfHubHTTPError) -> str:
+def _refused(repo: Repository, error: HfHubHTTPError) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
         return (
-            f"{wanted.id} is gated: accept its terms at https://huggingface.co/{wanted.id}, log in with: "
-            f"hf auth login, and then: {wanted.how_to_get}"
+            f"{repo.id} is gated: accept its terms at https://huggingface.co/{repo.id}, log in with: "
+            f"hf auth login, and then: {repo.how_to_get}"
         )
     if isinstance(error, RepositoryNotFoundError) or error.response.status_code == 401:
         return (
-            f"{wanted.id} is neither a folder here nor a public repository of the hub; check the name, or, if it is "
-            f"private, log in with: hf auth login, and then: {wanted.how_to_get}"
+            f"{repo.id} is neither a folder here nor a public repository of the hub; check the name, or, if it is "
+            f"private, log in with: hf auth login, and then: {repo.how_to_get}"
         )
-    return f"the hub refuses {wanted.id} ({_one_line(error)}); try again later with: {wanted.how_to_get}"
+    return f"the hub refuses {repo.id} ({_one_line(error)}); try again later with: {repo.how_to_get}"
 
 
 def _one_line(error: Exception) -> str:

@@ -80,9 +80,9 @@ def load_model(
     needed = memory_needed(tensor_shapes(folder), precision, quantize, family.shrinks)
     refuse_too_large(folder, needed, target)
     with explained_out_of_memory(folder, needed, target):
-        # as stored, weights stay mapped from their files until `place` gives each layer its own
+        # as stored, weights stay mapped from their files until `move_model` gives each layer its own
         model = family.load_weights(folder, config, stored, kernel)
-        place(model, target, precision, quantize)
+        move_model(model, target, precision, quantize)
         if num_mctp_blocks is not None:
             family.grow(model, num_mctp_blocks, seed)
     return model.eval()
@@ -138,7 +138,9 @@ def parse_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def place(model: nn.Module, device: torch.device, dtype: torch.dtype, quantize: Quantization | None = None) -> None:
+def move_model(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, quantize: Quantization | None = None
+) -> None:
     """Moves a model layer by layer, in place, so that never more than one layer is there twice.
 
     Parameters get `dtype`; buffers, which hold rotary frequencies in float32, keep theirs.

@@ -1,4 +1,4 @@
-"""`speech.json`: how a model folder's model hears and speaks. The one place that reads it and writes it."""
+"""`speech.json`: how a model folder's model hears and speaks. Read and written here alone."""
 
 from __future__ import annotations
 

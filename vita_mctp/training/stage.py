@@ -231,9 +231,9 @@ def save_checkpoint(
         copy_speech(last, folder)
 
 
-def _check_same_recipe(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same_recipe(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises CheckpointError if a resumed run would follow another recipe than the one it began with."""
-    changed = sorted(key for key in wanted if key not in _MAY_CHANGE and saved.get(key) != wanted[key])
+    changed = sorted(key for key in current if key not in _MAY_CHANGE and saved.get(key) != current[key])
     if changed:
         raise CheckpointError(
             f"the recipe changed since this run began ({', '.join(changed)}); restore it, or start anew"

@@ -21,6 +21,15 @@ _DECODER_LAYER = re.compile(r"(?:^|\.)model\.layers\.(\d+)\.")
 _MCTP_MODULE = re.compile(r"(?:^|\.)mtp_(?:projs|embed_norms|hidden_norms)\.")
 
 
+class RopeValues(Schema):
+    """Of rotary positions; a kind's own factors pass."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    rope_type: Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"] = "default"
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)] | None = None
+
+
 class ConfigValues(Schema):
     """Bounds on what a config.json says of a backbone and its blocks; transformers' own keys beside these pass."""
 
@@ -42,7 +51,8 @@ class ConfigValues(Schema):
     speech_token_offset: Annotated[int, Field(ge=0, le=1 << 24)] | None = None
     pad_token_id: Annotated[int, Field(ge=0)] | None = None
     rope_theta: Annotated[float, Field(gt=0, le=1e12)] | None = None
-    rope_parameters: dict[str, Any] | None = None
+    rope_parameters: RopeValues | None = None
+    rope_scaling: RopeValues | None = None
     layer_types: tuple[Literal["full_attention"], ...] | None = None
     hidden_act: Literal["silu", "gelu", "gelu_new", "relu"] = "silu"
     dtype: DType | None = None

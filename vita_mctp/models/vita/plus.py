@@ -33,6 +33,8 @@ from vita_mctp.types import AudioFeatures, HeardAudio
 ENCODER_PREFIX = "model.audio_model.model."
 """Of the encoder's tensors in a checkpoint."""
 
+_HOW = "download model.pt of FunAudioLLM/SenseVoiceSmall"
+
 _QUERY_IDS = (0, 1, 2, 15)
 """Rows of `embed` put before the frames: any language, event, emotion, no text normalisation."""
 
@@ -116,7 +118,7 @@ def join_encoder(backbone: Any, encoder: Mapping[str, Tensor], source: Path, see
     try:
         sizes = SenseVoiceSizes.from_shapes(shapes)
     except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointError(f"{source} holds no SenseVoice encoder ({error!r}); download it again") from error
+        raise CheckpointError(f"{source} holds no SenseVoice encoder ({error!r}); {_HOW}") from error
     own = ("model_type", "mtp_loss_weight", "speech_token_offset")
     kept = {name: value for name, value in backbone.config.to_dict().items() if name not in own}
     config = VitaMctpPlusConfig(**kept, audio_config=sizes.model_dump())
@@ -125,7 +127,7 @@ def join_encoder(backbone: Any, encoder: Mapping[str, Tensor], source: Path, see
     names = model.model.audio_model["model"].state_dict()
     for name, tensor in names.items():
         if shapes.get(name) != tuple(tensor.shape):
-            raise CheckpointError(f"{source} lacks {name} of shape {tuple(tensor.shape)}; download it again")
+            raise CheckpointError(f"{source} lacks {name} of shape {tuple(tensor.shape)}; {_HOW}")
     weights = {ENCODER_PREFIX + name: encoder[name].to(backbone.dtype) for name in names}
     weights |= backbone.state_dict()
     model.load_state_dict(weights, strict=False, assign=True)
