@@ -20,7 +20,6 @@ from vita_mctp.text.vocabulary import PADDING_MULTIPLE, VocabularyKind, released
 _COPIED = ("generation_config.json", "LICENSE", "vocab.json", "merges.txt")
 
 ENCODER_FILE = "model.pt"
-PLUS = "qwen2_mtp_sensevoice"
 
 _OURS = ("num_nextn_predict_layers", "mtp_loss_weight", "speech_token_offset")
 
@@ -36,22 +35,16 @@ def convert_qwen(
 ) -> Path:
     """Writes a plain Qwen2 or Qwen2.5 as a model to train speech into; weights keep their stored type.
 
-    Without blocks the result is a plain Qwen2 to every reader, as the released stage 1 is.
-
-    Rows that the base holds beyond its tokenizer's ids stay and serve the first additions. New rows of embeddings
-    and head are drawn from a normal distribution with the mean and covariance of the old rows
-    (transformers' mean resizing, Hewitt 2021), as the released stage 1 does; the table is padded to a multiple of 8.
+    Without blocks the result is a plain Qwen2 to every reader, as the released stage 1 is. Rows that the base holds
+    beyond its tokenizer's ids stay and serve the first additions. New rows of embeddings and head are drawn from a
+    normal distribution with the mean and covariance of the old rows (transformers' mean resizing, Hewitt 2021), as the
+    released stage 1 does; the table is padded to a multiple of 8.
 
     Args:
         base: a folder with config.json, tokenizer.json and safetensors.
-        target: a new folder.
         kind: which special tokens are added: of VITA-Audio, or of VITA-Audio-Plus.
         num_mctp_blocks: blocks to append; block 0 copies the last layer, the others copy block 0.
         seed: of new rows and of block 0's projection.
-        max_shard_size: of a weight file, such as "5GB".
-
-    Returns:
-        The folder, `target`.
 
     Raises:
         CheckpointError: `base` is not whole, or its embeddings have fewer rows than its tokenizer has ids.
@@ -60,39 +53,27 @@ def convert_qwen(
     """
     size = parse_size(max_shard_size)
     model, tokenizer = _extended(base, kind, num_mctp_blocks, seed)
-    with new_folder(target) as unfinished:
-        model.save_pretrained(unfinished, max_shard_size=size)
-        if num_mctp_blocks == 0:
-            _name_plain(unfinished / "config.json")
-        tokenizer.save(unfinished)
-        copy_others(base, unfinished, lambda path: path.name in _COPIED)
-    return target
+    return _write(model, tokenizer, base, target, size, plain=num_mctp_blocks == 0)
 
 
 def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0, max_shard_size: str = "5GB") -> Path:
     """Writes what VITA-Audio-Plus begins stage 1 with: a Qwen2.5 base, SenseVoiceSmall's encoder, a new projector.
 
-    Args:
-        base: as `convert_qwen`'s.
-        sensevoice: the folder of FunAudioLLM/SenseVoiceSmall with model.pt, which is read as tensors alone.
-        target: a new folder.
-        seed: of new rows and of the projector, whose weights are drawn as transformers draws linear layers'.
-        max_shard_size: of a weight file, such as "5GB".
-
-    Returns:
-        The folder, `target`. The encoder is stored in the base's type.
-
-    Raises:
-        CheckpointError: `base` or `sensevoice` is not whole.
-        ConfigError: an unknown size.
-        OutputError: `target` is there already or cannot be written.
+    sensevoice: the folder of FunAudioLLM/SenseVoiceSmall with model.pt, which is read as tensors alone and stored in
+    the base's type. Otherwise as `convert_qwen`.
     """
-    size = parse_size(max_shard_size)
-    encoder = _read_encoder(sensevoice / ENCODER_FILE)
+    size, file = parse_size(max_shard_size), sensevoice / ENCODER_FILE
+    encoder = _read_encoder(file)
     plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
-    model = family_of(PLUS).with_encoder(plain, encoder, sensevoice / ENCODER_FILE, seed)
+    model = family_of("qwen2_mtp_sensevoice").with_encoder(plain, encoder, file, seed)
+    return _write(model, tokenizer, base, target, size, plain=False)
+
+
+def _write(model: Any, tokenizer: TextTokenizer, base: Path, target: Path, size: int, *, plain: bool) -> Path:
     with new_folder(target) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=size)
+        if plain:
+            _name_plain(unfinished / "config.json")
         tokenizer.save(unfinished)
         copy_others(base, unfinished, lambda path: path.name in _COPIED)
     return target

@@ -62,7 +62,7 @@ class Repository:
 
     @property
     def how_to_get(self) -> str:
-        """One clause: the command, what it fetches, how much, and on which terms."""
+        """The command, what it fetches, how much, and on which terms."""
         patterns = "" if self.patterns == MODEL_PATTERNS else "".join(f" {pattern}" for pattern in self.patterns)
         return f"hf download {self.id}{patterns} ({self.what}, {self.size}; {self.terms})"
 
@@ -169,9 +169,7 @@ def _download(repo: Repository) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    transport_error = cast(
-        "type[Exception]", HfHubHTTPError.__mro__[1]
-    )  # of the HTTP library that this huggingface_hub is built on
+    transport_error = cast("type[Exception]", HfHubHTTPError.__mro__[1])  # of huggingface_hub's HTTP library
     try:
         return Path(snapshot_download(repo.id, allow_patterns=list(repo.patterns)))
     except LocalEntryNotFoundError as error:

@@ -111,9 +111,7 @@ def _kernel(attn: str) -> str:
     if kernel not in KERNELS.values():
         raise ConfigError(f"unknown attention kernel {attn!r}: wanted one of {', '.join(KERNELS)}")
     if kernel == "flash_attention_2" and not is_flash_attn_2_available():
-        raise MissingExtraError(
-            "attn='flash' needs the package flash-attn and a CUDA GPU: install it, or use attn='sdpa'"
-        )
+        raise MissingExtraError("attn='flash' needs flash-attn and a CUDA GPU: install it, or use attn='sdpa'")
     return kernel
 
 
@@ -223,22 +221,14 @@ def _quantizer(kind: Quantization, device: torch.device) -> Callable[[nn.Linear]
     int8 has a scale for each output; int4 a scale and a zero point for each group of 128 inputs (64 or 32 where these
     do not divide them; a layer that 32 does not divide stays as it is). int4 computes in bfloat16.
     """
-    from torchao.quantization import quantize_
-
-    config = _int8 if kind == "int8" else _int4
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     def quantize(layer: nn.Linear) -> None:
-        settings = config(layer, device)
+        settings = Int8WeightOnlyConfig(set_inductor_config=False) if kind == "int8" else _int4(layer, device)
         if settings is not None:
             quantize_(layer, settings, filter_fn=lambda module, name: True)
 
     return quantize
-
-
-def _int8(layer: nn.Linear, device: torch.device) -> Any:
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return Int8WeightOnlyConfig(set_inductor_config=False)
 
 
 def _int4(layer: nn.Linear, device: torch.device) -> Any:

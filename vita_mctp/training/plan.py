@@ -73,7 +73,7 @@ def peak_flops(device_name: str) -> float | None:
 
 def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Any:
     """The configuration that the stage will have. Where the tokenizer is yet to be made, its text tokens are not in."""
-    shape, vocabulary = recipe.model, PADDED_VOCABULARY
+    family, shape, vocabulary = family_of(recipe.model_type), recipe.model, PADDED_VOCABULARY
     if recipe.backbone is not None:
         shape = BACKBONES[recipe.backbone].shape
     elif recipe.tokenizer is not None:
@@ -85,7 +85,7 @@ def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Any:
     else:
         start = _start_config(recipe, recipe_folder, out)
         layers, sizes = start.num_backbone_layers, {name: getattr(start, name) for name in _SIZES}
-    return family_of(recipe.model_type).config_class(
+    return family.config_class(
         num_hidden_layers=layers + recipe.num_mctp_blocks,
         num_nextn_predict_layers=recipe.num_mctp_blocks,
         **sizes,

@@ -39,7 +39,7 @@ class TrainingRecord(Schema):
 
 
 class RunFolder:
-    """Reads and writes one run's checkpoints."""
+    """One run's checkpoints and log."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -86,11 +86,7 @@ class VitaMctpForCausalLM(StrictLoading, Qwen2PreTrainedModel):
         return cast(Tensor, self.model.embed_tokens(ids))
 
     def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
-        """What the backbone reads of embeds (B, T, H): with the recordings heard in each row. This model hears none.
-
-        Raises:
-            ConfigError: there is a recording.
-        """
+        """embeds (B, T, H) as the backbone reads them. This model hears no recordings: ConfigError if there is one."""
         if any(heard):
             raise ConfigError("this model hears audio codes, not features: give it codes, or load a VITA-Audio-Plus")
         return embeds
@@ -98,13 +94,10 @@ class VitaMctpForCausalLM(StrictLoading, Qwen2PreTrainedModel):
     def backbone(
         self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """embeds (B, T, H) -> hidden states (B, T, H) after the final norm.
+        """embeds (B, T, H) -> hidden states (B, T, H) after the final norm; layers 0..L-1 of the cache are updated.
 
-        Args:
-            position_ids: (B, T) position of each token in its sequence.
-            attention_mask: (B, 1, T, keys) bool or additive. None: causal; without a cache, positions that restart also
-                separate packed samples; with one, its keys all come before these tokens.
-            cache: updated under layer indices 0..L-1.
+        attention_mask: (B, 1, T, keys) bool or additive. None: causal; without a cache, positions (B, T) that restart
+        also separate packed samples; with one, its keys all come before these tokens.
         """
         return self._run(0, self.config.num_backbone_layers, embeds, position_ids, attention_mask, cache)
 
@@ -119,10 +112,7 @@ class VitaMctpForCausalLM(StrictLoading, Qwen2PreTrainedModel):
     ) -> Tensor:
         """MCTP block k: embeds of x_p and h[k-1]_{p-1}, both (B, T, H) -> h[k]_p (B, T, H) after the shared final norm.
 
-        Args:
-            previous_hidden: of the backbone (k = 0) or of block k-1, one position before each token.
-            position_ids: (B, T) the positions p, absolute in their sequence.
-            attention_mask, cache: as in `backbone`; the cache is updated under layer index L+k.
+        position_ids: the positions p, absolute in their sequence. Updates layer L+k of the cache; else as `backbone`.
         """
         inputs = torch.cat([self.mtp_embed_norms[k](embeds), self.mtp_hidden_norms[k](previous_hidden)], dim=-1)
         layer = self.config.num_backbone_layers + k
