@@ -46,17 +46,14 @@ class SpeechModel(Protocol):
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> embeddings (B, T, H)."""
-        ...
 
     def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
         """embeds with each row's recordings, encoded, at their positions. Raises ConfigError where none is heard."""
-        ...
 
     def backbone(
         self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None
     ) -> Tensor:
         """embeds (B, T, H) -> hidden states (B, T, H), layers 0..L-1 of the cache updated."""
-        ...
 
     def block(
         self,
@@ -68,11 +65,9 @@ class SpeechModel(Protocol):
         cache: Any = None,
     ) -> Tensor:
         """embeds and the level below's hidden states, one position before -> hidden states of level k + 1."""
-        ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., H) of any level -> logits (..., V) of the token after each position."""
-        ...
 
 
 @dataclass(frozen=True)
