@@ -9,17 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import torch
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
-from vita_mctp.checkpoints.loading import load_model, read_config
-from vita_mctp.checkpoints.placement import parse_device, parse_dtype
-from vita_mctp.checkpoints.quantization import parse_quantization
-from vita_mctp.checkpoints.resolve import resolve_settings
-from vita_mctp.checkpoints.settings import NANO, SpeechSettings, find_model
-from vita_mctp.codecs import registry
+from vita_mctp.checkpoints.loading import parse_device, parse_dtype, parse_quantization
+from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open_model
+from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
@@ -27,19 +21,15 @@ from vita_mctp.decoding.plan import Mode, parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpPlusForCausalLM
+from vita_mctp.models.registry import SpeechModel, family_of
 from vita_mctp.text.chat import ChatFormat, PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
 
 Recording = Wave | str | os.PathLike[str] | bytes
 """A wave, a path ("-" is standard input), or the bytes of a file."""
 
 ModeSpec = str | Sequence[int] | Mode
-
-AudioFrontend = AudioTokenizer | AudioFeatureExtractor
-"""A recording becomes codes, or, for VITA-Audio-Plus, features."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class SpeechLM:
 
     def __init__(
         self,
-        model: VitaMctpForCausalLM,
+        model: SpeechModel,
         tokenizer: TextTokenizer,
         audio_frontend: AudioFrontend,
         audio_decoder: AudioDecoder,
@@ -86,23 +76,34 @@ class SpeechLM:
 
         dtype: float32, bfloat16, float16 or auto (as stored); None is what config.json names, float32 for nano.
         quantize: int8 or int4. Neither concerns audio front end and decoder, which compute in float32.
-        audio_tokenizer, audio_decoder: folder or hub id of each, as for `resolve_settings`.
+        audio_tokenizer, audio_decoder: folder or hub id of each, as for `open_model`.
         Raises ConfigError for an unknown model or option, CheckpointError for a folder that lacks something,
         MissingExtraError and OutOfMemoryError as `load_model`.
         """
-        place, shrink = parse_device(device), None if quantize is None else parse_quantization(quantize)
-        precision = None if dtype is None else parse_dtype(dtype)
-        folder = find_model(model)
-        if dtype is None:
-            precision = read_config(folder).dtype or torch.float32
-        settings = resolve_settings(folder, audio_tokenizer, audio_decoder)
-        audio_frontend = _open_frontend(settings, place)
-        wanted = settings.audio_decoder
-        decoder = registry.audio_decoder(wanted.name, Path(wanted.folder), place, wanted.options)
-        codes = (audio_frontend if isinstance(audio_frontend, AudioTokenizer) else decoder).codebook_size
-        tokenizer = TextTokenizer.from_folder(folder, settings.tokenizer_kind, codes)
-        weights = load_model(folder, dtype=precision, device=place, attn=attn, quantize=shrink)
-        return cls(weights, tokenizer, audio_frontend, decoder, settings)
+        for parse, option in ((parse_device, device), (parse_dtype, dtype), (parse_quantization, quantize)):
+            if option is not None:
+                parse(option)  # what is wrong is said before anything is downloaded
+        opened = open_model(model, audio_tokenizer, audio_decoder)
+        return cls.from_opened(opened, device=device, dtype=dtype, attn=attn, quantize=quantize)
+
+    @classmethod
+    def from_opened(
+        cls,
+        opened: OpenedModel,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        attn: str = "sdpa",
+        quantize: str | None = None,
+    ) -> SpeechLM:
+        """Loads what `open_model` found; options and errors as `from_pretrained`'s."""
+        opened.config  # noqa: B018 (a damaged one is named before anything large is loaded)
+        parse_device(device)
+        frontend, decoder = opened.load_audio_frontend(device), opened.load_audio_decoder(device)
+        codes = (frontend if isinstance(frontend, AudioTokenizer) else decoder).codebook_size
+        tokenizer = opened.load_tokenizer(codes)
+        model = opened.load_model(dtype=dtype, device=device, attn=attn, quantize=quantize)
+        return cls(model, tokenizer, frontend, decoder, opened.speech)
 
     def ask(
         self,
@@ -283,29 +284,17 @@ def recent_turns(history: Sequence[Turn], questions: int) -> tuple[Turn, ...]:
     return tuple(history[starts[-questions] :] if len(starts) > questions else history)
 
 
-def _open_frontend(settings: SpeechSettings, place: torch.device) -> AudioFrontend:
-    ref = settings.audio_tokenizer
-    if settings.tokenizer_kind == VocabularyKind.CONTINUOUS:
-        return registry.feature_extractor(ref.name, Path(ref.folder))
-    return registry.audio_tokenizer(ref.name, Path(ref.folder), place)
-
-
-def _check_frontend(model: VitaMctpForCausalLM, tokenizer: TextTokenizer, audio_frontend: AudioFrontend) -> None:
-    kind = tokenizer.vocabulary.input_kind
-    by_features = [
-        isinstance(model, VitaMctpPlusForCausalLM),
-        kind is VocabularyKind.CONTINUOUS,
-        isinstance(audio_frontend, AudioFeatureExtractor),
-    ]
-    if len(set(by_features)) > 1:
+def _check_frontend(model: SpeechModel, tokenizer: TextTokenizer, audio_frontend: AudioFrontend) -> None:
+    kind, family = tokenizer.vocabulary.input_kind, family_of(model.config.model_type)
+    if kind is not family.input_kind or isinstance(audio_frontend, AudioFeatureExtractor) != family.hears_features:
         raise CheckpointError(
             f"a {model.config.model_type} model, a tokenizer of kind {kind.value} and the audio front end "
-            f"{audio_frontend.name} do not go together; wanted: all for features (VITA-Audio-Plus), or all for codes"
+            f"{audio_frontend.name} do not go together; wanted: all for features, or all for codes"
         )
 
 
 def _check_sizes(
-    model: VitaMctpForCausalLM, tokenizer: TextTokenizer, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
+    model: SpeechModel, tokenizer: TextTokenizer, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
 ) -> None:
     if isinstance(audio_frontend, AudioTokenizer) and audio_frontend.codebook_size != audio_decoder.codebook_size:
         raise CheckpointError(

@@ -17,9 +17,6 @@ Code = int | tuple[int, ...]
 BACKBONE = 0
 """Level of what the backbone makes; MCTP block k - 1 is level k."""
 
-ENCODER_QUERIES = 4
-"""Rows that VITA-Audio-Plus' encoder puts before a recording's frames: language, event, emotion, text normalisation."""
-
 
 class Task(StrEnum):
     """What an answer is asked to be."""
@@ -98,32 +95,33 @@ class AudioCodes:
 
 @dataclass(frozen=True, eq=False)
 class AudioFeatures:
-    """What VITA-Audio-Plus hears instead of codes: float32 frames of shape (T, D), T >= 1, for its audio encoder."""
+    """What a model hears instead of codes: float32 frames of shape (T, D), T >= 1, for its audio encoder.
+
+    positions: of a prompt, that the encoded recording takes; the feature extractor knows.
+    """
 
     frames: FloatArray
+    positions: int
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 2 or not len(self.frames) or self.frames.dtype != np.float32:
             raise ValueError(
                 f"AudioFeatures wants float32 of shape (T, D), got {self.frames.dtype} of {self.frames.shape}"
             )
-
-    @property
-    def rows(self) -> int:
-        """Positions of a prompt that the encoded recording takes."""
-        return len(self.frames) + ENCODER_QUERIES
+        if self.positions < 1:
+            raise ValueError(f"AudioFeatures wants at least one position, got {self.positions}")
 
 
 @dataclass(frozen=True)
 class HeardAudio:
-    """A recording whose encoder rows overwrite the embeddings at positions [start, end) of the ids it belongs to."""
+    """A recording that, encoded, overwrites the embeddings at positions [start, end) of the ids it belongs to."""
 
     features: AudioFeatures
     start: int
 
     @property
     def end(self) -> int:
-        return self.start + self.features.rows
+        return self.start + self.features.positions
 
     def moved(self, by: int) -> HeardAudio:
         return HeardAudio(self.features, self.start + by)

@@ -60,7 +60,7 @@ def test_the_same_seed_draws_the_same_model(loaded: LoadedModel) -> None:
 
 
 def test_a_shape_without_room_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vita_mctp.checkpoints.placement.memory_available", lambda device: 10**9)
+    monkeypatch.setattr("vita_mctp.checkpoints.loading.memory_available", lambda device: 10**9)
     with pytest.raises(OutOfMemoryError, match=r"random 72b .* 1[67]\d\.\d GB .* 1\.00 GB are free"):
         open_language_model(ModelChoice(random="72b", dtype=torch.bfloat16))
 

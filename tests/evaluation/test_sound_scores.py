@@ -9,7 +9,7 @@ from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
 
 from vita_mctp import environment
 from vita_mctp.audio import read_wave, resample
-from vita_mctp.checkpoints.settings import find_model
+from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError, MissingExtraError
 from vita_mctp.evaluation.sound_scores import SOUND_RULES, sound_rule
 from vita_mctp.types import Wave

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vita_mctp.checkpoints.loading import read_config
+from vita_mctp.codecs.registry import feature_positions
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.plan import parse_mode
@@ -51,7 +52,9 @@ def heard(recorded: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[HeardAu
     """The golden's recordings in their places."""
     audios = []
     for number, (rows, positions) in enumerate(recorded["audio_indices"]):
-        features = AudioFeatures(tensors[f"audio{number}"].numpy())
+        features = AudioFeatures(
+            frames := tensors[f"audio{number}"].numpy(), feature_positions("sensevoice", len(frames))
+        )
         audios.append(HeardAudio(features, positions[0][0]))
         assert set(rows[0]) == {0} and positions[0] == list(range(audios[-1].start, audios[-1].end))
     return tuple(audios)
@@ -73,10 +76,10 @@ def test_encoder_and_projector_padded_and_alone(
     together = encoder(pad_sequence(frames, batch_first=True), [len(each) for each in frames])
     projected = model.encode([audio.features for audio in heard])
     for number, (audio, each) in enumerate(zip(heard, frames, strict=True)):
-        wanted = tensors["encoder_out_padded"][number, : audio.features.rows]
-        torch.testing.assert_close(together[number, : audio.features.rows], wanted, **NEAR)
+        wanted = tensors["encoder_out_padded"][number, : audio.features.positions]
+        torch.testing.assert_close(together[number, : audio.features.positions], wanted, **NEAR)
         torch.testing.assert_close(encoder(each[None], [len(each)])[0], wanted, **NEAR)
-        wanted = tensors["projected_padded"][number, : audio.features.rows]
+        wanted = tensors["projected_padded"][number, : audio.features.positions]
         torch.testing.assert_close(projected[number], wanted, **NEAR)
         torch.testing.assert_close(model.encode([audio.features])[0], wanted, **NEAR)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vita_mctp.codecs.registry import feature_positions
 from vita_mctp.data.packing import PackedRow, join
 from vita_mctp.text.chat import ChatFormat, Clip, FeatureSpan, Message, PromptStyle, Sample
 from vita_mctp.text.interleave import BOOST_RATIO
@@ -65,7 +66,8 @@ def golden(preprocess_file: Path, request: pytest.FixtureRequest) -> dict[str, A
         pytest.skip(f"{preprocess_file} has no case of kind {kind}")
     tokenizer = TextTokenizer.from_folder(preprocess_file.parent / "tokenizer", kind)
     clips = {
-        name: Clip(tuple(codes), everything["fbank_frames"][name]) for name, codes in everything["audio_codes"].items()
+        name: Clip(tuple(codes), feature_positions("sensevoice", everything["fbank_frames"][name]))
+        for name, codes in everything["audio_codes"].items()
     }
     return everything["kinds"][kind] | {"chat": ChatFormat(tokenizer), "clips": clips}
 

@@ -14,7 +14,7 @@ import torch
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.data.packing import PackedRow
 from vita_mctp.training.arguments import training_arguments
-from vita_mctp.training.freezing import set_trainable
+from vita_mctp.training.optimizer import set_trainable
 from vita_mctp.training.recipe import load_recipe
 from vita_mctp.training.run_folder import RunFolder, TrainingRecord
 from vita_mctp.training.trainer import VitaTrainer

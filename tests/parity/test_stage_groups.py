@@ -10,8 +10,7 @@ import pytest
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.models.vita import VitaMctpForCausalLM
-from vita_mctp.training.freezing import set_trainable
-from vita_mctp.training.optimizer import build_optimizer, split_groups
+from vita_mctp.training.optimizer import build_optimizer, set_trainable, split_groups
 from vita_mctp.training.recipe import OptimizerRecipe
 
 STAGES = ("1", "2", "3", "4")

@@ -251,16 +251,13 @@ def test_without_gradio_the_extra_is_named(speech_lm: SpeechLM, monkeypatch: pyt
         build_page(speech_lm)
 
 
-def test_the_example_question_is_the_models_own(
-    tiny_speech_folder: Path, question: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_question_is_the_models_own(tiny_speech_folder: Path, question: str, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_speech_folder, tmp_path / "model")
     settings = json.loads((folder / "speech.json").read_text())
     settings["self_check"] = {"question": "question.wav", "answer": "five"}
     (folder / "speech.json").write_text(json.dumps(settings))
     shutil.copy(question, folder)
-    monkeypatch.setattr(page_module, "find_model", lambda name: folder)
-    rate, samples = page_module._example()
+    rate, samples = page_module._example(SpeechLM.from_pretrained(folder))
     expected, expected_rate = soundfile.read(question, dtype="int16")
     assert rate == expected_rate
     np.testing.assert_allclose(samples, expected, atol=1)

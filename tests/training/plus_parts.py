@@ -13,10 +13,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from vita_mctp.audio.mel import FEATURE_SIZE
 from vita_mctp.checkpoints.conversion import ENCODER_FILE
 from vita_mctp.codecs.sensevoice import STATISTICS_FILE
-from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
+from vita_mctp.models.vita.configuration import SenseVoiceSizes
+from vita_mctp.models.vita.plus import SenseVoice
 from vita_mctp.text.tokenizer import train_tokenizer
 
-ENCODER = SenseVoiceSizes(FEATURE_SIZE, 8, linear_units=12, num_blocks=2, tp_blocks=1, ctc_size=5)
+ENCODER = SenseVoiceSizes(
+    input_size=FEATURE_SIZE, output_size=8, linear_units=12, num_blocks=2, tp_blocks=1, ctc_size=5
+)
 
 
 def write_qwen(folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.models.vita import VITA, VitaMctpConfig, VitaMctpForCausalLM
 from vita_mctp.models.vita.modeling import VitaMctpOutput
-from vita_mctp.training.metrics import Window, curve_line, flops_per_token, peak_flops
+from vita_mctp.training.plan import peak_flops
+from vita_mctp.training.trainer import Window, curve_line
 
 
 def config(num_blocks: int) -> VitaMctpConfig:
@@ -29,9 +30,9 @@ def matrices(model: VitaMctpForCausalLM, *, without: str) -> int:
 
 
 def test_flops_are_six_a_weight_when_all_is_trained_and_attention_is_short() -> None:
-    got = flops_per_token(config(0), backbone_trains=True, context=0)
+    got = VITA.flops_per_token(config(0), backbone_trains=True, context=0)
     assert got == 6 * matrices(VitaMctpForCausalLM(config(0)), without="none")
-    longer = flops_per_token(config(0), backbone_trains=True, context=100)
+    longer = VITA.flops_per_token(config(0), backbone_trains=True, context=100)
     assert longer - got == 3 * 6 * 16 * 100, "PaLM: 12 * layers * hidden * context, half of it causal"
 
 
@@ -41,7 +42,7 @@ def test_a_frozen_backbone_runs_forward_only() -> None:
     frozen = matrices(VitaMctpForCausalLM(config(0)), without="lm_head")
     blocks = matrices(model, without="lm_head") - frozen
     wanted = 2 * frozen + 6 * blocks + head * (2 + 2 * 4)
-    assert flops_per_token(config(2), backbone_trains=False, context=0) == wanted
+    assert VITA.flops_per_token(config(2), backbone_trains=False, context=0) == wanted
 
 
 def test_devices_are_known_by_a_part_of_their_name() -> None:

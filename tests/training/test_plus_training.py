@@ -119,9 +119,11 @@ def test_an_encoder_that_is_not_whole_is_refused(parts: Path, tmp_path: Path) ->
 def test_a_store_keeps_what_is_heard_rounded_as_the_models_round(parts: Path, data: Path) -> None:
     store, front_end = TokenStore(data / "store"), SenseVoiceFrontEnd.from_folder(parts / "sensevoice")
     for number in range(LINES):
-        wanted = front_end.encode(decode((data / f"{number}.wav").read_bytes(), "")).frames
-        heard = (len(wanted),) if number % 3 == 0 else (len(wanted), 0) if number % 3 == 1 else (0,)
-        assert store[number].frames == heard
+        features = front_end.encode(decode((data / f"{number}.wav").read_bytes(), ""))
+        wanted, taken = features.frames, features.positions
+        assert taken == len(wanted) + 4
+        heard = (taken,) if number % 3 == 0 else (taken, 0) if number % 3 == 1 else (0,)
+        assert store[number].positions == heard
         if heard[0]:
             rounded = torch.from_numpy(wanted).bfloat16().float().numpy()
             assert np.array_equal(store.features(number, 0).frames, rounded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from smoke_stages import SMOKE, STAGES, arguments, curve, tokenize
+from smoke_stages import ROOT, SMOKE, STAGES, arguments, curve, tokenize
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
@@ -75,6 +76,15 @@ def test_each_checkpoint_says_where_it_comes_from(trained: Path) -> None:
     final = trained / "smoke4" / "final"
     assert load_model(final).config.num_nextn_predict_layers == 4
     assert (final / "data_position.json").is_file() and not [*final.glob("*.pt"), *final.glob("*.bin")]
+
+
+def test_a_trained_model_is_asked_as_it_stands(trained: Path, tmp_path: Path) -> None:
+    question = str(ROOT / "vita_mctp" / "assets" / "nano" / "question.wav")
+    for run in ("smoke1", "smoke4"):  # begun from nothing with nano's tokenizer, and three stages on
+        sound = tmp_path / f"{run}.wav"
+        assert main(["ask", question, "-o", str(sound), "--model", str(trained / run), "--max-new-tokens", "40"]) == 0
+        assert sound.is_file()
+        assert json.loads((trained / run / "final" / "speech.json").read_text())["audio_decoder"]["name"] == "nano"
 
 
 def test_adapters_resume_and_merge_into_a_plain_checkpoint(trained: Path, tokens: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from vita_mctp.checkpoints.speech import SPEECH_FILE, copy_speech
 from vita_mctp.errors import CheckpointError
 from vita_mctp.nano.run import train
-from vita_mctp.training.run_folder import SPEECH_FILE, copy_speech_files
 
 
 def speaking(folder: Path, decoder: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def speaking(folder: Path, decoder: Path) -> dict[str, Any]:
 def test_the_codec_inside_comes_along_and_the_one_outside_is_named(tmp_path: Path) -> None:
     values = speaking(tmp_path / "parent", tmp_path / "decoder")
     (tmp_path / "far" / "child").mkdir(parents=True)
-    copy_speech_files(tmp_path / "parent", tmp_path / "far" / "child")
+    copy_speech(tmp_path / "parent", tmp_path / "far" / "child")
     shutil.rmtree(tmp_path / "parent")
     child = tmp_path / "far" / "child"
     values["audio_decoder"]["folder"] = str(tmp_path / "decoder")
@@ -45,16 +45,16 @@ def test_the_codec_inside_comes_along_and_the_one_outside_is_named(tmp_path: Pat
 def test_a_released_model_brings_nothing_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     child = tmp_path / "child"
     child.mkdir()
-    copy_speech_files(tmp_path, child)
+    copy_speech(tmp_path, child)
     assert [*child.iterdir()] == []
     speaking(tmp_path / "parent", tmp_path / "decoder")
     shutil.rmtree(tmp_path / "parent" / "codec")
     with pytest.raises(CheckpointError, match=r"speech\.json names codec, which .*parent has not"):
-        copy_speech_files(tmp_path / "parent", child)
+        copy_speech(tmp_path / "parent", child)
     for text in ("[]", "{", '{"audio_tokenizer": 1}'):
         (tmp_path / "parent" / SPEECH_FILE).write_text(text)
         with pytest.raises(CheckpointError, match=r"speech\.json"):
-            copy_speech_files(tmp_path / "parent", child)
+            copy_speech(tmp_path / "parent", child)
 
 
 def test_a_resumed_run_speaks_although_its_parent_is_gone(

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.models.vita import VITA, VitaMctpConfig, VitaMctpForCausalLM
 from vita_mctp.models.vita.losses import SharedHead
-from vita_mctp.training.family import resize_vocabulary
 from vita_mctp.training.plan import plan
 from vita_mctp.training.recipe import load_recipe
 from vita_mctp.training.start import find_parent, released_folder, start_model
@@ -38,7 +37,7 @@ def test_new_words_are_drawn_around_the_old_ones_again_the_same(tied: bool) -> N
     models = [tiny(tied=tied) for _ in range(2)]
     before = models[0].model.embed_tokens.weight.detach().clone()
     for model in models:
-        resize_vocabulary(model, 40, seed=5)
+        VITA.resize_vocabulary(model, 40, seed=5)
     model = models[0]
     table, head = model.model.embed_tokens.weight, model.lm_head
     assert isinstance(head, SharedHead) and head.weight.shape == table.shape == (40, 16)

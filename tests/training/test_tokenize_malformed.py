@@ -200,7 +200,7 @@ def _all(store: TokenStore) -> list[StoredSample]:
     assert len(store) > 0
     samples = [store[number] for number in range(len(store))]
     for number, sample in enumerate(samples):
-        if sample.frames[0]:
+        if sample.positions[0]:
             assert np.isfinite(store.features(number, 0).frames).all()
     return samples
 

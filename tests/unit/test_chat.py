@@ -142,7 +142,7 @@ def test_continuous_speech_is_placeholders_with_their_places(plus: ChatFormat) -
         Message("assistant", "five<|audio|>"),
         Message("user", "<|audio|>"),
     ]
-    sample = plus.sample(messages, [Clip(frames=3), Clip(codes=(1, 2)), Clip(frames=1)])
+    sample = plus.sample(messages, [Clip(positions=7), Clip(codes=(1, 2)), Clip(positions=5)])
     context = plus.tokenizer.vocabulary.context_of_audio
     positions = [position for position, token in enumerate(sample.ids) if token == context]
     assert [(span.clip, span.length) for span in sample.features] == [(0, 7), (2, 5)]
@@ -154,7 +154,7 @@ def test_continuous_speech_is_placeholders_with_their_places(plus: ChatFormat) -
 
 def test_features_stand_where_their_placeholders_do(plus: ChatFormat) -> None:
     context = plus.tokenizer.vocabulary.context_of_audio
-    voice, before, now = (AudioFeatures(np.zeros((length, 560), np.float32)) for length in (2, 1, 3))
+    voice, before, now = (AudioFeatures(np.zeros((length, 560), np.float32), length + 4) for length in (2, 1, 3))
     history = [plus.turn(Task.SPEECH_TO_SPEECH, before), Turn(Role.ASSISTANT, (1, 2))]
     prompt = spoken_prompt(plus, now, system="thank you", speaker=voice, history=history)
     placeholders = {length: "<|context_of_audio|>" * (length + 4) for length in (1, 2, 3)}
@@ -169,15 +169,15 @@ def test_features_stand_where_their_placeholders_do(plus: ChatFormat) -> None:
 
 def test_a_prompt_with_features_begins_as_the_sample_that_taught_it(plus: ChatFormat) -> None:
     messages = [Message("user", "Convert the speech to text.\n<|audio|>"), Message("assistant", "it is five")]
-    prompt = asr_prompt(plus, AudioFeatures(np.zeros((3, 560), np.float32)))
-    sample = plus.sample(messages, [Clip(frames=3)])
+    prompt = asr_prompt(plus, AudioFeatures(np.zeros((3, 560), np.float32), 7))
+    sample = plus.sample(messages, [Clip(positions=7)])
     assert sample.ids[: len(prompt.ids)] == prompt.ids
     assert [(a.start, a.end) for a in prompt.heard] == [(s.start, s.start + s.length) for s in sample.features]
 
 
 def test_features_need_a_vocabulary_with_placeholders(chat: ChatFormat) -> None:
     with pytest.raises(ConfigError, match=r"no <\|context_of_audio\|>: this model hears audio codes, not features"):
-        asr_prompt(chat, AudioFeatures(np.zeros((3, 560), np.float32)))
+        asr_prompt(chat, AudioFeatures(np.zeros((3, 560), np.float32), 7))
 
 
 def test_bad_conversations_are_refused(chat: ChatFormat, plus: ChatFormat) -> None:
@@ -186,8 +186,8 @@ def test_bad_conversations_are_refused(chat: ChatFormat, plus: ChatFormat) -> No
     with pytest.raises(DataError, match=r"2 <\|audio\|> tags and 1 recordings"):
         chat.sample([Message("user", "<|audio|><|audio|>")], [Clip((1,))])
     with pytest.raises(DataError, match="has none"):
-        chat.sample([Message("user", "<|audio|>")], [Clip(frames=3)])
-    with pytest.raises(DataError, match="number of frames"):
+        chat.sample([Message("user", "<|audio|>")], [Clip(positions=7)])
+    with pytest.raises(DataError, match="heard as features"):
         plus.sample([Message("user", "<|audio|>")], [Clip((1,))])
     with pytest.raises(DataError, match="one audio segment"):
         chat.sample([Message("assistant", "a<|audio|>b<|audio|>")], [Clip((1,)), Clip((2,))])

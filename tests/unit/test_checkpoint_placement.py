@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vita_mctp.checkpoints import placement
-from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.checkpoints.placement import explained_out_of_memory, memory_needed, parse_dtype
+from vita_mctp.checkpoints import loading
+from vita_mctp.checkpoints.loading import explained_out_of_memory, load_model, memory_needed, parse_dtype
 from vita_mctp.checkpoints.weights import stored_dtype, tensor_shapes
 from vita_mctp.errors import ConfigError, OutOfMemoryError
-from vita_mctp.models.vita import VitaMctpForCausalLM
+from vita_mctp.models.vita import VITA, VitaMctpForCausalLM
 
 MakeModel = Callable[..., VitaMctpForCausalLM]
 CPU = torch.device("cpu")
@@ -49,8 +48,8 @@ def test_what_is_needed_is_counted_before_anything_is_loaded(saved: Path, monkey
     shapes = tensor_shapes(saved)
     elements = sum(parameter.numel() for parameter in load_model(saved).parameters())
     assert memory_needed(shapes, torch.float32) == 4 * elements
-    assert 0 < memory_needed(shapes, torch.float32, "int8") < memory_needed(shapes, torch.float32)
-    monkeypatch.setattr(placement, "memory_available", lambda device: 4 * elements - 1)
+    assert 0 < memory_needed(shapes, torch.float32, "int8", VITA.shrinks) < memory_needed(shapes, torch.float32)
+    monkeypatch.setattr(loading, "memory_available", lambda device: 4 * elements - 1)
     with pytest.raises(OutOfMemoryError, match=r"--dtype bfloat16, --quantize int8 .* --device") as error:
         load_model(saved)
     assert str(saved) in str(error.value) and "0.00 GB of memory on cpu" in str(error.value)
@@ -58,7 +57,7 @@ def test_what_is_needed_is_counted_before_anything_is_loaded(saved: Path, monkey
 
 
 def test_this_machine_says_how_much_memory_is_free() -> None:
-    free = placement.memory_available(CPU)
+    free = loading.memory_available(CPU)
     assert free is None or 10**7 < free < 10**14
 
 

@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from vita_mctp.checkpoints import shards
+from vita_mctp.checkpoints import weights
 from vita_mctp.checkpoints.conversion import convert_qwen
 from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.checkpoints.shards import parse_size, reshard
-from vita_mctp.checkpoints.weights import safetensors_files
+from vita_mctp.checkpoints.weights import parse_size, reshard, safetensors_files
 from vita_mctp.cli import main
 from vita_mctp.errors import CheckpointError, ConfigError, OutputError
 from vita_mctp.models.vita import VitaMctpForCausalLM
@@ -137,10 +136,10 @@ def test_shards_open_like_the_whole(whole: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_half_written_is_left(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards, "_copy_bytes", full)
+    monkeypatch.setattr(weights, "save_file", full)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OutputError, match="No space left"):
         reshard(whole, tmp_path / "out", 10**6)

@@ -12,7 +12,7 @@ from transformers.integrations import flex_attention as flex_integration
 
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vita import VitaMctpForCausalLM
-from vita_mctp.models.vita.attention import attention_inputs
+from vita_mctp.models.vita.rows import attention_inputs
 
 MakeModel = Callable[..., VitaMctpForCausalLM]
 KERNELS = ["eager", "sdpa", "flex_attention"]

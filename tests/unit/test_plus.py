@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.codecs.sensevoice import SenseVoiceFrontEnd
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.plan import parse_mode
@@ -22,9 +23,8 @@ from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpPlusConfig, VitaMctpPlusForCausalLM
-from vita_mctp.models.vita.plus import ENCODER_PREFIX
-from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
-from vita_mctp.training.freezing import set_trainable
+from vita_mctp.models.vita.plus import ENCODER_PREFIX, SenseVoice
+from vita_mctp.training.optimizer import set_trainable
 from vita_mctp.types import AudioFeatures, HeardAudio
 
 FEATURES = 10
@@ -62,7 +62,8 @@ def random_plus(seed: int = 0, num_blocks: int = 2, **config: object) -> VitaMct
 
 
 def features(frames: int, seed: int = 0) -> AudioFeatures:
-    return AudioFeatures(np.random.default_rng(seed).normal(0, 1, (frames, FEATURES)).astype(np.float32))
+    values = np.random.default_rng(seed).normal(0, 1, (frames, FEATURES)).astype(np.float32)
+    return AudioFeatures(values, SenseVoiceFrontEnd.positions(frames))
 
 
 @st.composite
@@ -72,7 +73,7 @@ def requests(draw: st.DrawFn) -> Request:
     heard = []
     for _ in range(draw(st.integers(0, 2))):
         heard.append(HeardAudio(features(draw(st.integers(1, 9)), seed=draw(st.integers(0, 99))), start=len(ids)))
-        ids += [7] * heard[-1].features.rows + draw(st.lists(st.integers(0, 47), max_size=4))
+        ids += [7] * heard[-1].features.positions + draw(st.lists(st.integers(0, 47), max_size=4))
     return Request(
         prompt_ids=tuple(ids),
         mode=parse_mode(draw(st.sampled_from(["vanilla", "boost", "turbo", "2,3,1,5", "0,4"])), 3),
@@ -109,7 +110,7 @@ def test_a_recording_is_heard_alike_alone_and_beside_a_longer_one() -> None:
 def test_features_are_rounded_to_bfloat16_unless_the_config_says_otherwise() -> None:
     released, exact = random_plus(), random_plus(audio_feature_dtype="float32")
     recording = features(5)
-    rounded = AudioFeatures(torch.from_numpy(recording.frames).bfloat16().float().numpy())
+    rounded = AudioFeatures(torch.from_numpy(recording.frames).bfloat16().float().numpy(), recording.positions)
     assert torch.equal(released.encode([recording])[0], exact.encode([rounded])[0])
     assert not torch.allclose(released.encode([recording])[0], exact.encode([recording])[0])
 
@@ -145,7 +146,7 @@ def test_recordings_out_of_place_or_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="ends behind the last of 24 positions"):
         model(IDS, heard=[[HeardAudio(recording, start=17)]])
     with pytest.raises(ConfigError, match="wants frames of 10 numbers, got 560"):
-        model.encode([AudioFeatures(np.zeros((2, 560), np.float32))])
+        model.encode([AudioFeatures(np.zeros((2, 560), np.float32), 6)])
 
 
 def test_a_model_that_hears_codes_refuses_recordings(make_tiny_model: Callable[..., VitaMctpForCausalLM]) -> None:
@@ -230,12 +231,12 @@ def test_a_missing_or_misshapen_encoder_tensor_is_named(saved: Path, tensor: str
 
 
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"audio_config: .*'blocks'.*known: input_size, output_size"):
+    with pytest.raises(ConfigError, match=r"audio_config: .*blocks; known: input_size, output_size"):
         VitaMctpPlusConfig(audio_config={"blocks": 3})
-    with pytest.raises(ConfigError, match="audio_feature_dtype is 'int8'; wanted one of bfloat16, float32"):
+    with pytest.raises(ConfigError, match="audio_feature_dtype is 'int8'; wanted bfloat16 or float32"):
         VitaMctpPlusConfig(audio_feature_dtype="int8")
     with pytest.raises(ConfigError, match="5 attention heads do not divide 8 channels"):
-        SenseVoiceSizes(output_size=8, attention_heads=5)
+        VitaMctpPlusConfig(audio_config={"output_size": 8, "attention_heads": 5})
 
 
 def test_full_size_counts() -> None:

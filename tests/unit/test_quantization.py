@@ -9,16 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.checkpoints.placement import memory_needed
-from vita_mctp.checkpoints.quantization import parse_quantization
+from vita_mctp.checkpoints.loading import load_model, memory_needed, parse_quantization
 from vita_mctp.checkpoints.weights import tensor_shapes
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.plan import parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import ConfigError, MissingExtraError
-from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.models.vita import VITA, VitaMctpConfig, VitaMctpForCausalLM
 from vita_mctp.types import TokenKind
 
 IDS = torch.tensor([[5, 40, 3, 3, 17, 29, 8, 90, 77, 61]])
@@ -66,7 +64,7 @@ def test_layers_shrink_as_counted_and_answers_stay_near(saved: Path, kind: str, 
     assert {name for name, layer in linear.items() if not hasattr(layer.weight, "qdata")} == {"lm_head"}
     assert (small.lm_head.weight is small.model.embed_tokens.weight) == small.config.tie_word_embeddings
     assert {norm.dtype for name, norm in small.named_parameters() if "norm" in name} == {torch.bfloat16}
-    counted = memory_needed(tensor_shapes(saved), torch.bfloat16, parse_quantization(kind))
+    counted = memory_needed(tensor_shapes(saved), torch.bfloat16, parse_quantization(kind), VITA.shrinks)
     held = sum(stored_bytes(weight) for weight in small.parameters())
     assert held == pytest.approx(counted, rel=0.05)
 

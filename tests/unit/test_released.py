@@ -12,10 +12,18 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from vita_mctp.checkpoints.hub import fetch, repository
-from vita_mctp.checkpoints.released import AUDIO_DECODER, AUDIO_TOKENIZER, BOOST, FRONT_END, PLUS_BOOST, RELEASED
-from vita_mctp.checkpoints.resolve import resolve_settings
-from vita_mctp.checkpoints.settings import find_model
+from vita_mctp.checkpoints.hub import (
+    AUDIO_DECODER,
+    AUDIO_TOKENIZER,
+    BOOST,
+    FRONT_END,
+    PLUS_BOOST,
+    RELEASED,
+    fetch,
+    repository,
+)
+from vita_mctp.checkpoints.opening import find_model, open_model
+from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
 from vita_mctp.types import Task
 
@@ -83,6 +91,10 @@ def model(folder: Path, model_type: str) -> Path:
     write(folder, "tokenizer.json", "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     return folder
+
+
+def resolve_settings(folder: Path, **named: str | None) -> SpeechSettings:
+    return open_model(folder, **named).speech
 
 
 def complaint(call: Callable[[], object], kind: type[VitaError] = CheckpointError) -> str:

@@ -15,12 +15,12 @@ import torch
 from vita_mctp.bench import Line, Machine, Panel, Row, Study
 from vita_mctp.bench.models import LoadedModel
 from vita_mctp.bench.modes import Traffic, fitting_note, request_of, step_seconds
-from vita_mctp.checkpoints.placement import memory_needed
+from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.plan import Mode
 from vita_mctp.decoding.state import DecodeState
 from vita_mctp.errors import ConfigError
-from vita_mctp.models.vita import is_mctp_parameter
+from vita_mctp.models.registry import family_of
 
 HISTORY, BATCH, BLOCKS = "history length", "batch size", "blocks in a cycle"
 
@@ -198,12 +198,13 @@ def peak_memory(device: torch.device) -> int:
 def _weights(loaded: LoadedModel) -> dict[str, int]:
     """Bytes by part."""
     config = loaded.model.config
+    family = family_of(config.model_type)
     parts: dict[str, dict[str, tuple[int, ...]]] = {"embeddings and head": {}, "backbone": {}, "blocks": {}}
     for name, weight in loaded.model.named_parameters():
         of_ids = "embed_tokens" in name or "lm_head" in name
-        part = "embeddings and head" if of_ids else "blocks" if is_mctp_parameter(config, name) else "backbone"
+        part = "embeddings and head" if of_ids else "blocks" if family.is_block_parameter(config, name) else "backbone"
         parts[part][name] = tuple(weight.shape)
-    return {part: memory_needed(found, loaded.dtype, loaded.quantize) for part, found in parts.items()}
+    return {part: memory_needed(found, loaded.dtype, loaded.quantize, family.shrinks) for part, found in parts.items()}
 
 
 def _run(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int, seed: int) -> DecodeState:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from vita_mctp.bench.models import (
     weight_bytes,
 )
 from vita_mctp.bench.modes import Traffic
-from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.codecs.base import AudioChunker
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
 from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
@@ -106,7 +104,7 @@ def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechLM | R
     )
     check = speech_lm.settings.self_check
     if question is None and check is not None:
-        question = str(Path(find_model(choice.model)) / check.question)
+        question = check.question
     recording = hum(_HUM_SECONDS) if question is None else speech_lm.settings.read_recording(question)
     return speech_lm, LoadedModel(choice.name, speech_lm.model, choice.quantize), recording
 

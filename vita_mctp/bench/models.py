@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from vita_mctp.checkpoints.loading import load_model, read_config
-from vita_mctp.checkpoints.placement import explained_out_of_memory, memory_needed, place, refuse_too_large
-from vita_mctp.checkpoints.quantization import Quantization
-from vita_mctp.checkpoints.resolve import resolve_settings
-from vita_mctp.checkpoints.settings import find_model
-from vita_mctp.codecs import registry
+from vita_mctp.checkpoints.loading import (
+    Quantization,
+    explained_out_of_memory,
+    memory_needed,
+    move_model,
+    refuse_too_large,
+)
+from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
@@ -35,7 +37,7 @@ from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoMelDecoder, NanoVocoder
 from vita_mctp.codecs.ramp import RampDecoder
 from vita_mctp.errors import ConfigError
-from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.models.registry import family_of
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -49,7 +51,7 @@ _DEVIATION = 0.02
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """model: as `find_model` takes it. random: a name that `language_model` knows, instead.
+    """model: as `open_model` takes it. random: a name that `language_model` knows, instead.
 
     dtype: None is what config.json names.
     """
@@ -72,7 +74,7 @@ class LoadedModel:
     """A language model to measure. quantize: what its weights are stored as, if not in their type."""
 
     name: str
-    model: VitaMctpForCausalLM
+    model: Any
     quantize: Quantization | None = None
 
     @property
@@ -89,18 +91,18 @@ def open_language_model(choice: ModelChoice) -> LoadedModel:
     if choice.random is not None:
         model = random_language_model(language_model(choice.random), choice)
         return LoadedModel(choice.name, model, choice.quantize)
-    folder = find_model(choice.model)
-    dtype = choice.dtype or read_config(folder).dtype or torch.float32
-    model = load_model(folder, dtype=dtype, device=choice.device, attn=choice.attn, quantize=choice.quantize)
+    model = open_model(choice.model).load_model(
+        dtype=choice.dtype, device=choice.device, attn=choice.attn, quantize=choice.quantize
+    )
     return LoadedModel(choice.name, model, choice.quantize)
 
 
-def random_language_model(config: VitaMctpConfig, choice: ModelChoice) -> VitaMctpForCausalLM:
+def random_language_model(config: Any, choice: ModelChoice) -> Any:
     """A model of this shape in eval mode, made without memory and then filled where it is to run."""
     dtype = choice.dtype or torch.float32
     config._attn_implementation = choice.attn
     with torch.device("meta"):
-        model = VitaMctpForCausalLM(config).to(dtype)
+        model = family_of(config.model_type).model_class(config).to(dtype)
     needed = memory_needed({name: tuple(weight.shape) for name, weight in model.named_parameters()}, dtype)
     refuse_too_large(choice.name, needed, choice.device)
     with explained_out_of_memory(choice.name, needed, choice.device):
@@ -109,7 +111,7 @@ def random_language_model(config: VitaMctpConfig, choice: ModelChoice) -> VitaMc
         if config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
         _fill(model, choice.seed)
-        place(model, choice.device, dtype, choice.quantize)
+        move_model(model, choice.device, dtype, choice.quantize)
     return model.eval().requires_grad_(False)
 
 
@@ -149,9 +151,9 @@ def open_decoders(
         decoders = [random_decoder(name, choice.device, choice.seed) for name in names]
         labels = [f"random {name}" for name in names]
     else:
-        ref = resolve_settings(find_model(choice.model)).audio_decoder
-        decoders = [registry.audio_decoder(ref.name, Path(ref.folder), choice.device)]
-        labels = [f"{ref.name} of {choice.model}"]
+        opened = open_model(choice.model)
+        decoders = [opened.load_audio_decoder(choice.device)]
+        labels = [f"{opened.speech.audio_decoder.name} of {choice.model}"]
     if steps and not any(isinstance(decoder, Glm4VoiceDecoder) for decoder in decoders):
         raise ConfigError(f"{', '.join(labels)}: no Euler steps to choose; leave --steps out")
     decoders = [_stepped(decoder, steps) for decoder in decoders]
@@ -235,13 +237,15 @@ depths, no rate.
 """
 
 
-def language_model(name: str) -> VitaMctpConfig:
+def language_model(name: str) -> Any:
     """Raises ConfigError for a size that is not known."""
     known = _shapes()["language_models"]
     if name not in known:
         raise ConfigError(f"unknown size {name!r} of a random language model; known: {', '.join(known)}")
     values = known[name] | {"num_hidden_layers": known[name]["num_hidden_layers"] + BLOCKS}
-    return VitaMctpConfig(num_nextn_predict_layers=BLOCKS, max_position_embeddings=_POSITIONS, **values)
+    return family_of("qwen2_mtp").config_class(
+        num_nextn_predict_layers=BLOCKS, max_position_embeddings=_POSITIONS, **values
+    )
 
 
 def glm4_voice_decoder(small: bool = False) -> DecoderConfig:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
 from vita_mctp.bench.models import LoadedModel
-from vita_mctp.checkpoints.placement import memory_needed
+from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.plan import Mode, PlanCursor
 from vita_mctp.decoding.state import DecodeState, Request
 from vita_mctp.errors import ConfigError
+from vita_mctp.models.registry import family_of
 from vita_mctp.types import BACKBONE, TokenEvent
 
 _PART = re.compile(r"model\.layers\.(?P<layer>\d+)\.|mtp_(?:projs|embed_norms|hidden_norms)\.(?P<block>\d+)\.")
@@ -116,7 +117,8 @@ class Traffic:
                 level = int(found["block"]) + 1 if layer is None else max(0, int(layer) - depth + 1)
                 parts[level][name] = tuple(weight.shape)
         head = {"lm_head.weight": tuple(loaded.model.lm_head.weight.shape)}
-        weights = tuple(memory_needed(part | head, loaded.dtype, loaded.quantize) for part in parts)
+        shrinks = family_of(config.model_type).shrinks
+        weights = tuple(memory_needed(part | head, loaded.dtype, loaded.quantize, shrinks) for part in parts)
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         per_layer = 2 * config.num_key_value_heads * size * loaded.dtype.itemsize
         return cls(weights, (depth * per_layer, *[per_layer] * blocks))

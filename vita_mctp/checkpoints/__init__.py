@@ -1,1 +1,1 @@
-"""How a name becomes an opened model: hub, released layouts, speech.json, weights, conversion."""
+"""How a name becomes an opened model (`opening.open_model`): hub, speech.json, weights, conversion."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vita_mctp.checkpoints.loading import PLAIN_QWEN2, load_model
-from vita_mctp.checkpoints.shards import copy_others, new_folder, parse_size
+from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.checkpoints.weights import copy_others, new_folder, parse_size
 from vita_mctp.errors import CheckpointError
-from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
-from vita_mctp.models.vita.plus import ENCODER_PREFIX, VitaMctpPlusConfig, VitaMctpPlusForCausalLM
-from vita_mctp.models.vita.sensevoice import SenseVoice, SenseVoiceSizes
+from vita_mctp.models.registry import family_of
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import PADDING_MULTIPLE, VocabularyKind, released_additions
 
@@ -37,22 +35,16 @@ def convert_qwen(
 ) -> Path:
     """Writes a plain Qwen2 or Qwen2.5 as a model to train speech into; weights keep their stored type.
 
-    Without blocks the result is a plain Qwen2 to every reader, as the released stage 1 is.
-
-    Rows that the base holds beyond its tokenizer's ids stay and serve the first additions. New rows of embeddings
-    and head are drawn from a normal distribution with the mean and covariance of the old rows
-    (transformers' mean resizing, Hewitt 2021), as the released stage 1 does; the table is padded to a multiple of 8.
+    Without blocks the result is a plain Qwen2 to every reader, as the released stage 1 is. Rows that the base holds
+    beyond its tokenizer's ids stay and serve the first additions. New rows of embeddings and head are drawn from a
+    normal distribution with the mean and covariance of the old rows (transformers' mean resizing, Hewitt 2021), as the
+    released stage 1 does; the table is padded to a multiple of 8.
 
     Args:
         base: a folder with config.json, tokenizer.json and safetensors.
-        target: a new folder.
         kind: which special tokens are added: of VITA-Audio, or of VITA-Audio-Plus.
         num_mctp_blocks: blocks to append; block 0 copies the last layer, the others copy block 0.
         seed: of new rows and of block 0's projection.
-        max_shard_size: of a weight file, such as "5GB".
-
-    Returns:
-        The folder, `target`.
 
     Raises:
         CheckpointError: `base` is not whole, or its embeddings have fewer rows than its tokenizer has ids.
@@ -61,39 +53,27 @@ def convert_qwen(
     """
     size = parse_size(max_shard_size)
     model, tokenizer = _extended(base, kind, num_mctp_blocks, seed)
-    with new_folder(target) as unfinished:
-        model.save_pretrained(unfinished, max_shard_size=size)
-        if num_mctp_blocks == 0:
-            _name_plain(unfinished / "config.json")
-        tokenizer.save(unfinished)
-        copy_others(base, unfinished, lambda path: path.name in _COPIED)
-    return target
+    return _write(model, tokenizer, base, target, size, plain=num_mctp_blocks == 0)
 
 
 def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0, max_shard_size: str = "5GB") -> Path:
     """Writes what VITA-Audio-Plus begins stage 1 with: a Qwen2.5 base, SenseVoiceSmall's encoder, a new projector.
 
-    Args:
-        base: as `convert_qwen`'s.
-        sensevoice: the folder of FunAudioLLM/SenseVoiceSmall with model.pt, which is read as tensors alone.
-        target: a new folder.
-        seed: of new rows and of the projector, whose weights are drawn as transformers draws linear layers'.
-        max_shard_size: of a weight file, such as "5GB".
-
-    Returns:
-        The folder, `target`. The encoder is stored in the base's type.
-
-    Raises:
-        CheckpointError: `base` or `sensevoice` is not whole.
-        ConfigError: an unknown size.
-        OutputError: `target` is there already or cannot be written.
+    sensevoice: the folder of FunAudioLLM/SenseVoiceSmall with model.pt, which is read as tensors alone and stored in
+    the base's type. Otherwise as `convert_qwen`.
     """
-    size = parse_size(max_shard_size)
-    encoder = _read_encoder(sensevoice / ENCODER_FILE)
+    size, file = parse_size(max_shard_size), sensevoice / ENCODER_FILE
+    encoder = _read_encoder(file)
     plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
-    model = _with_ears(plain, encoder, seed)
+    model = family_of("qwen2_mtp_sensevoice").with_encoder(plain, encoder, file, seed)
+    return _write(model, tokenizer, base, target, size, plain=False)
+
+
+def _write(model: Any, tokenizer: TextTokenizer, base: Path, target: Path, size: int, *, plain: bool) -> Path:
     with new_folder(target) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=size)
+        if plain:
+            _name_plain(unfinished / "config.json")
         tokenizer.save(unfinished)
         copy_others(base, unfinished, lambda path: path.name in _COPIED)
     return target
@@ -103,42 +83,14 @@ def _read_encoder(path: Path) -> dict[str, Tensor]:
     how = "download model.pt of FunAudioLLM/SenseVoiceSmall"
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-        sizes = SenseVoiceSizes.from_shapes({name: tensor.shape for name, tensor in tensors.items()})
     except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(f"cannot read {path} ({type(error).__name__}); {how}") from error
-    except (KeyError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path} holds no SenseVoice encoder ({error!r}); {how}") from error
-    with torch.device("meta"):
-        wanted = {name: tensor.shape for name, tensor in SenseVoice(sizes).state_dict().items()}
-    if wrong := sorted(name for name, shape in wanted.items() if name not in tensors or tensors[name].shape != shape):
-        raise CheckpointError(f"{path} lacks {wrong[0]} of shape {tuple(wanted[wrong[0]])}; {how}")
-    return {name: tensors[name] for name in wanted}
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{path} holds something else than tensors by name; {how}")
+    return tensors
 
 
-def _with_ears(plain: VitaMctpForCausalLM, encoder: dict[str, Tensor], seed: int) -> VitaMctpPlusForCausalLM:
-    sizes = SenseVoiceSizes.from_shapes({name: tensor.shape for name, tensor in encoder.items()})
-    values = {name: value for name, value in plain.config.to_dict().items() if name not in ("model_type", *_OURS)}
-    config = VitaMctpPlusConfig(**values, num_nextn_predict_layers=0, audio_config=asdict(sizes))
-    with torch.device("meta"):
-        model = VitaMctpPlusForCausalLM(config)
-    weights = plain.state_dict() | {ENCODER_PREFIX + name: tensor.to(plain.dtype) for name, tensor in encoder.items()}
-    model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights()
-    model.generation_config = plain.generation_config
-    projector = model.model.audio_projection.to_empty(device="cpu").to(plain.dtype)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in projector.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=config.initializer_range)
-            elif isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-    return model
-
-
-def _extended(
-    base: Path, kind: VocabularyKind | str, num_mctp_blocks: int, seed: int
-) -> tuple[VitaMctpForCausalLM, TextTokenizer]:
+def _extended(base: Path, kind: VocabularyKind | str, num_mctp_blocks: int, seed: int) -> tuple[Any, TextTokenizer]:
     """The base with rows for the tokenizer's additions."""
     tokenizer = TextTokenizer.from_folder(base, kind)
     vocabulary = tokenizer.vocabulary
@@ -159,5 +111,5 @@ def _extended(
 def _name_plain(file: Path) -> None:
     values = json.loads(file.read_bytes())
     kept = {name: value for name, value in values.items() if name not in _OURS}
-    kept |= {"model_type": PLAIN_QWEN2, "architectures": ["Qwen2ForCausalLM"]}
+    kept |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
     file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,9 @@
 
 What is in the local cache is never asked for again. `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_HOME` are huggingface_hub's
 own settings and work here too; a download that was cut off goes on where it stopped.
+
+Sizes and terms of the released repositories are what could be confirmed, and say so where they could not; a
+repository's own page decides.
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from vita_mctp.checkpoints.released import MODEL_FILES, MODEL_PATTERNS, RELEASED, Repository, missing_files
 from vita_mctp.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +25,97 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SHARD_INDEX = "model.safetensors.index.json"
 
+Alternatives = tuple[str, ...]
+"""File names of which one is enough."""
+
+WEIGHTS: Alternatives = ("model.safetensors", "model.safetensors.index.json")
+MODEL_FILES: tuple[Alternatives, ...] = (("config.json",), ("tokenizer.json",), WEIGHTS)
+"""What every model folder holds; its codecs are its own or others' folders."""
+
+MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt", "codec/*", "*.wav")
+"""What is fetched of a model: weights in safetensors, never pickled ones; configuration; tokenizer."""
+
+TOKENIZER_FILES: tuple[Alternatives, ...] = (("config.json",), ("preprocessor_config.json",), ("model.safetensors",))
+DECODER_FILES: tuple[Alternatives, ...] = (
+    ("config.yaml", "config.json"),
+    ("flow.safetensors", "flow.pt"),
+    ("hift.safetensors", "hift.pt"),
+)
+FRONT_END_FILES: tuple[Alternatives, ...] = (("am.mvn",),)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """required: for each entry, one of its names is repo. patterns: what is fetched."""
+
+    id: str
+    what: str
+    size: str
+    terms: str
+    required: tuple[Alternatives, ...]
+    patterns: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The part behind the owner, by which a local copy is looked for."""
+        return self.id.partition("/")[2]
+
+    @property
+    def how_to_get(self) -> str:
+        """The command, what it fetches, how much, and on which terms."""
+        patterns = "" if self.patterns == MODEL_PATTERNS else "".join(f" {pattern}" for pattern in self.patterns)
+        return f"hf download {self.id}{patterns} ({self.what}, {self.size}; {self.terms})"
+
+
+def missing_files(present: Iterable[str], required: Iterable[Alternatives]) -> list[str]:
+    """The first name of each entry of which no file is there."""
+    names = set(present)
+    return [alternatives[0] for alternatives in required if names.isdisjoint(alternatives)]
+
+
+_VITA_TERMS = "the code's licence allows academic use only; terms of the weights not confirmed, read its page"
+_GLM_TERMS = "GLM-4 model licence"
+_LARGE = "about 20.6 GB, computed from its configuration in bfloat16"
+_LARGE_PLUS = "about 21.1 GB, computed from its configuration in bfloat16"
+
+
+def _model(name: str, what: str, size: str) -> Repository:
+    return Repository(f"VITA-MLLM/{name}", what, size, _VITA_TERMS, MODEL_FILES, MODEL_PATTERNS)
+
+
+BOOST = _model("VITA-Audio-Boost", "language model of 7B and ten MCTP blocks, hears codes", _LARGE)
+BALANCE = _model("VITA-Audio-Balance", "language model of 7B and ten MCTP blocks, hears codes", _LARGE)
+PLUS_VANILLA = _model("VITA-Audio-Plus-Vanilla", "language model of 7B, hears through SenseVoice", _LARGE_PLUS)
+PLUS_BOOST = _model("VITA-Audio-Plus-Boost", "language model of 7B, hears through SenseVoice", _LARGE_PLUS)
+AUDIO_TOKENIZER = Repository(
+    "THUDM/glm-4-voice-tokenizer",
+    "speech to codes",
+    "1.46 GB",
+    _GLM_TERMS,
+    TOKENIZER_FILES,
+    ("*.json", "*.safetensors"),
+)
+AUDIO_DECODER = Repository(
+    "THUDM/glm-4-voice-decoder",
+    "codes to speech",
+    "527 MB",
+    _GLM_TERMS,
+    DECODER_FILES,
+    ("config.yaml", "flow.pt", "hift.pt"),
+)
+FRONT_END = Repository(
+    "FunAudioLLM/SenseVoiceSmall",
+    "feature statistics of what VITA-Audio-Plus hears with; its encoder is in the language model's own weights",
+    "one small file of a repository of 0.94 GB",
+    "its page says model-license",
+    FRONT_END_FILES,
+    ("am.mvn",),
+)
+
+RELEASED = {
+    each.id: each for each in (BOOST, BALANCE, PLUS_VANILLA, PLUS_BOOST, AUDIO_TOKENIZER, AUDIO_DECODER, FRONT_END)
+}
+
 
 def repository(hub_id: str) -> Repository:
     """What is known of a hub id; of an unknown one, that it holds a model."""
@@ -28,7 +123,7 @@ def repository(hub_id: str) -> Repository:
     return RELEASED.get(hub_id, unknown)
 
 
-def fetch(wanted: Repository) -> Path:
+def fetch(repo: Repository) -> Path:
     """The folder of a repository: out of the local cache, or downloaded into it.
 
     Raises:
@@ -38,22 +133,22 @@ def fetch(wanted: Repository) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = _in_cache(wanted)
-        if folder is None or absent(folder, wanted):
-            folder = _download(wanted)
+        folder = _in_cache(repo)
+        if folder is None or absent(folder, repo):
+            folder = _download(repo)
     except HFValidationError as error:
-        raise ConfigError(f"{wanted.id!r} is no hub id: {_one_line(error)}; give owner/name") from None
-    if lacking := absent(folder, wanted):
+        raise ConfigError(f"{repo.id!r} is no hub id: {_one_line(error)}; give owner/name") from None
+    if lacking := absent(folder, repo):
         raise CheckpointError(
-            f"{wanted.id} is half downloaded: {folder} lacks {_some(lacking)}; go on with: {wanted.how_to_get}"
+            f"{repo.id} is half downloaded: {folder} lacks {_some(lacking)}; go on with: {repo.how_to_get}"
         )
     return folder
 
 
-def absent(folder: Path, wanted: Repository) -> list[str]:
-    """Files that a folder lacks to be a copy of `wanted`, shards that its index names included."""
+def absent(folder: Path, repo: Repository) -> list[str]:
+    """Files that a folder lacks to be a copy of `repo`, shards that its index names included."""
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    lacking = missing_files(names, wanted.required)
+    lacking = missing_files(names, repo.required)
     if _SHARD_INDEX in names and "model.safetensors" not in names:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # damage is named by the loader
             placed = json.loads((folder / _SHARD_INDEX).read_bytes())["weight_map"]
@@ -61,58 +156,56 @@ def absent(folder: Path, wanted: Repository) -> list[str]:
     return lacking
 
 
-def _in_cache(wanted: Repository) -> Path | None:
+def _in_cache(repo: Repository) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     with contextlib.suppress(LocalEntryNotFoundError):
-        return Path(snapshot_download(wanted.id, allow_patterns=list(wanted.patterns), local_files_only=True))
+        return Path(snapshot_download(repo.id, allow_patterns=list(repo.patterns), local_files_only=True))
     return None
 
 
-def _download(wanted: Repository) -> Path:
+def _download(repo: Repository) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    transport_error = cast(
-        "type[Exception]", HfHubHTTPError.__mro__[1]
-    )  # of the HTTP library that this huggingface_hub is built on
+    transport_error = cast("type[Exception]", HfHubHTTPError.__mro__[1])  # of huggingface_hub's HTTP library
     try:
-        return Path(snapshot_download(wanted.id, allow_patterns=list(wanted.patterns)))
+        return Path(snapshot_download(repo.id, allow_patterns=list(repo.patterns)))
     except LocalEntryNotFoundError as error:
-        raise CheckpointError(_unreachable(wanted)) from error
+        raise CheckpointError(_unreachable(repo)) from error
     except HfHubHTTPError as error:
-        raise CheckpointError(_refused(wanted, error)) from error
+        raise CheckpointError(_refused(repo, error)) from error
     except (OSError, transport_error) as error:
         raise CheckpointError(
-            f"the download of {wanted.id} stopped ({_one_line(error)}); it goes on with: {wanted.how_to_get}"
+            f"the download of {repo.id} stopped ({_one_line(error)}); it goes on with: {repo.how_to_get}"
         ) from error
 
 
-def _unreachable(wanted: Repository) -> str:
+def _unreachable(repo: Repository) -> str:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
     return (
-        f"{wanted.id} is neither a folder here nor whole in the Hugging Face cache, and {why}; "
-        f"get it where there is a network with: {wanted.how_to_get}"
+        f"{repo.id} is neither a folder here nor whole in the Hugging Face cache, and {why}; "
+        f"get it where there is a network with: {repo.how_to_get}"
     )
 
 
-def _refused(wanted: Repository, error: HfHubHTTPError) -> str:
+def _refused(repo: Repository, error: HfHubHTTPError) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
         return (
-            f"{wanted.id} is gated: accept its terms at https://huggingface.co/{wanted.id}, log in with: "
-            f"hf auth login, and then: {wanted.how_to_get}"
+            f"{repo.id} is gated: accept its terms at https://huggingface.co/{repo.id}, log in with: "
+            f"hf auth login, and then: {repo.how_to_get}"
         )
     if isinstance(error, RepositoryNotFoundError) or error.response.status_code == 401:
         return (
-            f"{wanted.id} is neither a folder here nor a public repository of the hub; check the name, or, if it is "
-            f"private, log in with: hf auth login, and then: {wanted.how_to_get}"
+            f"{repo.id} is neither a folder here nor a public repository of the hub; check the name, or, if it is "
+            f"private, log in with: hf auth login, and then: {repo.how_to_get}"
         )
-    return f"the hub refuses {wanted.id} ({_one_line(error)}); try again later with: {wanted.how_to_get}"
+    return f"the hub refuses {repo.id} ({_one_line(error)}); try again later with: {repo.how_to_get}"
 
 
 def _one_line(error: Exception) -> str:

@@ -1,36 +1,39 @@
-"""Looks at the safetensors files of a checkpoint folder before a model is built from them. Only headers are read."""
+"""The weight files of a checkpoint folder: are they whole, what do they hold, and in how many shards."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
-from transformers.utils import logging
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from vita_mctp.errors import CheckpointError
+from vita_mctp.errors import CheckpointError, ConfigError, OutputError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-_PROBLEMS = {
-    "missing_keys": ("lacks", "the config wants it (new MCTP blocks are made by load_model(num_mctp_blocks=...))"),
-    "unexpected_keys": ("holds", "the config describes no such tensor"),
-}
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _LONGEST_HEADER = 100_000_000
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB)?", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def verify_folder(folder: Path) -> None:
     """Checks that a folder holds a whole checkpoint in safetensors, in one file or in shards with an index.
 
     Raises:
-        CheckpointError: no safetensors file, a shard missing, a tensor that the index places elsewhere, or a file cut
+        CheckpointError: no safetensors file, a shard missing, a tensor that the index puts elsewhere, or a file cut
             short; the message names the file and the tensor.
     """
     if not (folder / "config.json").is_file():
@@ -43,19 +46,6 @@ def verify_folder(folder: Path) -> None:
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
         hint = f"; {pickled[0]} is pickled and is never loaded: convert it to safetensors" if pickled else ""
         raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}{hint}")
-
-
-def model_type_of(folder: Path) -> str:
-    """What the folder's config.json says that it is.
-
-    Raises:
-        CheckpointError: it says nothing that can be read.
-    """
-    file = folder / "config.json"
-    try:
-        return str(json.loads(file.read_bytes())["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is damaged ({error!r}): download it again") from error
 
 
 def safetensors_files(folder: Path) -> list[Path]:
@@ -72,10 +62,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     Raises:
         CheckpointError: none of them is of such a type.
     """
-    found: set[str] = set()
-    for file in safetensors_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    found = {tensor.get_dtype() for _, tensor in _stored(folder)}
     types = [_DTYPES[name] for name in sorted(found & _DTYPES.keys())]
     if not types:
         raise CheckpointError(f"{folder} holds {', '.join(sorted(found))}; one of {', '.join(_DTYPES)} is wanted")
@@ -84,22 +71,23 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in the safetensors files of a folder that `verify_folder` has passed."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    single = folder / SINGLE_FILE
-    for file in (
-        [single] if single.is_file() else {folder / shard for shard in _read_index(folder / INDEX_FILE).values()}
-    ):
+    return {name: tuple(tensor.get_shape()) for name, tensor in _stored(folder)}
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Every tensor's name, and safetensors' view of it, of which nothing but the header is read."""
+    for file in safetensors_files(folder):
         with safe_open(file, framework="pt") as tensors:
-            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    return shapes
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, tensors.get_slice(name)
 
 
 def _verify_shards(folder: Path) -> None:
-    placed = _read_index(folder / INDEX_FILE)
-    for shard in sorted(set(placed.values())):
-        wanted = {tensor for tensor, file in placed.items() if file == shard}
-        for tensor in sorted(wanted ^ _tensor_names(folder / shard)):
-            fault = "lacks" if tensor in wanted else "holds, against the index,"
+    files = _read_index(folder / INDEX_FILE)
+    for shard in sorted(set(files.values())):
+        described = {tensor for tensor, file in files.items() if file == shard}
+        for tensor in sorted(described ^ _tensor_names(folder / shard)):
+            fault = "lacks" if tensor in described else "holds, against the index,"
             raise CheckpointError(f"{folder / shard} {fault} {tensor}: index and shards are not of one checkpoint")
 
 
@@ -129,39 +117,80 @@ def _where_cut(file: Path) -> str:
 def _read_index(file: Path) -> dict[str, str]:
     """The shard that holds each tensor."""
     try:
-        placed = json.loads(file.read_bytes())["weight_map"]
-        names = {Path(name).name for name in placed.values()}
+        files = json.loads(file.read_bytes())["weight_map"]
+        names = {Path(name).name for name in files.values()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged ({error!r}): download it again") from error
-    for name in set(placed.values()) - names:
+    for name in set(files.values()) - names:
         raise CheckpointError(f"{file} names {name}, which is not a file of the same folder")
-    return cast("dict[str, str]", placed)
+    return cast("dict[str, str]", files)
 
 
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silences transformers' progress bars, and its loading report: here that becomes one error."""
-    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_progress:
-            logging.enable_progress_bar()
+def parse_size(text: str) -> int:
+    """Bytes in "5GB", "300MB" or "4096". Raises ConfigError for anything else and for 0."""
+    match = _SIZE.fullmatch(text.strip())
+    size = round(float(match.group(1)) * _UNITS[(match.group(2) or "B").upper()]) if match else 0
+    if size < 1:
+        raise ConfigError(f"{text!r} is no size; give one such as 5GB or 300MB")
+    return size
 
 
-def refuse_incomplete(name: str | Path, loaded: Mapping[str, Any]) -> None:
-    """Turns transformers' loading report into an error unless checkpoint and model hold the same tensors.
+def reshard(source: Path, target: Path, max_shard_size: int) -> list[Path]:
+    """Copies a checkpoint folder with its tensors in shards of at most `max_shard_size` bytes, in one if they fit.
+
+    A tensor larger than that gets a shard of its own. One shard is in memory at a time; other files are copied.
+
+    Returns:
+        The weight files written, in order.
 
     Raises:
-        CheckpointError: names the first tensor that is missing, surplus or of another shape, and counts the others.
+        CheckpointError: `source` is no whole checkpoint.
+        OutputError: `target` has files already, or cannot be written.
     """
-    for tensor, stored, wanted in sorted(loaded["mismatched_keys"]):
-        raise CheckpointError(f"{name}: {tensor} has shape {tuple(stored)}, the config wants {tuple(wanted)}")
-    for problem, (verb, reason) in _PROBLEMS.items():
-        tensors = sorted(loaded[problem])
-        if tensors:
-            others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
-            raise CheckpointError(f"{name} {verb} {tensors[0]}{others}: {reason}")
+    verify_folder(source)
+    tensors: dict[str, Tensor] = {}
+    for file in safetensors_files(source):
+        tensors |= load_file(file)  # mapped from the file, not read
+    shards = split_torch_state_dict_into_shards(
+        tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    with new_folder(target) as unfinished:
+        for shard, names in shards.filename_to_tensors.items():
+            save_file({name: tensors[name] for name in names}, unfinished / shard, metadata={"format": "pt"})
+        if shards.is_sharded:
+            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+            (unfinished / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        copy_others(source, unfinished, lambda path: path.suffix != ".safetensors" and path.name != INDEX_FILE)
+    return [target / shard for shard in sorted(shards.filename_to_tensors)]
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `target` when all went well, and is gone when not.
+
+    Raises:
+        OutputError: `target` holds something already, or the disk refuses.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target} is there already; give the name of a new folder")
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        unfinished.replace(target)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own
+        raise OutputError(f"cannot write {target}: {error}; free some room or give another folder") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def copy_others(source: Path, target: Path, chosen: Callable[[Path], bool]) -> None:
+    """Copies the files and folders of `source` that are chosen and that `target` has not."""
+    for path in sorted(source.iterdir()):
+        if not chosen(path) or (target / path.name).exists() or path.name.startswith("."):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)

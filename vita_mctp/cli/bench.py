@@ -54,8 +54,7 @@ class StudyOptions:
         """Which model; checks before anything is loaded that what is asked for can be written."""
         from vita_mctp.bench.models import ModelChoice
         from vita_mctp.bench.render import check_targets
-        from vita_mctp.checkpoints.placement import parse_device, parse_dtype
-        from vita_mctp.checkpoints.quantization import parse_quantization
+        from vita_mctp.checkpoints.loading import parse_device, parse_dtype, parse_quantization
 
         if random is not None and self.model is not None:
             raise ConfigError(f"--model {self.model} and --random {random} were given; wanted: one of them")
@@ -200,7 +199,7 @@ def _show(study: StudyOptions, subject: str, is_random: bool, measure: Callable[
     import torch
 
     from vita_mctp.bench import render, run_study
-    from vita_mctp.checkpoints.placement import parse_device
+    from vita_mctp.checkpoints.loading import parse_device
 
     result = run_study(
         partial(measure, seed=study.seed),

@@ -50,7 +50,7 @@ def plus(
 @command(convert, help="merge or split a checkpoint's weight files")
 def shards(source: Source, target: Target, max_shard_size: ShardSize = "5GB") -> None:
     """A checkpoint in, the same in files of another size out."""
-    from vita_mctp.checkpoints.shards import parse_size, reshard
+    from vita_mctp.checkpoints.weights import parse_size, reshard
 
     _show(reshard(source, target, parse_size(max_shard_size)))
 

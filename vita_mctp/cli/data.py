@@ -101,7 +101,7 @@ def tokenize(
 
 
 def _codec_folder(codec: str, folder: Path | None) -> Path:
-    from vita_mctp.checkpoints.settings import NANO, find_model
+    from vita_mctp.checkpoints.opening import NANO, find_model
 
     if folder is not None:
         return folder

@@ -161,6 +161,11 @@ class ModelOptions:
         """All but the model's name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
 
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Where its weights go and in which form: the options of `SpeechLM.from_opened`."""
+        return {name: value for name, value in self.loading.items() if not name.startswith("audio_")}
+
 
 @dataclass(frozen=True)
 class DecodingOptions:

@@ -19,7 +19,7 @@ from vita_mctp.types import Done, Task, TextDelta, WaveChunk
 
 if TYPE_CHECKING:
     from vita_mctp.answer import AnswerEvent
-    from vita_mctp.checkpoints.settings import SpeechSettings
+    from vita_mctp.checkpoints.speech import SpeechSettings
     from vita_mctp.speech_lm import SpeechLM
 
 app = new_app()
@@ -95,18 +95,17 @@ def doctor(model: ModelOptions, as_json: Json = False) -> int:
 
 def find(model: ModelOptions) -> tuple[SpeechSettings, Callable[[], SpeechLM]]:
     """The settings of the model that the options name, and how to load it. Raises as `SpeechLM.from_pretrained`."""
-    from vita_mctp.checkpoints.resolve import resolve_settings
-    from vita_mctp.checkpoints.settings import find_model
+    from vita_mctp.checkpoints.opening import open_model
 
-    settings = resolve_settings(find_model(model.model), model.audio_tokenizer, model.audio_decoder)
+    opened = open_model(model.model, model.audio_tokenizer, model.audio_decoder)
 
     def load() -> SpeechLM:
         quiet_libraries()
         from vita_mctp.speech_lm import SpeechLM
 
-        return SpeechLM.from_pretrained(model.model, **model.loading)
+        return SpeechLM.from_opened(opened, **model.placement)
 
-    return settings, load
+    return opened.speech, load
 
 
 def load_model(model: ModelOptions) -> SpeechLM:

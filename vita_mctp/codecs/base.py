@@ -41,6 +41,11 @@ class AudioFeatureExtractor(Protocol):
     feature_size: int
     sample_rate: int
 
+    @staticmethod
+    def positions(frames: int) -> int:
+        """Of a prompt, that so many frames take once the model's encoder has read them."""
+        ...
+
     def encode(self, wave: Wave) -> AudioFeatures:
         """At least one frame of `feature_size` numbers; AudioError for a wave that is too short."""
         ...

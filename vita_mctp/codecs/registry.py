@@ -32,9 +32,11 @@ _NO_OPTIONS = ("device", "dtype")
 """What a class may take that its folder cannot settle."""
 
 
-def register(name: str, *, tokenizer: str | None = None, decoder: str | None = None) -> None:
+def register(
+    name: str, *, tokenizer: str | None = None, decoder: str | None = None, extractor: str | None = None
+) -> None:
     """Makes "module:Class" known under `name`; the class has `from_folder(Path)`, perhaps with `device=`."""
-    for kind, target in (("audio tokenizer", tokenizer), ("audio decoder", decoder)):
+    for kind, target in (("audio tokenizer", tokenizer), ("audio decoder", decoder), ("feature extractor", extractor)):
         if target is not None and _CLASSES[kind].setdefault(name, target) != target:
             raise ConfigError(f"the codec name {name} already stands for {_CLASSES[kind][name]}; choose another one")
 
@@ -54,6 +56,12 @@ def feature_extractor(name: str, folder: Path) -> AudioFeatureExtractor:
     return extractor
 
 
+def feature_positions(name: str, frames: int) -> int:
+    """Positions of a prompt that so many frames of this feature extractor take."""
+    positions: int = _class_of("feature extractor", name).positions(frames)
+    return positions
+
+
 def audio_decoder(
     name: str, folder: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
 ) -> AudioDecoder:
@@ -65,12 +73,16 @@ def audio_decoder(
 def _open(
     kind: str, name: str, folder: Path, device: torch.device | str = "cpu", options: Mapping[str, Any] | None = None
 ) -> Any:
-    if name not in _CLASSES[kind]:
-        raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(sorted(_CLASSES[kind]))}")
-    module, _, attribute = _CLASSES[kind][name].partition(":")
-    from_folder = getattr(import_module(module), attribute).from_folder
+    from_folder = _class_of(kind, name).from_folder
     _, *taken = signature(from_folder).parameters
     known = [option for option in taken if option not in _NO_OPTIONS]
     if unknown := sorted(set(options or {}) - set(known)):
         raise ConfigError(f"the {kind} {name} has no option {unknown[0]}; it has: {', '.join(known) or 'none'}")
     return from_folder(folder, **({"device": device} if "device" in taken else {}), **(options or {}))
+
+
+def _class_of(kind: str, name: str) -> Any:
+    if name not in _CLASSES[kind]:
+        raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(sorted(_CLASSES[kind]))}")
+    module, _, attribute = _CLASSES[kind][name].partition(":")
+    return getattr(import_module(module), attribute)

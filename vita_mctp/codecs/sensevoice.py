@@ -21,6 +21,9 @@ from vita_mctp.types import AudioFeatures, FloatArray, Wave
 STATISTICS_FILE = "am.mvn"
 _REMEDY = "download am.mvn from FunAudioLLM/SenseVoiceSmall"
 
+QUERIES = 4
+"""Rows that the encoder puts before a recording's frames: language, event, emotion, text normalisation."""
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
@@ -67,9 +70,14 @@ class SenseVoiceFrontEnd:
         """Reads am.mvn of FunAudioLLM/SenseVoiceSmall; CheckpointError when it is missing or damaged."""
         return cls(FeatureStatistics.from_file(folder / STATISTICS_FILE))
 
+    @staticmethod
+    def positions(frames: int) -> int:
+        """One for each frame, and those of the queries."""
+        return frames + QUERIES
+
     def encode(self, wave: Wave) -> AudioFeatures:
         """(S, D) features, a frame for every begun 60 ms of whole windows; AudioError below one window of 25 ms."""
         frames = stack_frames(kaldi_fbank(resample(wave, self.sample_rate).samples))
         if self.statistics is not None:
             frames = (frames + self.statistics.shift) * self.statistics.scale
-        return AudioFeatures(frames)
+        return AudioFeatures(frames, self.positions(len(frames)))

@@ -203,7 +203,7 @@ def open_pools(mixture: Mixture, root: Path, chat: ChatFormat, ratio: Ratio) -> 
 def _pool(store: TokenStore, chat: ChatFormat, ratio: Ratio) -> Pool:
     def make(item: int, _variant: int) -> Sample:
         stored = store[item]
-        clips = [Clip(codes, frames or None) for codes, frames in zip(stored.codes, stored.frames, strict=True)]
+        clips = [Clip(codes, taken or None) for codes, taken in zip(stored.codes, stored.positions, strict=True)]
         try:
             sample = chat.sample(stored.sample.messages, clips, ratio)
         except DataError as error:

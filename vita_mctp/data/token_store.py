@@ -33,8 +33,9 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from vita_mctp.codecs.registry import feature_positions
 from vita_mctp.data.manifest import ManifestSample, parse_line
-from vita_mctp.errors import DataError
+from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.schema import Schema
 from vita_mctp.types import AudioFeatures
 
@@ -77,6 +78,10 @@ class CodecIdentity(Schema):
     """Codes per second, as `Fraction` writes it."""
     features: str = ""
     """What also made features, with the digest of its file; "" where the store keeps none."""
+
+    def positions(self, frames: int) -> int:
+        """Of a prompt, that so many frames of its features take. Raises ConfigError for an unknown extractor."""
+        return feature_positions(self.features.partition(" ")[0], frames)
 
 
 class ShardHeader(Schema):
@@ -141,22 +146,17 @@ class TokenizedLine:
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample of the manifest, the codes of its audios, and how many frames of features each has (0: none kept)."""
+    """A sample of the manifest, its audios' codes, and the positions that the features of each take (0: none kept)."""
 
     sample: ManifestSample
     codes: tuple[tuple[int, ...], ...]
-    frames: tuple[int, ...]
+    positions: tuple[int, ...]
 
 
 def frames_of(features: AudioFeatures) -> Frames:
     """Features rounded to bfloat16, to the nearest and half to even."""
     bits = np.ascontiguousarray(features.frames, dtype=np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(np.int16)
-
-
-def features_of(frames: Frames) -> AudioFeatures:
-    """The features that `frames_of` rounded."""
-    return AudioFeatures((frames.view(np.uint16).astype(np.uint32) << 16).view(np.float32))
 
 
 def shard_file(group: int) -> str:
@@ -300,7 +300,8 @@ class _Shard:
         frames = tuple(self._count("frame_ends", audio) if keeps else 0 for audio in audios)
         if keeps and any(heard != (count > 0) for heard, count in zip(sample.heard, frames, strict=True)):
             raise self._damaged(f"line {number} has {frames} frames; wanted those of what is heard alone")
-        return StoredSample(sample, tuple(self.codes(audio) for audio in audios), frames)
+        positions = tuple(self._positions(count) if count else 0 for count in frames)
+        return StoredSample(sample, tuple(self.codes(audio) for audio in audios), positions)
 
     def codes(self, audio: int) -> tuple[int, ...]:
         codes = self.read("codes", *self._span("code_ends", audio))
@@ -318,10 +319,17 @@ class _Shard:
         frames = self.frames(self._span("audio_ends", index)[0] + audio)
         if frames is None:
             raise self._damaged(f"sample {index} has no features of audio {audio}")
-        features = features_of(frames)
+        wide = (frames.view(np.uint16).astype(np.uint32) << 16).view(np.float32)  # the inverse of `frames_of`
+        features = AudioFeatures(wide, self._positions(len(frames)))
         if not np.isfinite(features.frames).all():
             raise self._damaged(f"the features of audio {audio} of sample {index} are no finite numbers")
         return features
+
+    def _positions(self, frames: int) -> int:
+        try:
+            return self.header.codec.positions(frames)
+        except ConfigError as error:
+            raise self._damaged(f"its features: {error}") from None
 
     def _count(self, name: str, index: int) -> int:
         start, stop = self._span(name, index)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vita_mctp.checkpoints.settings import SpeechSettings
+from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.decoding.plan import MODES, Mode, parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.errors import CheckpointError, ConfigError
@@ -14,7 +14,7 @@ from vita_mctp.text.vocabulary import Vocabulary
 from vita_mctp.types import Task
 
 if TYPE_CHECKING:
-    from vita_mctp.models.vita import VitaMctpForCausalLM
+    from vita_mctp.models.registry import SpeechModel
 
 _SAMPLED = {"temperature": 1.0, "top_k": 50}
 """What transformers' `generate` takes for a file that asks for sampling and says no more."""
@@ -29,7 +29,7 @@ class GenerationDefaults:
     sampling: Mapping[Task, SamplingParams]
 
     @classmethod
-    def of(cls, model: VitaMctpForCausalLM, settings: SpeechSettings, vocabulary: Vocabulary) -> GenerationDefaults:
+    def of(cls, model: SpeechModel, settings: SpeechSettings, vocabulary: Vocabulary) -> GenerationDefaults:
         """Raises CheckpointError for a value of either file that makes no sense."""
         stated = model.generation_config.to_dict()
         return cls(

@@ -26,7 +26,7 @@ from vita_mctp.errors import ConfigError
 from vita_mctp.types import BACKBONE, StopReason, TokenEvent
 
 if TYPE_CHECKING:
-    from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+    from vita_mctp.models.registry import SpeechModel
 
 _FREE_PADDING = 32
 """Catch-ups below this many tokens share a forward whatever their lengths; longer ones within a factor of two."""
@@ -49,7 +49,7 @@ class Engine:
     run together. All of them may be used side by side; the queue belongs to one thread.
     """
 
-    def __init__(self, model: VitaMctpForCausalLM, *, max_batch: int = 16, classify: Classify = all_text) -> None:
+    def __init__(self, model: SpeechModel, *, max_batch: int = 16, classify: Classify = all_text) -> None:
         if max_batch < 1:
             raise ConfigError(f"max_batch {max_batch} given; wanted at least 1")
         self.model = model
@@ -200,7 +200,7 @@ class Engine:
         return torch.arange(max(past) + q, device=device) <= ends[:, None, :, None]
 
 
-def _cache_specs(model: VitaMctpForCausalLM) -> list[CacheSpec]:
+def _cache_specs(model: SpeechModel) -> list[CacheSpec]:
     """The caches a request needs: the backbone's, then one per block."""
     config, weight = model.config, next(model.parameters())
     heads = config.num_key_value_heads

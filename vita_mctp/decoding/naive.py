@@ -18,12 +18,12 @@ from vita_mctp.decoding.state import Classify, Request, Result, all_text
 from vita_mctp.types import HeardAudio, TokenEvent
 
 if TYPE_CHECKING:
-    from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+    from vita_mctp.models.registry import SpeechModel
 
 
 @torch.inference_mode()
 def teacher_forced_chain(
-    model: VitaMctpForCausalLM, ids: Sequence[int], deepest: int | None = None, heard: Sequence[HeardAudio] = ()
+    model: SpeechModel, ids: Sequence[int], deepest: int | None = None, heard: Sequence[HeardAudio] = ()
 ) -> list[Tensor]:
     """Logits of levels 0..deepest (default: all that `ids` are long enough for).
 
@@ -44,7 +44,7 @@ def teacher_forced_chain(
     return chain
 
 
-def generate_naive(model: VitaMctpForCausalLM, request: Request, classify: Classify = all_text) -> Result:
+def generate_naive(model: SpeechModel, request: Request, classify: Classify = all_text) -> Result:
     """What `Engine.generate` returns for `request`, with O(T^2) recomputation."""
     config = model.config
     budget = request.token_budget(config.vocab_size, config.max_position_embeddings)

@@ -14,7 +14,6 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from vita_mctp import __version__
-from vita_mctp.checkpoints.settings import find_model
 from vita_mctp.errors import VitaError
 from vita_mctp.evaluation.text_scores import same_text
 from vita_mctp.speech_lm import SpeechLM
@@ -110,7 +109,7 @@ def _self_test(model: str, loading: Mapping[str, Any]) -> SelfTest:
         check = speech_lm.settings.self_check
         if check is None:
             return SelfTest(model, failure="its speech.json has no self_check; ask it a question of your own")
-        answer = speech_lm.ask(find_model(model) / check.question)
+        answer = speech_lm.ask(check.question)
     except VitaError as error:
         return SelfTest(model, failure=str(error))
     failure = None

@@ -6,7 +6,6 @@ vocoder/ tokens/, one folder per stage, and nano/, which is what the package shi
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vita_mctp.audio import write_wave
+from vita_mctp.checkpoints.speech import CodecRef, SelfCheck, SpeechSettings
 from vita_mctp.codecs.nano import DECODER_FILE, ENCODER_FILE, NAME
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoVocoder
@@ -44,7 +44,8 @@ from vita_mctp.nano.voices import PHONES, Sizes, Voice, speak
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.callbacks import Evaluate
+from vita_mctp.text.vocabulary import VocabularyKind
+from vita_mctp.training.arguments import Evaluate
 from vita_mctp.training.recipe import Recipe
 from vita_mctp.training.stage import TrainingData, train_stage
 from vita_mctp.types import Wave
@@ -211,16 +212,15 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
     run.export(folder / CODEC_FOLDER)
     question = next(qa for qa in build_domain().held_out if qa.question == CHECK_QUESTION)
     write_wave(folder / CHECK_FILE, Wave(speak(question.question, CHECK_VOICE).samples, SAMPLE_RATE))
-    codec = {"name": NAME, "folder": CODEC_FOLDER}
-    settings = {
-        "tokenizer_kind": "glm4voice",
-        "audio_tokenizer": codec,
-        "audio_decoder": codec,
-        "max_question_seconds": 15.0,
-        "max_new_tokens": 256,
-        "self_check": {"question": CHECK_FILE, "answer": question.answer},
-    }
-    (folder / "speech.json").write_text(json.dumps(settings, indent=2) + "\n")
+    codec = CodecRef(name=NAME, folder=CODEC_FOLDER)
+    SpeechSettings(
+        tokenizer_kind=VocabularyKind.DISCRETE,
+        audio_tokenizer=codec,
+        audio_decoder=codec,
+        max_question_seconds=15.0,
+        max_new_tokens=256,
+        self_check=SelfCheck(question=CHECK_FILE, answer=question.answer),
+    ).write(folder)
     return folder
 
 

@@ -20,7 +20,7 @@ import soundfile
 
 from vita_mctp.answer import join_chunks
 from vita_mctp.audio import read_wave
-from vita_mctp.checkpoints.settings import NANO, SpeechSettings, find_model
+from vita_mctp.checkpoints.opening import NANO
 from vita_mctp.decoding.plan import MODES
 from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
 from vita_mctp.serving.page_text import (
@@ -80,7 +80,7 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
                     stop = gr.Button("Stop")
                     anew = gr.Button("New conversation", visible=remembered > 0).click
                 shown = gr.Button("Ask the example question", visible=model == NANO).click(
-                    _example, None, question, api_visibility="private"
+                    lambda: _example(speech_lm), None, question, api_visibility="private"
                 )
             with gr.Column():
                 sound = gr.Audio(
@@ -160,11 +160,10 @@ def answer(
                 yield event.text.strip(), whole, figures_table(event), kept
 
 
-def _example() -> tuple[int, PcmArray] | None:
-    """The question in the nano model's folder."""
-    folder = find_model(NANO)
-    check = SpeechSettings.from_folder(folder).self_check
-    return None if check is None else _pcm(read_wave(folder / check.question))
+def _example(speech_lm: SpeechLM) -> tuple[int, PcmArray] | None:
+    """The question in the model's folder."""
+    check = speech_lm.settings.self_check
+    return None if check is None else _pcm(read_wave(check.question))
 
 
 def _wav_bytes(chunk: WaveChunk) -> bytes:

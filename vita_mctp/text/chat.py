@@ -2,8 +2,8 @@
 
 A turn is `<|im_start|>` role newline content `<|im_end|>` newline, its parts tokenised separately. Trained on are the
 content of the assistant's turns, their `<|im_end|>` and the newline behind it. Speech stands in a content as
-`<|audio|>`, and becomes a segment of audio codes or, for what VITA-Audio-Plus hears, of placeholders that the model
-overwrites with encoder features.
+`<|audio|>`, and becomes a segment of audio codes or, for a model that hears features, of placeholders that the
+model overwrites with what its encoder makes of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.text.interleave import BOOST_RATIO, Ratio, interleave
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import AUDIO_TAG, CONTEXT_OF_AUDIO, VocabularyKind
-from vita_mctp.types import ENCODER_QUERIES, AudioFeatures, HeardAudio, Prompt, Role, Task, Turn
+from vita_mctp.types import AudioFeatures, HeardAudio, Prompt, Role, Task, Turn
 
 IGNORED = -100
 """Label of a position that is not trained on."""
@@ -39,10 +39,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording as codes, as a number of encoder frames (continuous input only), or as both."""
+    """A recording as codes, as the positions that its features take (continuous input only), or as both."""
 
     codes: tuple[int, ...] | None = None
-    frames: int | None = None
+    positions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -210,13 +210,13 @@ class ChatFormat:
         if not isinstance(said, AudioFeatures):
             return Turn(role, (*head, *said, *after))
         heard = HeardAudio(said, start=len(head) + 1)
-        return Turn(role, (*head, *self._placeholders(said.rows), *after), (heard,))
+        return Turn(role, (*head, *self._placeholders(said.positions), *after), (heard,))
 
-    def _placeholders(self, rows: int) -> list[int]:
-        """A segment whose `rows` inner embeddings the model overwrites."""
+    def _placeholders(self, positions: int) -> list[int]:
+        """A segment whose inner embeddings, at so many positions, the model overwrites."""
         if self._v.context_of_audio is None:
             raise ConfigError(f"the vocabulary has no {CONTEXT_OF_AUDIO}: this model hears audio codes, not features")
-        return [self._v.begin_of_audio, *[self._v.context_of_audio] * rows, self._v.end_of_audio]
+        return [self._v.begin_of_audio, *[self._v.context_of_audio] * positions, self._v.end_of_audio]
 
     def _content(self, content: str, clips: Sequence[Clip], discrete: bool) -> tuple[list[int], list[FeatureSpan]]:
         """Ids of a content with its tags replaced, and the feature spans relative to it."""
@@ -230,7 +230,7 @@ class ChatFormat:
             if discrete:
                 ids += self.speech(_codes_of(clip))
             else:
-                length = _frames_of(clip) + ENCODER_QUERIES
+                length = _positions_of(clip)
                 spans.append(FeatureSpan(number // 2, len(ids) + 1, length))
                 ids += self._placeholders(length)
         return ids, spans
@@ -254,7 +254,7 @@ def _codes_of(clip: Clip) -> tuple[int, ...]:
     return clip.codes
 
 
-def _frames_of(clip: Clip) -> int:
-    if clip.frames is None:
-        raise DataError("a recording is heard as features, and its number of frames is unknown; use --features")
-    return clip.frames
+def _positions_of(clip: Clip) -> int:
+    if clip.positions is None:
+        raise DataError("a recording is heard as features, which were not kept; tokenize it with --features")
+    return clip.positions

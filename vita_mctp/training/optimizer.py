@@ -1,4 +1,7 @@
-"""Optimizer groups of the four stages, the optimizer over them (AdamW, or Muon and AdamW side by side), its rate.
+"""Which weights a stage trains, in which groups, by which optimizer (AdamW, or Muon beside it), at which rate.
+
+Trained are the MCTP blocks alone in stages 2 and 3, everything in 1 and 4 (VITA-Audio paper, section 3.3), or low-rank
+adapters (peft), for fine-tuning on one GPU: put in before training, merged into the weights after it.
 
 Groups follow the released scripts: backbone and MCTP parameters apart, each split by weight decay, which spares biases
 only (RMSNorm weights, embeddings and head are decayed) unless the recipe spares the norms too.
@@ -18,27 +21,74 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vita_mctp.training.family import Config, is_block_parameter
-from vita_mctp.training.recipe import OptimizerRecipe, ScheduleRecipe
+from vita_mctp.errors import ConfigError, MissingExtraError
+from vita_mctp.models.registry import family_of
+from vita_mctp.training.recipe import LoraRecipe, OptimizerRecipe, ScheduleRecipe
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _NOT_HIDDEN = ("embed_tokens", "lm_head")
 
 
+def set_trainable(model: Any, *, freeze_backbone: bool) -> int:
+    """Sets `requires_grad` on every parameter and returns the number of trainable values, counted afterwards.
+
+    Blocks are always trained. Raises ConfigError when what is trainable is not what was asked for, as with
+    tied or shared parameters.
+    """
+    family, chosen = family_of(model.config.model_type), 0
+    for name, parameter in model.named_parameters():
+        frozen = freeze_backbone or family.is_never_trained(name)
+        train = not frozen or family.is_block_parameter(model.config, name)
+        parameter.requires_grad_(train)
+        chosen += parameter.numel() if train else 0
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if trainable != chosen or trainable == 0:
+        raise ConfigError(f"{trainable} parameter values are trainable, wanted {chosen} (and more than none)")
+    return trainable
+
+
+def add_adapters(model: Any, recipe: LoraRecipe) -> tuple[Any, int]:
+    """The model with adapters on every linear layer of backbone and blocks, and the number of weights they train.
+
+    Raises:
+        ConfigError: something else than the adapters is trainable.
+        MissingExtraError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingExtraError('adapters need the package peft: pip install "vita-mctp[train]"') from error
+    values, pattern = adapter_weights(model, recipe), family_of(model.config.model_type).shrinks.pattern
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules=pattern)
+    adapted = get_peft_model(model, config)
+    trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    if trainable != values:
+        raise ConfigError(f"{trainable} values are trainable, the adapters have {values}; check peft's version")
+    return adapted, trainable
+
+
+def adapter_weights(model: Any, recipe: LoraRecipe) -> int:
+    """Weights of all adapters: two thin matrices beside each adapted one."""
+    adapted = family_of(model.config.model_type).shrinks
+    layers = [each for name, each in model.named_modules() if adapted.fullmatch(name) and isinstance(each, nn.Linear)]
+    return sum(recipe.rank * (each.in_features + each.out_features) for each in layers)
+
+
 def split_groups(
-    config: Config, named: Iterable[tuple[str, nn.Parameter]], lr: float, recipe: OptimizerRecipe
+    config: Any, named: Iterable[tuple[str, nn.Parameter]], lr: float, recipe: OptimizerRecipe
 ) -> list[dict[str, Any]]:
     """The trainable ones of `named` as backbone decay, backbone no-decay, MCTP decay, MCTP no-decay; none empty.
 
     In the form that torch optimizers take. lr: the backbone's.
     """
+    is_block = family_of(config.model_type).is_block_parameter
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
         (mctp, decayed): [] for mctp in (False, True) for decayed in (True, False)
     }
     for name, parameter in named:
         if parameter.requires_grad:
-            groups[is_block_parameter(config, name), _is_decayed(name, recipe)].append(parameter)
+            groups[is_block(config, name), _is_decayed(name, recipe)].append(parameter)
     return [
         {
             "params": parameters,
@@ -54,7 +104,7 @@ def _is_decayed(name: str, recipe: OptimizerRecipe) -> bool:
     return "bias" not in name and (recipe.decay_norms or "norm" not in name)
 
 
-def build_optimizer(model: nn.Module, config: Config, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: Any, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     """Over the trainable parameters of `model`, which may be wrapped; groups as `split_groups` makes them."""
     named = list(model.named_parameters())
     hidden = {name for name, parameter in named if recipe.name == "muon" and _is_hidden_matrix(name, parameter)}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from vita_mctp.checkpoints.loading import read_config
 from vita_mctp.errors import ConfigError
+from vita_mctp.models.registry import family_of
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.training.family import CHUNK_BYTES, Config, build_config, empty_model, sizes_of
-from vita_mctp.training.freezing import adapter_weights, set_trainable
-from vita_mctp.training.metrics import PEAK_BF16_FLOPS, flops_per_token
+from vita_mctp.training.optimizer import adapter_weights, set_trainable
 from vita_mctp.training.recipe import BACKBONES, Recipe, load_recipe
+
+PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "H20": 148e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+"""Dense bfloat16, from NVIDIA's data sheets, by a part of the device's name. Looked up in this order."""
 
 PADDED_VOCABULARY = 168072
 """Qwen2.5's tokens, the 20 released additions and 16,384 audio codes, padded to a multiple of 8."""
@@ -38,14 +43,16 @@ def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
     """
     recipe = load_recipe(recipe_path, settings)
     config = _planned_config(recipe, recipe_path.parent, out)
-    model = empty_model(config)
+    family = family_of(recipe.model_type)
+    with torch.device("meta"):
+        model = family.model_class(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     if recipe.lora is None:
         trainable = set_trainable(model, freeze_backbone=recipe.freeze_backbone)
     else:
         trainable = adapter_weights(model, recipe.lora)
     context = recipe.data.row_length
-    flops = flops_per_token(config, backbone_trains=not recipe.freeze_backbone, context=context)
+    flops = family.flops_per_token(config, backbone_trains=not recipe.freeze_backbone, context=context)
     tokens = recipe.num_steps * recipe.data.tokens_per_step
     lines = [
         f"{recipe.name}: stage {recipe.stage}, {recipe.num_mctp_blocks} blocks, from {recipe.parent or 'the backbone'}",
@@ -59,9 +66,14 @@ def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Config:
+def peak_flops(device_name: str) -> float | None:
+    """Of one device in bfloat16; None for one that is not in the table."""
+    return next((flops for name, flops in PEAK_BF16_FLOPS.items() if name in device_name), None)
+
+
+def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Any:
     """The configuration that the stage will have. Where the tokenizer is yet to be made, its text tokens are not in."""
-    shape, vocabulary = recipe.model, PADDED_VOCABULARY
+    family, shape, vocabulary = family_of(recipe.model_type), recipe.model, PADDED_VOCABULARY
     if recipe.backbone is not None:
         shape = BACKBONES[recipe.backbone].shape
     elif recipe.tokenizer is not None:
@@ -69,19 +81,18 @@ def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Config:
     elif shape is not None:
         vocabulary = shape.num_audio_codes
     if shape is not None:
-        layers, sizes = shape.num_layers, sizes_of(shape) | {"vocab_size": vocabulary}
+        layers, sizes = shape.num_layers, shape.config_values() | {"vocab_size": vocabulary}
     else:
         start = _start_config(recipe, recipe_folder, out)
         layers, sizes = start.num_backbone_layers, {name: getattr(start, name) for name in _SIZES}
-    return build_config(
-        hears_features=recipe.audio_encoder is not None,
+    return family.config_class(
         num_hidden_layers=layers + recipe.num_mctp_blocks,
         num_nextn_predict_layers=recipe.num_mctp_blocks,
         **sizes,
     )
 
 
-def _start_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Config:
+def _start_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Any:
     folder = out / str(recipe.parent) / "final" if recipe.start is None else recipe_folder / recipe.start
     if not (folder / "config.json").is_file():
         what = f"train {recipe.parent} first" if recipe.start is None else "name another start"
@@ -101,13 +112,12 @@ def _gpu_hours(flops: float, device: str) -> float:
     return flops / (PEAK_BF16_FLOPS[device] * ASSUMED_MFU) / 3600
 
 
-def _memory_lines(recipe: Recipe, config: Config, total: int, trainable: int) -> list[str]:
+def _memory_lines(recipe: Recipe, config: Any, total: int, trainable: int) -> list[str]:
     """Bytes a weight: 2 for itself, 2 for its gradient, 12 for Adam and the float32 copy (ZeRO, arXiv 1910.02054)."""
     positions = recipe.data.row_length * recipe.data.rows_per_forward
     if recipe.lora is not None:
         return [f"memory: {(2 * total + 16 * trainable) / _GIB:.0f} GiB for weights and adapters, beside activations"]
-    levels = config.num_hidden_layers + 3 * (recipe.num_mctp_blocks + 1)
-    activations = 2 * positions * config.hidden_size * levels + 3 * CHUNK_BYTES
+    activations = family_of(recipe.model_type).activation_bytes(config, positions)
     lines = ["memory of each GPU, GiB: weights, gradients, optimizer (bf16), beside activations:"]
     for stage in (1, 2, 3):
         cells = []

@@ -70,6 +70,17 @@ class ModelShape(Schema):
             raise ValueError("num_audio_codes must be the product of audio_code_levels")
         return self
 
+    def config_values(self) -> dict[str, Any]:
+        """All but its depth, in the terms of config.json."""
+        return {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_key_value_heads or self.num_heads,
+            "max_position_embeddings": self.max_positions,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        }
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -97,6 +108,10 @@ BACKBONES = {
     "qwen2.5-0.5b": _qwen("0.5B", 896, 24, 14, 2, 4864, tied=True),
 }
 """Sizes as in the config.json of each."""
+
+
+_MODEL_TYPES = {None: "qwen2_mtp", "sensevoice": "qwen2_mtp_sensevoice"}
+"""By the audio encoder."""
 
 
 class LoraRecipe(Schema):
@@ -214,6 +229,11 @@ class Recipe(Schema):
     checkpoint_interval: Interval = 500
     eval_interval: Interval = 0
     """Steps between calls of the evaluation callback; 0: only at the end."""
+
+    @property
+    def model_type(self) -> str:
+        """Of the family that is trained."""
+        return _MODEL_TYPES[self.audio_encoder]
 
     @property
     def num_steps(self) -> int:

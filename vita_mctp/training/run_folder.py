@@ -1,8 +1,7 @@
 """The folder of one training run: a log, the newest resumable checkpoint, and the finished model.
 
 `NAME/step-00001000/` is the newest checkpoint, `NAME/final/` the finished model, `NAME/log.txt` the loss curve. Every
-checkpoint is written under another name and then renamed, so that a killed run leaves a whole one behind. How a model
-hears and speaks, its `speech.json` and the codecs it names, is taken over from what a stage starts from.
+checkpoint is written under another name and then renamed, so that a killed run leaves a whole one behind.
 """
 
 from __future__ import annotations
@@ -18,13 +17,11 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field
 from safetensors import SafetensorError
 
-from vita_mctp.checkpoints.settings import SpeechSettings
 from vita_mctp.errors import CheckpointError, OutputError
-from vita_mctp.schema import Schema, read_json
+from vita_mctp.schema import Schema
 
 TRAINING_FILE = "training.json"
 DATA_FILE = "data_position.json"
-SPEECH_FILE = "speech.json"
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -42,7 +39,7 @@ class TrainingRecord(Schema):
 
 
 class RunFolder:
-    """Reads and writes one run's checkpoints."""
+    """One run's checkpoints and log."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -136,38 +133,3 @@ def _step_of(line: str) -> int:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def read_speech_files(origin: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """speech.json's values with codecs outside `origin` under their whole paths, and what of `origin` it names.
-
-    Nothing of a released model, which has no speech.json. Raises CheckpointError when it is damaged, or names a file
-    inside `origin` that is not there.
-    """
-    path = origin / SPEECH_FILE
-    if not path.is_file():
-        return {}, ()
-    settings, values = SpeechSettings.from_folder(origin), read_json(path)
-    names = [] if settings.self_check is None else [settings.self_check.question]
-    for key in ("audio_tokenizer", "audio_decoder"):
-        name = values[key].get("folder", ".")
-        folder = (origin / name).resolve()
-        if origin.resolve() in folder.parents:
-            names.append(name)
-        else:
-            values[key]["folder"] = str(folder)
-    if lost := [name for name in names if not (origin / name).exists()]:
-        raise CheckpointError(f"{path} names {lost[0]}, which {origin} has not; get it again")
-    return values, tuple(names)
-
-
-def copy_speech_files(origin: Path, folder: Path) -> None:
-    """Makes `folder` hear and speak as `origin` does. Raises as `read_speech_files`."""
-    values, names = read_speech_files(origin)
-    for name in names:
-        if (origin / name).is_dir():
-            shutil.copytree(origin / name, folder / name, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(origin / name, folder / name)
-    if values:
-        write_json(folder / SPEECH_FILE, values)

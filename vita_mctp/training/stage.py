@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 import vita_mctp
+from vita_mctp.checkpoints.speech import copy_speech, read_portable
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.row_stream import Pool, RowStream, open_pools
 from vita_mctp.errors import CheckpointError, ConfigError
@@ -23,25 +24,19 @@ from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.arguments import (
+    Evaluate,
+    EvaluateSometimes,
     rank,
     read_deepspeed,
     stdout_to_stderr,
+    tensorboard,
     training_arguments,
     world_size,
     zero_stage,
 )
-from vita_mctp.training.callbacks import Evaluate, EvaluateSometimes, tensorboard
-from vita_mctp.training.family import Model
-from vita_mctp.training.freezing import add_adapters, merge_adapters, set_trainable
+from vita_mctp.training.optimizer import add_adapters, set_trainable
 from vita_mctp.training.recipe import Recipe, load_recipe
-from vita_mctp.training.run_folder import (
-    DATA_FILE,
-    RunFolder,
-    TrainingRecord,
-    copy_speech_files,
-    read_record,
-    read_speech_files,
-)
+from vita_mctp.training.run_folder import DATA_FILE, RunFolder, TrainingRecord, read_record
 from vita_mctp.training.start import find_parent, released_folder, start_model
 from vita_mctp.training.trainer import VitaTrainer
 
@@ -55,14 +50,16 @@ class TrainingData:
     Attributes:
         pools: samples by the names of the mixture's sets, rendered with a tokenizer.
         tokenizer: of a model that begins from nothing, written to a folder.
+        speech: folder whose speech.json says how a model that begins from nothing hears and speaks; None: none does.
     """
 
     pools: Callable[[Recipe, TextTokenizer], Mapping[str, Pool]]
     tokenizer: Callable[[Recipe, Path], TextTokenizer]
+    speech: Callable[[Recipe], Path | None] = lambda recipe: None
 
 
 def files_of(recipe_folder: Path) -> TrainingData:
-    """What recipes name: sets tokenised below `data.root`, and for a model from nothing the folder `tokenizer`."""
+    """What recipes name: sets below `data.root`; for a model from nothing the folder `tokenizer`, speech.json too."""
 
     def pools(recipe: Recipe, tokenizer: TextTokenizer) -> Mapping[str, Pool]:
         if recipe.data.root is None:
@@ -77,7 +74,10 @@ def files_of(recipe_folder: Path) -> TrainingData:
             raise ConfigError(f"{recipe.name}: a model from nothing wants a tokenizer: --set tokenizer=FOLDER")
         return TextTokenizer.from_folder(recipe_folder / recipe.tokenizer)
 
-    return TrainingData(pools, tokenizer)
+    def speech(recipe: Recipe) -> Path | None:
+        return None if recipe.tokenizer is None else recipe_folder / recipe.tokenizer
+
+    return TrainingData(pools, tokenizer, speech)
 
 
 def train_stage(
@@ -130,8 +130,9 @@ class _Run:
         saved_whole = newest if recipe.lora is None else None  # adapters are put on the parent's model again
         origin = saved_whole or find_parent(recipe, self._recipe_folder, out) or self._released()
         tokenizer = self._tokenizer(origin)
-        if origin is not None:
-            read_speech_files(origin)  # or it would be found damaged at the first checkpoint
+        speaks_as = origin or self._data.speech(recipe)
+        if speaks_as is not None:
+            read_portable(speaks_as)  # or it would be found damaged at the first checkpoint
         model, trainable = self._trainable(start_model(recipe, origin, tokenizer))
         stream = self._stream(tokenizer, newest)
         trainer = VitaTrainer(
@@ -144,7 +145,7 @@ class _Run:
                 save_checkpoint,
                 tokenizer=tokenizer,
                 mode=recipe.data.interleave_ratio,
-                before=lambda: folder.newest() or origin,
+                before=lambda: folder.newest() or speaks_as,
             ),
             record=_record(recipe),
             pad_id=tokenizer.vocabulary.pad,
@@ -165,10 +166,10 @@ class _Run:
         fill = stream.report.fill(recipe.data.row_length)
         self._log(None, f"{recipe.name}: rows {fill:.1%} full, {stream.report.over_long} samples were over-long")
         if recipe.lora is not None:
-            trainer.model = merge_adapters(trainer.model)
+            trainer.model = trainer.model.merge_and_unload()
         return trainer.save_final()
 
-    def _trainable(self, model: Model) -> tuple[Any, int]:
+    def _trainable(self, model: Any) -> tuple[Any, int]:
         """The model to train, and the number of weights that it trains."""
         if self._recipe.gradient_checkpointing:
             _keep_layer_inputs_only(model)
@@ -227,12 +228,12 @@ def save_checkpoint(
     )
     defaults.save_pretrained(folder)
     if (last := before()) is not None:
-        copy_speech_files(last, folder)
+        copy_speech(last, folder)
 
 
-def _check_same_recipe(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same_recipe(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises CheckpointError if a resumed run would follow another recipe than the one it began with."""
-    changed = sorted(key for key in wanted if key not in _MAY_CHANGE and saved.get(key) != wanted[key])
+    changed = sorted(key for key in current if key not in _MAY_CHANGE and saved.get(key) != current[key])
     if changed:
         raise CheckpointError(
             f"the recipe changed since this run began ({', '.join(changed)}); restore it, or start anew"

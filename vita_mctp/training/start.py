@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vita_mctp.checkpoints.hub import MODEL_PATTERNS, WEIGHTS, Repository, fetch
 from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.models.registry import family_of
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import Vocabulary
-from vita_mctp.training.family import Model, build_config, hears_features, random_model, resize_vocabulary, sizes_of
 from vita_mctp.training.recipe import BACKBONES, ModelShape, Recipe
 from vita_mctp.training.run_folder import TRAINING_FILE, read_record
 
@@ -60,18 +62,15 @@ def released_folder(recipe: Recipe, recipe_folder: Path) -> Path:
             raise CheckpointError(f"{recipe.name}: start: {folder} is no folder; {how}")
         return folder
     assert recipe.backbone is not None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+    files = (("config.json",), ("tokenizer.json",), WEIGHTS)
     hub_id = BACKBONES[recipe.backbone].hub_id
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"cannot fetch {hub_id} ({reason}); download it and give --set start=FOLDER") from error
+        return fetch(Repository(hub_id, "the backbone", "see its page", "Apache-2.0", files, MODEL_PATTERNS))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; a copy elsewhere is named with --set start=FOLDER") from error
 
 
-def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -> Model:
+def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -> Any:
     """The stage's model before its first step.
 
     Args:
@@ -90,42 +89,42 @@ def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -
     _check_size(model, recipe, origin)
     _check_input(model, recipe, origin)
     if recipe.stage == 1 and model.config.vocab_size != tokenizer.vocabulary.padded_size:
-        resize_vocabulary(model, tokenizer.vocabulary.padded_size, seed=recipe.seed)
+        family_of(recipe.model_type).resize_vocabulary(model, tokenizer.vocabulary.padded_size, recipe.seed)
     return model
 
 
-def _check_size(model: Model, recipe: Recipe, origin: Path) -> None:
+def _check_size(model: Any, recipe: Recipe, origin: Path) -> None:
     if recipe.backbone is None:
         return
-    wanted, config = BACKBONES[recipe.backbone].shape, model.config
+    shape, config = BACKBONES[recipe.backbone].shape, model.config
     got = (config.hidden_size, config.num_backbone_layers, config.num_attention_heads)
-    if got != (wanted.hidden_size, wanted.num_layers, wanted.num_heads):
+    if got != (shape.hidden_size, shape.num_layers, shape.num_heads):
         raise ConfigError(
             f"{origin} has hidden size, layers, heads {got}; {recipe.name} is for {recipe.backbone}: name its parent"
         )
 
 
-def _check_input(model: Model, recipe: Recipe, origin: Path) -> None:
-    if hears_features(model) != (recipe.audio_encoder is not None):
-        what, wanted = ("codes", "features") if recipe.audio_encoder is not None else ("features", "codes")
-        raise ConfigError(f"{origin} hears {what}; {recipe.name} is for a model that hears {wanted}: name its parent")
+def _check_input(model: Any, recipe: Recipe, origin: Path) -> None:
+    if model.config.model_type != recipe.model_type:
+        what, other = ("codes", "features") if recipe.audio_encoder is not None else ("features", "codes")
+        raise ConfigError(f"{origin} hears {what}; {recipe.name} is for a model that hears {other}: name its parent")
 
 
-def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, attention: str) -> Model:
+def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, attention: str) -> Any:
     """A randomly initialised model without MCTP blocks, reproducible from `seed`; leaves the global generator alone."""
-    config = build_config(
-        hears_features=False,
+    family = family_of("qwen2_mtp")
+    config = family.config_class(
         vocab_size=vocabulary.padded_size,
         num_hidden_layers=shape.num_layers,
         num_nextn_predict_layers=0,
         speech_token_offset=vocabulary.audio_0,
         eos_token_id=vocabulary.im_end,
         pad_token_id=vocabulary.pad,
-        **sizes_of(shape),
+        **shape.config_values(),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = random_model(config, attention)
+        model = family.model_class._from_config(config, attn_implementation=attention)
         if shape.audio_code_levels is not None:
             codes = slice(vocabulary.audio_0, vocabulary.size)
             grid = grid_embeddings(shape.audio_code_levels, shape.hidden_size, config.initializer_range)

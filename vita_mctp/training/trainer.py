@@ -6,6 +6,7 @@ checkpoint is written. DeepSpeed, mixed precision, accumulation and gathering ar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
 from vita_mctp.data.packing import PackedRow
-from vita_mctp.training.callbacks import Bar, StopFlag, StopWhen
-from vita_mctp.training.family import IGNORED, Config
-from vita_mctp.training.metrics import Window, curve_line, flops_per_token, peak_flops
+from vita_mctp.models.registry import family_of
+from vita_mctp.text.chat import IGNORED
+from vita_mctp.training.arguments import Bar, StopFlag, StopWhen
 from vita_mctp.training.optimizer import build_optimizer, lr_factor
+from vita_mctp.training.plan import peak_flops
 from vita_mctp.training.recipe import Recipe
 from vita_mctp.training.run_folder import DATA_FILE, TRAINING_FILE, RunFolder, TrainingRecord, replacing, write_json
 from vita_mctp.types import HeardAudio
@@ -33,6 +35,10 @@ Save = Callable[[nn.Module, Path, dict[str, Tensor] | None], None]
 """(model, folder, gathered weights or None for the model's own): writes what the model loader reads."""
 
 
+Sum = Callable[[Tensor], Tensor]
+"""Sums a tensor over all processes."""
+
+
 class RowSource(Protocol):
     """An endless sequence of this process's rows, such as `data.row_stream.RowStream`."""
 
@@ -40,6 +46,62 @@ class RowSource(Protocol):
 
     def state(self) -> dict[str, Any]:
         """JSON values from which the sequence goes on, equal in all processes that have taken equally many rows."""
+
+
+class Window:
+    """Sums of one process since the last line of the log."""
+
+    def __init__(self, num_levels: int, device: torch.device) -> None:
+        self._sums = torch.zeros(4, num_levels, dtype=torch.float64, device=device)
+        """Rows: loss summed over targets, targets, right predictions, targets whose prediction was looked at."""
+        self._tokens = 0
+        self._started = time.monotonic()
+
+    def add_tokens(self, tokens: int) -> None:
+        """Tokens that all processes together are about to train on."""
+        self._tokens += tokens
+
+    def add(self, output: Any, num_items: Tensor | int | None) -> None:
+        """The levels' losses of one forward pass. num_items: denominator of its losses; None: each level's targets."""
+        assert output.lm_loss is not None and output.mtp_losses is not None and output.num_targets is not None
+        losses = torch.stack([output.lm_loss, *output.mtp_losses]).detach()
+        self._sums[0] += losses * (output.num_targets if num_items is None else num_items)
+        self._sums[1] += output.num_targets
+        if output.num_correct is not None:
+            self._sums[2] += output.num_correct
+            self._sums[3] += output.num_targets
+
+    def metrics(self, total: Sum, flops_per_token: float, peak_flops: float | None) -> dict[str, float]:
+        """Loss per target and accuracy of each level, over all processes; tokens per second and MFU of all together.
+
+        MFU, model FLOPs utilisation, as in PaLM (arXiv 2204.02311, appendix B): the FLOPs that the model needs, without
+        recomputation, over what the hardware could do. peak_flops: of all processes' devices together.
+        """
+        nats, targets, correct, looked_at = total(self._sums).tolist()
+        names = ["lm", *(f"block{k}" for k in range(len(nats) - 1))]
+        found = {f"{name}_loss": nats[n] / max(1, targets[n]) for n, name in enumerate(names)}
+        if any(looked_at):
+            found |= {f"{name}_accuracy": correct[n] / max(1, looked_at[n]) for n, name in enumerate(names)}
+        speed = self._tokens / (time.monotonic() - self._started)
+        found["tokens_per_second"] = speed
+        if peak_flops is not None:
+            found["mfu"] = speed * flops_per_token / peak_flops
+        return found
+
+
+def curve_line(step: int, tokens: int, logs: dict[str, float]) -> str:
+    """One line of the text log from the metrics of a window."""
+    blocks = range(sum(name.startswith("block") and name.endswith("_loss") for name in logs))
+    words = [f"step {step} tokens {tokens} loss {logs['loss']:.6f} lm {logs['lm_loss']:.4f}"]
+    if "lm_accuracy" in logs:
+        words.append(f"acc {logs['lm_accuracy']:.3f}")
+    if blocks:
+        words.append("mctp " + " ".join(f"{logs[f'block{k}_loss']:.3f}" for k in blocks))
+        if "lm_accuracy" in logs:
+            words.append("acc " + " ".join(f"{logs[f'block{k}_accuracy']:.2f}" for k in blocks))
+    words.append(f"lr {logs['learning_rate']:.2e} grad {logs.get('grad_norm', float('nan')):.3f}")
+    words.append(f"tok/s {logs['tokens_per_second']:.0f}" + (f" mfu {logs['mfu']:.3f}" if "mfu" in logs else ""))
+    return " ".join(words)
 
 
 class VitaTrainer(Trainer):
@@ -66,7 +128,7 @@ class VitaTrainer(Trainer):
         super().__init__(model, args, train_dataset=loader.dataset)
         self._recipe, self._source, self._loader, self._folder = recipe, source, loader, folder
         self._save_weights, self._record = save, record
-        self._config = cast(Config, model.config)
+        self._config: Any = model.config
         self._num_tokens = tokens
         self._saving_to: Path | None = None
         self._stop = StopFlag()
@@ -75,7 +137,7 @@ class VitaTrainer(Trainer):
         self.pop_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(Bar)
-        self._flops = flops_per_token(
+        self._flops = family_of(recipe.model_type).flops_per_token(
             self._config, backbone_trains=not recipe.freeze_backbone, context=recipe.data.row_length
         )
         device = peak_flops(torch.cuda.get_device_name()) if args.device.type == "cuda" else None

@@ -1,8 +1,8 @@
 """Cross-entropy of all levels' predictions through the shared head, a chunk of logits at a time.
 
 Ten blocks at 8,192 positions and 168,072 words would be 55 GB of float32 logits. Here each chunk's logits are made,
-give loss and gradients, and are dropped: the gradients are known in the forward pass because every level's share of the
-total is. (Liger Kernel, arXiv 2410.10989, section 3.2, does so for one level in one GPU kernel.)
+give loss and gradients, and are dropped: the gradients are known in the forward pass, as the levels' weights
+are. (Liger Kernel, arXiv 2410.10989, section 3.2, does so for one level in one GPU kernel.)
 
 N_k positions of level k (the backbone, then each block), H hidden, V vocabulary, K blocks.
 """
@@ -66,7 +66,7 @@ class SharedHead(nn.Linear):
         Args:
             hidden: of each level (..., H), after the final norm.
             targets: of each level (...), the id to predict, IGNORED to leave a position out.
-            scales: (K+1,) share of each level's sum in the loss.
+            scales: (K+1,) weight of each level's sum in the loss.
             count_correct: also count the targets that have the largest logit.
         """
         flat = tuple(each.flatten() for each in targets)
@@ -88,8 +88,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         pass_ = _Pass(weight, weight.to(dtype), count_correct, ctx.needs_input_grad[0])
         totals, correct, gradients = [], [], []
         with torch.autocast(device, enabled=False):
-            for each, wanted, scale, trains in zip(hidden, targets, scales, ctx.needs_input_grad[4:], strict=True):
-                total, right, gradient = pass_.level(each, wanted, scale, trains)
+            for each, ids, scale, trains in zip(hidden, targets, scales, ctx.needs_input_grad[4:], strict=True):
+                total, right, gradient = pass_.level(each, ids, scale, trains)
                 totals.append(total)
                 correct.append(right)
                 gradients.append(gradient)
@@ -126,13 +126,13 @@ class _Pass:
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         correct = torch.zeros((), dtype=torch.long, device=hidden.device)
         for rows in (targets != IGNORED).nonzero().flatten().split(self._chunk):
-            inputs, wanted = hidden[rows].to(self._weight.dtype), targets[rows]
+            inputs, ids = hidden[rows].to(self._weight.dtype), targets[rows]
             logits = F.linear(inputs, self._weight).to(total.dtype)
-            total += F.cross_entropy(logits, wanted, reduction="sum")
+            total += F.cross_entropy(logits, ids, reduction="sum")
             if self._count_correct:
-                correct += (logits.argmax(dim=-1) == wanted).sum()
+                correct += (logits.argmax(dim=-1) == ids).sum()
             if gradient is not None or self.weight_gradient is not None:
-                slope = _slope(logits, wanted, scale).to(self._weight.dtype)
+                slope = _slope(logits, ids, scale).to(self._weight.dtype)
                 del logits
                 if gradient is not None:
                     gradient[rows] = (slope @ self._weight).to(gradient.dtype)
@@ -141,10 +141,10 @@ class _Pass:
         return total, correct, gradient
 
 
-def _slope(logits: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
+def _slope(logits: Tensor, ids: Tensor, scale: Tensor) -> Tensor:
     """Gradient (n, V) of scale * summed cross-entropy with respect to the logits."""
     slope = logits.softmax(dim=-1)
-    slope[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
+    slope[torch.arange(len(ids), device=ids.device), ids] -= 1
     return slope.mul_(scale)
 
 

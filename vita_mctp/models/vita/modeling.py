@@ -14,27 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, GenerationConfig, Qwen2Model, Qwen2PreTrainedModel
+from transformers import Cache, Qwen2Model, Qwen2PreTrainedModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
-from transformers.utils import GENERATION_CONFIG_NAME, ModelOutput
+from transformers.utils import ModelOutput
 
-from vita_mctp.checkpoints.weights import model_type_of, quiet_transformers, refuse_incomplete, verify_folder
-from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.vita.attention import attention_inputs
+from vita_mctp.errors import ConfigError
+from vita_mctp.models.strict import StrictLoading
 from vita_mctp.models.vita.configuration import VitaMctpConfig
 from vita_mctp.models.vita.losses import SharedHead
-from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, take
+from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, attention_inputs, take
 from vita_mctp.types import HeardAudio
 
 Detach = Literal["when_frozen", "always"]
-
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-
 
 _CACHE_ARGUMENT = "cache" if "cache" in signature(Qwen2DecoderLayer.forward).parameters else "past_key_values"
 """transformers 5.24 renamed the argument of its decoder layers."""
@@ -46,8 +41,8 @@ class VitaMctpOutput(ModelOutput):
 
     Attributes:
         loss: what to minimise: LM loss (unless the backbone is frozen) + mtp_loss_weight * mean of the block losses.
-        lm_loss, mtp_losses: the backbone's and each block's own loss, unweighted, after the reduction; figures
-            without gradients.
+        lm_loss, mtp_losses: the backbone's and each block's own loss, unweighted, after the reduction; without
+            gradients.
         logits: (B, T, V) the backbone's, when neither losses nor hidden states are asked for.
         hidden_states: K+1 tensors (B, T_k, H) after the final norm, the backbone's first; block k's rows hold the
             positions > k of each sample, moved to the front.
@@ -63,7 +58,7 @@ class VitaMctpOutput(ModelOutput):
     num_correct: Tensor | None = None
 
 
-class VitaMctpForCausalLM(Qwen2PreTrainedModel):
+class VitaMctpForCausalLM(StrictLoading, Qwen2PreTrainedModel):
     """Backbone, MCTP blocks and shared head, with the released checkpoints' parameter names.
 
     Decoding takes the parts (`embed`, `backbone`, `block`, `logits`), which keep no state; training takes `forward`.
@@ -84,7 +79,6 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
         self.mtp_projs = nn.ModuleList(nn.Linear(2 * hidden, hidden, bias=False) for _ in blocks)
         self.mtp_embed_norms = nn.ModuleList(Qwen2RMSNorm(hidden, eps=eps) for _ in blocks)
         self.mtp_hidden_norms = nn.ModuleList(Qwen2RMSNorm(hidden, eps=eps) for _ in blocks)
-        self.generation_config = GenerationConfig()
         self.post_init()
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -92,11 +86,7 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
         return cast(Tensor, self.model.embed_tokens(ids))
 
     def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
-        """What the backbone reads of embeds (B, T, H): with the recordings heard in each row. This model hears none.
-
-        Raises:
-            ConfigError: there is a recording.
-        """
+        """embeds (B, T, H) as the backbone reads them. This model hears no recordings: ConfigError if there is one."""
         if any(heard):
             raise ConfigError("this model hears audio codes, not features: give it codes, or load a VITA-Audio-Plus")
         return embeds
@@ -104,13 +94,10 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
     def backbone(
         self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """embeds (B, T, H) -> hidden states (B, T, H) after the final norm.
+        """embeds (B, T, H) -> hidden states (B, T, H) after the final norm; layers 0..L-1 of the cache are updated.
 
-        Args:
-            position_ids: (B, T) position of each token in its sequence.
-            attention_mask: (B, 1, T, keys) bool or additive. None: causal; without a cache, positions that restart also
-                separate packed samples; with one, its keys all come before these tokens.
-            cache: updated under layer indices 0..L-1.
+        attention_mask: (B, 1, T, keys) bool or additive. None: causal; without a cache, positions (B, T) that restart
+        also separate packed samples; with one, its keys all come before these tokens.
         """
         return self._run(0, self.config.num_backbone_layers, embeds, position_ids, attention_mask, cache)
 
@@ -125,10 +112,7 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
     ) -> Tensor:
         """MCTP block k: embeds of x_p and h[k-1]_{p-1}, both (B, T, H) -> h[k]_p (B, T, H) after the shared final norm.
 
-        Args:
-            previous_hidden: of the backbone (k = 0) or of block k-1, one position before each token.
-            position_ids: (B, T) the positions p, absolute in their sequence.
-            attention_mask, cache: as in `backbone`; the cache is updated under layer index L+k.
+        position_ids: the positions p, absolute in their sequence. Updates layer L+k of the cache; else as `backbone`.
         """
         inputs = torch.cat([self.mtp_embed_norms[k](embeds), self.mtp_hidden_norms[k](previous_hidden)], dim=-1)
         layer = self.config.num_backbone_layers + k
@@ -257,49 +241,38 @@ class VitaMctpForCausalLM(Qwen2PreTrainedModel):
             num_correct=found.num_correct,
         )
 
-    @classmethod
-    def can_generate(cls) -> bool:
-        """False: transformers' generate() knows no MCTP blocks; `vita_mctp.decoding` decodes."""
-        return False
+    def expand(self, num_blocks: int, *, seed: int = 0) -> None:
+        """Appends MCTP blocks in place until there are so many (VITA-Audio paper, section 3.3).
 
-    @classmethod
-    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """transformers' loader, strict: every tensor must be there, none may be left over, only safetensors are read.
+        Block k copies block k-1. Block 0 copies the last backbone layer, draws its projection from
+        normal(0, initializer_range) with `seed`, and has norms of ones.
 
         Raises:
-            CheckpointError: a tensor is missing, surplus, cut short or of another shape than the config says, or the
-                folder holds another class's model.
+            ConfigError: the model already has more blocks.
         """
-        if Path(name).is_dir():
-            verify_folder(Path(name))
-            cls._refuse_other_model(Path(name), kwargs.get("config"))
-        wants_info = kwargs.pop("output_loading_info", False)
-        strict = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        with quiet_transformers():
-            model, info = super().from_pretrained(name, *args, **(kwargs | strict))
-        refuse_incomplete(name, info)
-        if model.config.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:
-            raise CheckpointError(f"{name}: the config ties the head, but lm_head.weight differs from the embeddings")
-        hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-        try:
-            model.generation_config = GenerationConfig.from_pretrained(name, _from_model_config=None, **hub)
-        except OSError as error:  # a checkpoint without generation settings keeps the defaults
-            if (damaged := Path(name) / GENERATION_CONFIG_NAME).is_file():
-                raise CheckpointError(f"{damaged} is damaged ({error}): download it again") from error
-        return (model, info) if wants_info else model
+        config = self.config
+        if num_blocks < config.num_nextn_predict_layers:
+            raise ConfigError(f"the model has {config.num_nextn_predict_layers} MCTP blocks, cannot leave {num_blocks}")
+        for k in range(config.num_nextn_predict_layers, num_blocks):
+            config.layer_types = [*config.layer_types, "full_attention"]
+            config.num_hidden_layers += 1
+            config.num_nextn_predict_layers += 1
+            self._append_block(k, seed)
 
-    @classmethod
-    def _refuse_other_model(cls, folder: Path, config: VitaMctpConfig | None) -> None:
-        kind, wanted = (config.model_type if config else model_type_of(folder)), cls.config_class.model_type
-        if kind != wanted:
-            raise CheckpointError(
-                f"{folder} holds a {kind} model, {cls.__name__} wants {wanted}: open it with load_model, "
-                "which picks the class"
-            )
+    def _append_block(self, k: int, seed: int) -> None:
+        config, layers = self.config, self.model.layers
+        layers.append(_copy(Qwen2DecoderLayer(config, len(layers)), layers[-1]))
+        parts = (self.mtp_projs, self.mtp_embed_norms, self.mtp_hidden_norms)
+        hidden, eps, like = config.hidden_size, config.rms_norm_eps, self.model.norm.weight
+        projection = nn.Linear(2 * hidden, hidden, bias=False)
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(projection.weight, std=config.initializer_range, generator=generator)
+        new = (projection, Qwen2RMSNorm(hidden, eps=eps), Qwen2RMSNorm(hidden, eps=eps))
+        for modules, module in zip(parts, new, strict=True):
+            modules.append(_copy(module, modules[-1]) if k > 0 else module.to(like))
 
-    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs: Any) -> None:
-        """As transformers', and the generation settings (decoding mode, sampling) beside the weights."""
-        with quiet_transformers():
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            self.generation_config.save_pretrained(save_directory)
+
+def _copy(new: Any, old: nn.Module) -> Any:
+    """`new` with the weights, device, type and mode of `old`."""
+    new.to(next(old.parameters())).load_state_dict(old.state_dict())
+    return new.train(old.training)

@@ -1,0 +1,176 @@
+"""Model families by `model_type`: all that the other rooms know of a kind of model. Imported when asked for.
+
+K blocks, L backbone layers, B rows, T positions, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from vita_mctp.errors import ConfigError
+from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.text.vocabulary import VocabularyKind
+from vita_mctp.types import HeardAudio
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of a checkpoint's tensors, by name."""
+
+
+class SpeechModel(Protocol):
+    """What decoding takes: parts that keep no state. A model without blocks has K = 0 and level 0 alone.
+
+    config: with vocab_size, max_position_embeddings, num_backbone_layers (L), num_nextn_predict_layers (K), and the
+    head sizes of the caches. generation_config: transformers'.
+    """
+
+    config: Any
+    generation_config: Any
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def parameters(self) -> Any: ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> embeddings (B, T, H)."""
+
+    def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
+        """embeds with each row's recordings, encoded, at their positions. Raises ConfigError where none is heard."""
+
+    def backbone(
+        self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        """embeds (B, T, H) -> hidden states (B, T, H), layers 0..L-1 of the cache updated."""
+
+    def block(
+        self,
+        k: int,
+        embeds: Tensor,
+        previous_hidden: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """embeds and the level below's hidden states, one position before -> hidden states of level k + 1."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., H) of any level -> logits (..., V) of the token after each position."""
+
+
+@dataclass(frozen=True)
+class ReleasedCodec:
+    """A codec's name in `codecs.registry`, and the hub id of its repository."""
+
+    name: str
+    hub_id: str
+
+
+@dataclass(frozen=True)
+class ModelFamily(ABC):
+    """One kind of model. What a subclass does not override is a plain language model's.
+
+    audio_frontend, audio_decoder: of its released folders, which have no speech.json; None: there are none.
+    input_kind: how a question is heard, as codes or as features, and with it the vocabulary.
+    max_history_turns, voice_prompts, channel: of the released models, as in speech.json.
+    """
+
+    config_class: type[Any]
+    model_class: type[Any]
+    input_kind: VocabularyKind
+    audio_frontend: ReleasedCodec | None = None
+    audio_decoder: ReleasedCodec | None = None
+    max_history_turns: int = 0
+    voice_prompts: bool = False
+    channel: int | None = None
+
+    shrinks: ClassVar[re.Pattern[str]] = re.compile(r"(?:.*\.)?layers\.\d+\..*_proj")
+    """Linear layers that quantisation makes smaller and that adapters sit on."""
+
+    @property
+    def hears_features(self) -> bool:
+        return self.input_kind is VocabularyKind.CONTINUOUS
+
+    @abstractmethod
+    def read_config(self, folder: Path, values: Mapping[str, Any], shapes: Callable[[], Shapes]) -> Any:
+        """config.json's values, in the released layout -> the configuration; shapes: for what these do not say.
+
+        Raises CheckpointError or ConfigError for values of a wrong type or out of bounds, and for contradictions.
+        """
+
+    def load_weights(self, folder: Path, config: Any, dtype: torch.dtype, kernel: str) -> Any:
+        """The model stored in a folder, every tensor accounted for; weights may stay mapped from their files."""
+        return self.model_class.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=kernel)
+
+    def load_tokenizer(self, folder: Path, kind: str, num_codes: int) -> TextTokenizer:
+        """Text, markers, and the audio vocabulary of `num_codes` codes."""
+        return TextTokenizer.from_folder(folder, kind, num_codes)
+
+    def grow(self, model: Any, num_blocks: int, seed: int) -> None:
+        """Appends blocks, in place, until there are so many."""
+        if num_blocks != model.config.num_nextn_predict_layers:
+            raise ConfigError(f"a {model.config.model_type} model has no blocks to add; leave their number out")
+
+    def with_encoder(self, backbone: Any, encoder: Mapping[str, Tensor], source: Path, seed: int) -> Any:
+        """A new model of this kind: a language model, a released audio encoder's tensors, and what joins them.
+
+        Raises CheckpointError for tensors, read from `source`, that are no such encoder.
+        """
+        raise ConfigError(f"{type(self).__name__} has no audio encoder to join to a language model")
+
+    def is_block_parameter(self, config: Any, name: str) -> bool:
+        """Whether a parameter (wrappers' prefixes allowed) is a block's: trained by every stage, at its own rate."""
+        return False
+
+    def is_never_trained(self, name: str) -> bool:
+        """Whether a parameter stays as it was in every stage."""
+        return False
+
+    @abstractmethod
+    def resize_vocabulary(self, model: Any, size: int, seed: int) -> None:
+        """Gives embeddings and head `size` rows."""
+
+    @abstractmethod
+    def flops_per_token(self, config: Any, *, backbone_trains: bool, context: int) -> float:
+        """FLOPs that training needs for one token of samples of `context` tokens, without recomputation."""
+
+    @abstractmethod
+    def activation_bytes(self, config: Any, positions: int) -> int:
+        """At least what a training step keeps for its backward pass, layers' insides being computed again."""
+
+
+_FAMILIES: dict[str, str | ModelFamily] = {
+    "qwen2": "vita_mctp.models.vita:VITA",  # a plain Qwen2 or Qwen2.5 is VITA's backbone without blocks
+    "qwen2_mtp": "vita_mctp.models.vita:VITA",
+    "qwen2_mtp_sensevoice": "vita_mctp.models.vita:VITA_PLUS",
+}
+
+
+def register(model_type: str, family: str | ModelFamily) -> None:
+    """Makes a family, or "module:NAME" of one, known under the `model_type` of its config.json."""
+    if _FAMILIES.setdefault(model_type, family) != family:
+        raise ConfigError(f"the model_type {model_type} already stands for {_FAMILIES[model_type]}; choose another one")
+
+
+def family_of(model_type: str) -> ModelFamily:
+    """Raises ConfigError for an unknown one."""
+    found = _FAMILIES.get(model_type)
+    if found is None:
+        raise ConfigError(f"a {model_type} model; wanted one of {', '.join(_FAMILIES)}")
+    if isinstance(found, str):
+        module, _, name = found.partition(":")
+        family: ModelFamily = getattr(import_module(module), name)
+        return family
+    return found
