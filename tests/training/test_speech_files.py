@@ -51,6 +51,12 @@ def test_a_released_model_brings_nothing_and_a_damaged_file_is_named(tmp_path: P
     shutil.rmtree(tmp_path / "parent" / "codec")
     with pytest.raises(CheckpointError, match=r"speech\.json names codec, which .*parent has not"):
         copy_speech(tmp_path / "parent", child)
+    values = json.loads((tmp_path / "parent" / SPEECH_FILE).read_text())
+    values["self_check"]["question"] = "../decoder"  # would be written beside the child
+    (tmp_path / "parent" / SPEECH_FILE).write_text(json.dumps(values))
+    (tmp_path / "parent" / "codec").mkdir()
+    with pytest.raises(CheckpointError, match="not inside"):
+        copy_speech(tmp_path / "parent", child)
     for text in ("[]", "{", '{"audio_tokenizer": 1}'):
         (tmp_path / "parent" / SPEECH_FILE).write_text(text)
         with pytest.raises(CheckpointError, match=r"speech\.json"):

@@ -104,6 +104,8 @@ def read_portable(origin: Path) -> tuple[SpeechSettings, tuple[str, ...]] | None
             names.append(ref.folder)
         else:
             settings = settings.but(**{key: ref.model_copy(update={"folder": str(folder)})})
+    if outside := [name for name in names if origin.resolve() not in (origin / name).resolve().parents]:
+        raise CheckpointError(f"{path} names {outside[0]}, which is not inside {origin}; put it there")
     if lost := [name for name in names if not (origin / name).exists()]:
         raise CheckpointError(f"{path} names {lost[0]}, which {origin} has not; get it again")
     return settings, tuple(names)

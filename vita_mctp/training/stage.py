@@ -174,7 +174,9 @@ class _Run:
         if self._recipe.gradient_checkpointing:
             _keep_layer_inputs_only(model)
         if self._recipe.lora is not None:
-            return add_adapters(model, self._recipe.lora)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._recipe.seed)  # else they start from whatever the process drew before
+                return add_adapters(model, self._recipe.lora)
         return model, set_trainable(model, freeze_backbone=self._recipe.freeze_backbone)
 
     def _released(self) -> Path | None:
