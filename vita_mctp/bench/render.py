@@ -38,7 +38,7 @@ def check_targets(json_file: Path | None, plot: Path | None) -> None:
     if plot is not None and plot.suffix not in PICTURES:
         raise ConfigError(f"a plot is written as {' or '.join(PICTURES)}, got {plot}; name such a file")
     if plot is not None:
-        _matplotlib_figure()
+        _matplotlib_drawing()
 
 
 def write(target: Path, data: bytes) -> None:
@@ -53,7 +53,7 @@ def draw(result: Result, target: Path) -> None:
     """The panels below each other, in an SVG or PNG whose bytes depend on the result alone."""
     from io import BytesIO
 
-    new_drawing = _matplotlib_figure()
+    new_drawing = _matplotlib_drawing()
     panels = result.study.panels
     width, height = _PANEL_INCHES
     drawing = new_drawing(figsize=(width, height * len(panels)), layout="constrained")
@@ -71,7 +71,7 @@ def draw(result: Result, target: Path) -> None:
     write(target, picture.getvalue())
 
 
-def _matplotlib_figure() -> Any:
+def _matplotlib_drawing() -> Any:
     """matplotlib's Figure alone: its pyplot keeps state and looks for a screen."""
     try:
         import matplotlib
