@@ -10,14 +10,13 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import torch
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
-from vita_mctp.checkpoints.inference import load_for_inference
+from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.checkpoints.placement import parse_device, parse_dtype
-from vita_mctp.checkpoints.quantization import Quantization, parse_quantization
+from vita_mctp.checkpoints.quantization import parse_quantization
 from vita_mctp.checkpoints.resolve import resolve_settings
 from vita_mctp.checkpoints.settings import NANO, SpeechSettings, find_model
 from vita_mctp.codecs import registry
@@ -28,13 +27,11 @@ from vita_mctp.decoding.plan import Mode, parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.state import Request
 from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpPlusForCausalLM
 from vita_mctp.text.chat import ChatFormat, PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
-
-if TYPE_CHECKING:
-    from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 
 Recording = Wave | str | os.PathLike[str] | bytes
 """A wave, a path ("-" is standard input), or the bytes of a file."""
@@ -93,17 +90,19 @@ class SpeechLM:
         Raises ConfigError for an unknown model or option, CheckpointError for a folder that lacks something,
         MissingExtraError and OutOfMemoryError as `load_model`.
         """
-        target, shrink = parse_device(device), None if quantize is None else parse_quantization(quantize)
-        if dtype is not None:
-            parse_dtype(dtype)
+        place, shrink = parse_device(device), None if quantize is None else parse_quantization(quantize)
+        precision = None if dtype is None else parse_dtype(dtype)
         folder = find_model(model)
+        if dtype is None:
+            precision = read_config(folder).dtype or torch.float32
         settings = resolve_settings(folder, audio_tokenizer, audio_decoder)
-        audio_frontend = _open_frontend(settings, target)
-        ref = settings.audio_decoder
-        decoder = registry.audio_decoder(ref.name, Path(ref.folder), target, ref.options)
+        audio_frontend = _open_frontend(settings, place)
+        wanted = settings.audio_decoder
+        decoder = registry.audio_decoder(wanted.name, Path(wanted.folder), place, wanted.options)
         codes = (audio_frontend if isinstance(audio_frontend, AudioTokenizer) else decoder).codebook_size
         tokenizer = TextTokenizer.from_folder(folder, settings.tokenizer_kind, codes)
-        return cls(_load_weights(folder, dtype, target, attn, shrink), tokenizer, audio_frontend, decoder, settings)
+        weights = load_model(folder, dtype=precision, device=place, attn=attn, quantize=shrink)
+        return cls(weights, tokenizer, audio_frontend, decoder, settings)
 
     def ask(
         self,
@@ -284,28 +283,17 @@ def recent_turns(history: Sequence[Turn], questions: int) -> tuple[Turn, ...]:
     return tuple(history[starts[-questions] :] if len(starts) > questions else history)
 
 
-def _load_weights(
-    folder: Path, dtype: str | None, device: torch.device, attn: str, quantize: Quantization | None
-) -> VitaMctpForCausalLM:
-    if attn == "sdpa" and quantize is None and (plain := load_for_inference(folder, dtype, device)) is not None:
-        return cast("VitaMctpForCausalLM", plain)  # its twin: decoding takes the parts that both have
-    from vita_mctp.checkpoints.loading import load_model, read_config
-
-    precision = (read_config(folder).dtype or torch.float32) if dtype is None else parse_dtype(dtype)
-    return load_model(folder, dtype=precision, device=device, attn=attn, quantize=quantize)
-
-
-def _open_frontend(settings: SpeechSettings, device: torch.device) -> AudioFrontend:
+def _open_frontend(settings: SpeechSettings, place: torch.device) -> AudioFrontend:
     ref = settings.audio_tokenizer
     if settings.tokenizer_kind == VocabularyKind.CONTINUOUS:
         return registry.feature_extractor(ref.name, Path(ref.folder))
-    return registry.audio_tokenizer(ref.name, Path(ref.folder), device)
+    return registry.audio_tokenizer(ref.name, Path(ref.folder), place)
 
 
 def _check_frontend(model: VitaMctpForCausalLM, tokenizer: TextTokenizer, audio_frontend: AudioFrontend) -> None:
     kind = tokenizer.vocabulary.input_kind
     by_features = [
-        model.hears_features,
+        isinstance(model, VitaMctpPlusForCausalLM),
         kind is VocabularyKind.CONTINUOUS,
         isinstance(audio_frontend, AudioFeatureExtractor),
     ]
@@ -317,10 +305,7 @@ def _check_frontend(model: VitaMctpForCausalLM, tokenizer: TextTokenizer, audio_
 
 
 def _check_sizes(
-    model: VitaMctpForCausalLM,
-    tokenizer: TextTokenizer,
-    audio_frontend: AudioFrontend,
-    audio_decoder: AudioDecoder,
+    model: VitaMctpForCausalLM, tokenizer: TextTokenizer, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
 ) -> None:
     if isinstance(audio_frontend, AudioTokenizer) and audio_frontend.codebook_size != audio_decoder.codebook_size:
         raise CheckpointError(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers.utils import logging
 
 from vita_mctp.errors import CheckpointError
 
@@ -140,8 +141,6 @@ def _read_index(file: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silences transformers' progress bars, and its loading report: here that becomes one error."""
-    from transformers.utils import logging
-
     verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

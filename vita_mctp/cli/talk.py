@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -111,16 +110,11 @@ def load_model(model: ModelOptions) -> SpeechLM:
 
 
 def quiet_libraries() -> None:
-    """Standard error is for errors: transformers' bars and warnings are kept off it, once downloads are over.
+    """Standard error is for errors: transformers' bars and warnings are kept off it, once downloads are over."""
+    from transformers.utils import logging
 
-    It is not imported for that: most answers need none of it.
-    """
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-    if "transformers" in sys.modules:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:

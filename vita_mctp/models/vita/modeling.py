@@ -15,18 +15,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwen2Model, Qwen2PreTrainedModel
+from transformers import Cache, GenerationConfig, Qwen2Model, Qwen2PreTrainedModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 from transformers.utils import GENERATION_CONFIG_NAME, ModelOutput
 
 from vita_mctp.checkpoints.weights import model_type_of, quiet_transformers, refuse_incomplete, verify_folder
 from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.models.vita.attention import attention_inputs
 from vita_mctp.models.vita.configuration import VitaMctpConfig
-from vita_mctp.models.vita.levels import Levels
 from vita_mctp.models.vita.losses import SharedHead
 from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, take
 from vita_mctp.types import HeardAudio
@@ -63,7 +63,7 @@ class VitaMctpOutput(ModelOutput):
     num_correct: Tensor | None = None
 
 
-class VitaMctpForCausalLM(Levels, Qwen2PreTrainedModel):
+class VitaMctpForCausalLM(Qwen2PreTrainedModel):
     """Backbone, MCTP blocks and shared head, with the released checkpoints' parameter names.
 
     Decoding takes the parts (`embed`, `backbone`, `block`, `logits`), which keep no state; training takes `forward`.
@@ -75,7 +75,6 @@ class VitaMctpForCausalLM(Levels, Qwen2PreTrainedModel):
     accepts_loss_kwargs = True
     backbone_class: ClassVar[type[Qwen2Model]] = Qwen2Model
     default_detach: ClassVar[Detach] = "when_frozen"
-    cache_argument = _CACHE_ARGUMENT
 
     def __init__(self, config: VitaMctpConfig) -> None:
         super().__init__(config)
@@ -87,6 +86,68 @@ class VitaMctpForCausalLM(Levels, Qwen2PreTrainedModel):
         self.mtp_hidden_norms = nn.ModuleList(Qwen2RMSNorm(hidden, eps=eps) for _ in blocks)
         self.generation_config = GenerationConfig()
         self.post_init()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> embeddings (B, T, H)."""
+        return cast(Tensor, self.model.embed_tokens(ids))
+
+    def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
+        """What the backbone reads of embeds (B, T, H): with the recordings heard in each row. This model hears none.
+
+        Raises:
+            ConfigError: there is a recording.
+        """
+        if any(heard):
+            raise ConfigError("this model hears audio codes, not features: give it codes, or load a VITA-Audio-Plus")
+        return embeds
+
+    def backbone(
+        self, embeds: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """embeds (B, T, H) -> hidden states (B, T, H) after the final norm.
+
+        Args:
+            position_ids: (B, T) position of each token in its sequence.
+            attention_mask: (B, 1, T, keys) bool or additive. None: causal; without a cache, positions that restart also
+                separate packed samples; with one, its keys all come before these tokens.
+            cache: updated under layer indices 0..L-1.
+        """
+        return self._run(0, self.config.num_backbone_layers, embeds, position_ids, attention_mask, cache)
+
+    def block(
+        self,
+        k: int,
+        embeds: Tensor,
+        previous_hidden: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """MCTP block k: embeds of x_p and h[k-1]_{p-1}, both (B, T, H) -> h[k]_p (B, T, H) after the shared final norm.
+
+        Args:
+            previous_hidden: of the backbone (k = 0) or of block k-1, one position before each token.
+            position_ids: (B, T) the positions p, absolute in their sequence.
+            attention_mask, cache: as in `backbone`; the cache is updated under layer index L+k.
+        """
+        inputs = torch.cat([self.mtp_embed_norms[k](embeds), self.mtp_hidden_norms[k](previous_hidden)], dim=-1)
+        layer = self.config.num_backbone_layers + k
+        return self._run(layer, layer + 1, self.mtp_projs[k](inputs), position_ids, attention_mask, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., H) of the backbone or any block -> logits (..., V) of the token after each position."""
+        return cast(Tensor, self.lm_head(hidden))
+
+    def _run(
+        self, first: int, end: int, hidden: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        num_cached = int(cache.get_seq_length(first)) if cache is not None and mask is None else 0
+        kernel = self.config._attn_implementation
+        attention = attention_inputs(kernel, positions, hidden.dtype, mask, num_cached)
+        rotary = self.model.rotary_emb(hidden, positions)
+        for layer in self.model.layers[first:end]:
+            hidden = layer(hidden, position_embeddings=rotary, **{_CACHE_ARGUMENT: cache}, **attention)
+        return cast(Tensor, self.model.norm(hidden))
 
     def chain(
         self,
@@ -242,7 +303,3 @@ class VitaMctpForCausalLM(Levels, Qwen2PreTrainedModel):
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self.generation_config.save_pretrained(save_directory)
-
-
-AutoConfig.register(VitaMctpConfig.model_type, VitaMctpConfig, exist_ok=True)
-AutoModelForCausalLM.register(VitaMctpConfig, VitaMctpForCausalLM, exist_ok=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Model
+from transformers import Qwen2Model
 
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vita.configuration import VitaMctpConfig
@@ -78,7 +78,6 @@ class VitaMctpPlusForCausalLM(VitaMctpForCausalLM):
     config_class = VitaMctpPlusConfig
     backbone_class = _HearingBackbone
     default_detach = "always"
-    hears_features = True
 
     def encode(self, recordings: Sequence[AudioFeatures]) -> list[Tensor]:
         """For each recording of T frames its rows (T + 4, H), whatever it is encoded together with.
@@ -124,7 +123,3 @@ class VitaMctpPlusForCausalLM(VitaMctpForCausalLM):
         """A zero that every parameter of the ears is part of: distributed training waits for each one's gradient."""
         frame = np.ones((1, self.config.audio_sizes.input_size), np.float32)
         return self.encode([AudioFeatures(frame)])[0].sum() * 0.0
-
-
-AutoConfig.register(VitaMctpPlusConfig.model_type, VitaMctpPlusConfig, exist_ok=True)
-AutoModelForCausalLM.register(VitaMctpPlusConfig, VitaMctpPlusForCausalLM, exist_ok=True)
