@@ -69,10 +69,24 @@ def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert text and float(seconds) > 0.5 and float(first_sound) > 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/README.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()) if not link.startswith("http")]
-    assert links and [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def links(page: Path) -> list[Path]:
+    """The files that a page leads to; fragments left off."""
+    found = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    return [page.parent / link.partition("#")[0] for link in found if not link.startswith(("http", "#"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [link for link in links(page) if not link.exists()] == []
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    listed = {link.resolve() for link in links(index)}
+    assert set((ROOT / "docs").rglob("*.md")) - {index} <= listed
 
 
 def test_contributors_are_shown_files_that_exist() -> None:

@@ -25,7 +25,7 @@ from vita_mctp.errors import AudioError, ConfigError, MissingExtraError
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.serving import page as page_module
 from vita_mctp.serving.page import answer, build_page, launch_page
-from vita_mctp.serving.page_text import EXAMPLES, figures_table
+from vita_mctp.serving.page_text import EXAMPLES, metrics_table
 from vita_mctp.types import Done, StopReason, Timings, Turn, Wave
 
 gradio = pytest.importorskip("gradio")
@@ -270,7 +270,7 @@ def test_the_examples_on_the_page_are_of_the_domain() -> None:
 
 
 def test_figures_of_an_answer_without_sound_say_so() -> None:
-    table = figures_table(Done(StopReason.EOS, "turbo", "yes", Timings(total=2.0, tokens=10)))
+    table = metrics_table(Done(StopReason.EOS, "turbo", "yes", Timings(total=2.0, tokens=10)))
     assert {"| mode | turbo |", "| tokens/s | 5.0 |", "| first sound | none |", "| real-time factor | none |"} <= {
         *table.splitlines()
     }

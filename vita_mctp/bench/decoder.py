@@ -70,11 +70,11 @@ class ChunkCost:
 
 @dataclass(frozen=True)
 class DecodedAnswer:
-    """What decoding one answer took; wanted_samples: of one stream, had it come to its end."""
+    """What decoding one answer took; full_samples: of one stream, had it come to its end."""
 
     costs: Sequence[ChunkCost]
     streams: int
-    wanted_samples: int
+    full_samples: int
     finished: bool
 
     @property
@@ -152,8 +152,8 @@ def decode_answer(
         costs.append(ChunkCost(seen, len(blocks[0].codes), took, busy, samples, least))
         if sum(cost.seconds for cost in costs) > budget:
             break
-    wanted = int(count * decoder.sample_rate / decoder.frame_rate)
-    return DecodedAnswer(costs, streams, wanted, finished=len(costs) == len(steps))
+    full = int(count * decoder.sample_rate / decoder.frame_rate)
+    return DecodedAnswer(costs, streams, full, finished=len(costs) == len(steps))
 
 
 def cut(loaded: LoadedDecoder, codes: IntArray) -> Iterator[AudioBlock]:
@@ -274,7 +274,7 @@ def _row(loaded: LoadedDecoder, answer: DecodedAnswer, seams: Row) -> Row:
 def _samples(answer: DecodedAnswer) -> str:
     if not answer.finished:
         return "unfinished"
-    missing = answer.streams * answer.wanted_samples - answer.samples
+    missing = answer.streams * answer.full_samples - answer.samples
     return "exact" if not missing else f"{abs(missing)} {'missing' if missing > 0 else 'too many'}"
 
 

@@ -38,7 +38,7 @@ def check_targets(json_file: Path | None, plot: Path | None) -> None:
     if plot is not None and plot.suffix not in PICTURES:
         raise ConfigError(f"a plot is written as {' or '.join(PICTURES)}, got {plot}; name such a file")
     if plot is not None:
-        _figure_class()
+        _matplotlib_drawing()
 
 
 def write(target: Path, data: bytes) -> None:
@@ -53,25 +53,25 @@ def draw(result: Result, target: Path) -> None:
     """The panels below each other, in an SVG or PNG whose bytes depend on the result alone."""
     from io import BytesIO
 
-    new_figure = _figure_class()
+    new_drawing = _matplotlib_drawing()
     panels = result.study.panels
     width, height = _PANEL_INCHES
-    figure = new_figure(figsize=(width, height * len(panels)), layout="constrained")
+    drawing = new_drawing(figsize=(width, height * len(panels)), layout="constrained")
     weights = ", random weights" if result.is_random else ""
-    figure.suptitle(f"{result.study.title}{weights}\n{_device(result.environment, result.machine.device)}", fontsize=9)
+    drawing.suptitle(f"{result.study.title}{weights}\n{_device(result.environment, result.machine.device)}", fontsize=9)
     first = None
     for number, panel in enumerate(panels, start=1):
         shared = first if panel.x == panels[0].x else None
-        axes = figure.add_subplot(len(panels), 1, number, sharex=shared)
+        axes = drawing.add_subplot(len(panels), 1, number, sharex=shared)
         first = first or axes
         _draw_panel(axes, panel)
     picture = BytesIO()
     kind = target.suffix.removeprefix(".")
-    figure.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    drawing.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     write(target, picture.getvalue())
 
 
-def _figure_class() -> Any:
+def _matplotlib_drawing() -> Any:
     """matplotlib's Figure alone: its pyplot keeps state and looks for a screen."""
     try:
         import matplotlib

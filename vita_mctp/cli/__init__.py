@@ -60,8 +60,8 @@ class _Commands(TyperGroup):
 app = new_app(cls=_Commands)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(asked: bool) -> None:
+    if asked:
         sys.stdout.write(f"{PROGRAM} {__version__}\n")
         raise typer.Exit
 

@@ -66,9 +66,7 @@ def tokenize(
     out: Annotated[Path, opt("FOLDER", "for shards and their index")],
     codec: Annotated[str, opt("NAME", "audio tokenizer")] = "nano",
     codec_folder: Annotated[Path | None, opt("FOLDER", "its weights (default: those of the model nano)")] = None,
-    features: Annotated[
-        Path | None, opt("FOLDER", "SenseVoiceSmall's, with am.mvn: keep also the features that VITA-Audio-Plus hears")
-    ] = None,
+    features: Annotated[Path | None, opt("FOLDER", _FEATURES)] = None,
     device: Device = "cpu",
     rank: Annotated[int, opt("N", "of this machine among several")] = 0,
     world_size: Annotated[int, opt("N", "machines")] = 1,

@@ -48,12 +48,7 @@ def ask(question: Recording, sound: SoundOptions, decoding: DecodingOptions, mod
 
 
 @command(app)
-def say(
-    text: Annotated[str, arg("TEXT", "what to say")],
-    sound: SoundOptions,
-    decoding: DecodingOptions,
-    model: ModelOptions,
-) -> None:
+def say(text: Text, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:
     """Text in, its wave out."""
     _answer(Task.TTS, text, sound, decoding, model)
 

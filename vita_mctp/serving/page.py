@@ -1,4 +1,4 @@
-"""The page to talk to the model: record or upload a question, hear the answer as it streams, see its text and figures.
+"""The page to talk to the model: record or upload a question, hear the answer as it streams, see its text and metrics.
 
 Visitors share the weights and nothing else: each answer lives in its own generator, which gradio closes when a visitor
 leaves or presses Stop, and each conversation in gradio's state of that visit. The page asks for nothing outside its own
@@ -29,17 +29,17 @@ from vita_mctp.serving.page_text import (
     LATE_SOUND,
     MODE_HINT,
     conversation_hint,
-    figures_table,
+    metrics_table,
 )
 from vita_mctp.speech_lm import SpeechLM, recent_turns
 from vita_mctp.types import FloatArray, TextDelta, Turn, Wave, WaveChunk
 
 PcmArray = npt.NDArray[np.int16]
 Update = tuple[Any, Any, Any, Any]
-"""New values of the page's text, sound, figures and history; `gradio.skip()` leaves one as it is."""
+"""New values of the page's text, sound, metrics and history; `gradio.skip()` leaves one as it is."""
 
 AT_ONCE = 2
-"""Answers made at the same time; further visitors wait in a queue and see their place in it."""
+"""Answers made at the same time; further visitors wait in a queue and see how many are before them."""
 MAX_WAITING = 32
 MAX_UPLOAD = "50mb"
 _EMPTY: Update = ("", None, "", ())
@@ -87,12 +87,12 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
                     label="Answer", streaming=streams, autoplay=True, interactive=False, buttons=["download"]
                 )
                 text = gr.Textbox(label="Text", lines=2, interactive=False)
-                figures = gr.Markdown()
+                metrics = gr.Markdown()
                 gr.Markdown(conversation_hint(remembered), visible=remembered > 0)
                 gr.Markdown(LATE_SOUND, visible=not streams)
         if model == NANO:
             gr.Markdown(ABOUT_NANO)
-        outputs = [text, sound, figures, history]
+        outputs = [text, sound, metrics, history]
         wiring = (ask, [question, mode, seed, history], outputs)
         shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "answers"}
         running = [pressed(*wiring, api_name="ask", **shared), shown.then(*wiring, api_visibility="private", **shared)]
@@ -157,7 +157,7 @@ def answer(
             else:
                 whole = same if streams else _pcm(join_chunks(chunks))
                 kept = recent_turns([*history, *event.turns], remembered) if remembered else ()
-                yield event.text.strip(), whole, figures_table(event), kept
+                yield event.text.strip(), whole, metrics_table(event), kept
 
 
 def _example(speech_lm: SpeechLM) -> tuple[int, PcmArray] | None:

@@ -1,4 +1,4 @@
-"""What the page says: what it is, what nano can be asked, and the figures of an answer."""
+"""What the page says: what it is, what nano can be asked, and the metrics of an answer."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def conversation_hint(questions: int) -> str:
     return f"*With each question the model is given {earlier} of this visit, until **New conversation**.*"
 
 
-def figures_table(done: Done) -> str:
-    """The figures of an answer as a Markdown table, one in a row."""
+def metrics_table(done: Done) -> str:
+    """The metrics of an answer as a Markdown table, one in a row."""
     times = done.timings
-    figures = {
+    metrics = {
         "mode": done.mode,
         "tokens": str(times.tokens),
         "tokens/s": f"{times.tokens_per_second:.1f}",
@@ -61,7 +61,7 @@ def figures_table(done: Done) -> str:
         "sound": _number(times.audio_seconds, 2, " s"),
         "real-time factor": _number(times.real_time_factor, 2),
     }
-    return "\n".join(["| figure | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures.items())])
+    return "\n".join(["| metric | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in metrics.items())])
 
 
 def _number(value: float | None, digits: int, unit: str = "") -> str:
