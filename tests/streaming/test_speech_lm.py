@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from vita_mctp.answer import collect
 from vita_mctp.audio import write_wave
 from vita_mctp.checkpoints.settings import SpeechSettings, find_model
 from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.request import SequenceState
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
-from vita_mctp.types import AudioCodes, Done, Task, TextDelta, Wave, WaveChunk
+from vita_mctp.types import AudioCodes, Done, Task, TextDelta, TokenEvent, Wave, WaveChunk
 
 HOP = 1280
 QUESTION = Wave((0.4 * np.sin(np.arange(32000) / 9)).astype(np.float32), 16000)
@@ -80,12 +82,19 @@ def test_two_sessions_side_by_side_equal_each_alone(speech_lm: SpeechLM) -> None
 def test_closing_a_stream_stops_the_engine(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
     advance = Engine.advance
-    monkeypatch.setattr(Engine, "advance", lambda self, states: steps.append(1) or advance(self, states))
+
+    def slowly(self: Engine, states: list[SequenceState]) -> list[list[TokenEvent]]:
+        time.sleep(0.02)
+        steps.append(1)
+        return advance(self, states)
+
+    monkeypatch.setattr(Engine, "advance", slowly)
     events = speech_lm.stream(QUESTION, seed=1)
     next(events)
-    taken = len(steps)
     events.close()
-    assert 0 < taken < 100 and len(steps) == taken and next(events, None) is None
+    taken = len(steps)
+    speech_lm.worker.close()
+    assert 0 < len(steps) <= taken + 1 < 100 and next(events, None) is None
 
 
 def test_written_tasks_make_no_sound(speech_lm: SpeechLM) -> None:

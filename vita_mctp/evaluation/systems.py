@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from vita_mctp.answer import collect
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.settings import find_model
-from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
 from vita_mctp.evaluation.cases import Question

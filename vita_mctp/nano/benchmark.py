@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vita_mctp.audio import write_wave
 from vita_mctp.checkpoints.settings import find_model
-from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.environment import CommandCost, look_around, measure_command, weights_hash
 from vita_mctp.errors import CheckpointError
 from vita_mctp.evaluation.journal import cannot_write

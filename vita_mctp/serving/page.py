@@ -21,7 +21,7 @@ import soundfile
 from vita_mctp.answer import join_chunks
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.settings import NANO, SpeechSettings, find_model
-from vita_mctp.decoding.plan import MODES
+from vita_mctp.decoding.modes import MODES
 from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
 from vita_mctp.serving.page_text import (
     ABOUT_NANO,
