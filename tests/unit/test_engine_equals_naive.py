@@ -1,5 +1,7 @@
 """The engine's caches, batches and grouping change nothing: it returns what recomputing everything returns."""
 
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode, parse_mode
 from vita_mctp.decoding.naive import generate_naive, teacher_forced_chain
-from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.request import Request, all_text
 from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams
 
@@ -89,6 +91,54 @@ def test_requests_that_join_later_equal_naive(make_tiny_model, seed, arrivals):
     for made, (_, request) in zip(events, arrivals, strict=True):
         endless = Request(request.prompt_ids, request.mode, request.max_new_tokens, request.sampling)
         assert tuple(made) == generate_naive(model, endless).events
+
+
+@property_test
+@given(
+    seed=st.integers(0, 99),
+    batch=st.lists(requests, min_size=1, max_size=3),
+    chunk=st.integers(1, 9),
+    max_batch=st.integers(1, 3),
+)
+def test_prompts_read_in_chunks_equal_naive(make_tiny_model, seed, batch, chunk, max_batch):
+    model = make_tiny_model(seed, num_blocks=3)
+    engine = Engine(EagerRunner(model, prefill_chunk=chunk), max_batch=max_batch)
+    assert engine.generate(batch) == [generate_naive(model, request) for request in batch]
+
+
+@property_test
+@given(
+    seed=st.integers(0, 99),
+    request=requests,
+    drafts=st.lists(
+        st.tuples(st.integers(1, 6), st.integers(0, 4), st.lists(tokens, max_size=8)), min_size=1, max_size=4
+    ),
+)
+def test_ids_taken_back_leave_no_trace(make_tiny_model, seed, request, drafts):
+    """Now and then all levels read ids that are not final: some that the answer goes on with, then some at random."""
+    model = make_tiny_model(seed, num_blocks=3)
+    expected = generate_naive(model, request)
+    engine = Engine(EagerRunner(model))
+    state, events = engine.start(request), []
+    memory = state.memory
+    for steps, right, wrong in drafts:
+        memory.confirmed = sys.maxsize
+        for _ in range(steps):
+            if state.reason is None:
+                events += engine.advance([state])[0]
+        accepted = expected.ids[len(events) : len(events) + right]
+        coming = [*state.ids, *accepted, *wrong]
+        memory.confirmed = len(state.ids) - 1
+        for level in range(memory.reach + 1):
+            if memory.first_unread(level) < min(len(coming), memory.first_unread(max(0, level - 1)) + 1):
+                engine.runner.read(level, [memory], [coming[memory.first_unread(level) :]])
+        for token in accepted:
+            level, state.cursor = state.cursor.step()
+            events += state.record([(token, level)], all_text)
+        memory.truncate(len(state.ids) - 1)
+    while state.reason is None:
+        events += engine.advance([state])[0]
+    assert tuple(events) == expected.events
 
 
 @property_test

@@ -9,6 +9,7 @@ Legend: B requests, Q tokens of a forward, T keys it attends to, H hidden size, 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -54,40 +55,60 @@ class LevelModel(Protocol):
     ) -> Tensor: ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(B, H) -> (B, V)."""
+        """(..., H) -> (..., V)."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Memory:
-    """What one request remembers: by level, its keys and values, and the hidden states it has not read yet.
+    """What one request remembers, by level: its keys and values, and the hidden states it is to read.
 
-    caches: their lengths differ by design. unseen: (tokens, H) pieces of the level before; none for the backbone.
+    Attributes:
+        caches: their lengths differ by design.
+        heard: recordings that the backbone reads with the prompt.
+        unseen: hidden states (tokens, H) of the level before, each with the position of its first; none for level 0.
+        reach: no deeper level than this is called any more, so that nothing is kept for it.
+        confirmed: `truncate` never cuts below so many ids; what only a shorter past would need is not kept.
     """
 
     caches: list[KvCache]
-    unseen: list[list[Tensor]] = field(default_factory=list)
+    heard: tuple[HeardAudio, ...] = ()
+    unseen: list[list[tuple[int, Tensor]]] = field(init=False)
+    reach: int = field(init=False)
+    confirmed: int = sys.maxsize
 
     def __post_init__(self) -> None:
         self.unseen = [[] for _ in self.caches]
+        self.reach = len(self.caches) - 1
 
     def first_unread(self, level: int) -> int:
         """The position of the first token that `level` has not processed; level k starts at position k."""
         return self.caches[level].length + level
 
     def previous_hidden(self, level: int) -> Tensor:
-        """The hidden states (tokens, H) of the level before, one position behind the tokens that `level` is to read."""
-        pieces = self.unseen[level]
+        """The hidden states (tokens, H) of the level before, from one position before the first unread one on."""
+        start = self.first_unread(level) - 1
+        pieces = [rows[max(0, start - first) :] for first, rows in self.unseen[level] if first + len(rows) > start]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def record(self, level: int, reach: int, hidden: Tensor) -> None:
-        """Counts a level's tokens as read; keeps its hidden states (tokens, H) if the plan can call the next level."""
+    def record(self, level: int, hidden: Tensor) -> None:
+        """Counts a level's tokens as read; keeps its hidden states (tokens, H) for the next level."""
+        start = self.first_unread(level)
         self.caches[level].length += len(hidden)
-        self.unseen[level].clear()
-        for deeper in range(reach + 1, len(self.unseen)):
+        needed = min(start + len(hidden), self.confirmed) - 1
+        self.unseen[level] = [piece for piece in self.unseen[level] if piece[0] + len(piece[1]) > needed]
+        for deeper in range(self.reach + 1, len(self.unseen)):
             self.unseen[deeper].clear()
-        if level < reach:
-            self.unseen[level + 1].append(hidden)
+        if level < self.reach:
+            self.unseen[level + 1].append((start, hidden))
+
+    def truncate(self, length: int) -> None:
+        """Forgets, in every level, all ids from position `length` on, as if they had never been read."""
+        for level, cache in enumerate(self.caches):
+            cache.truncate(max(0, length - level))
+            self.unseen[level] = [
+                (first, rows[: length - first]) for first, rows in self.unseen[level] if first < length
+            ]
 
 
 class EagerRunner:
@@ -105,102 +126,93 @@ class EagerRunner:
         self.num_blocks: int = config.num_nextn_predict_layers
         self.prefill_chunk = prefill_chunk
         self._cache_specs = _cache_specs(model)
+        self._device = self._cache_specs[0].device
         self._is_flash = "flash_attention" in config._attn_implementation  # takes no mask: equal pasts only
 
-    @property
-    def device(self) -> torch.device:
-        return self._cache_specs[0].device
-
     def open(self, request: Request) -> Memory:
-        return Memory([KvCache(spec) for spec in self._cache_specs])
+        return Memory([KvCache(spec) for spec in self._cache_specs], request.heard)
 
     @torch.inference_mode()
     def run(self, states: Sequence[SequenceState]) -> list[list[Token]]:
-        """One token for each, whatever their plans and lengths."""
-        plans = [state.cursor.step() for state in states]
+        """One token for each, whatever their plans and lengths; none for one that has more of its prompt to read."""
+        plans = [self._plan(state) for state in states]
         tokens: list[list[Token]] = [[] for _ in states]
-        ready = [i for i, (level, _) in enumerate(plans) if level != BACKBONE or not self._read_ahead(states[i])]
-        for (level, _), members in self._groups([(i, states[i], plans[i][0]) for i in ready]).items():
-            group = [states[i] for i in members]
-            logits = self._forward(level, group, [plans[i][1] for i in members])
-            for i, token in zip(members, _choose_each(logits, group), strict=True):
-                tokens[i].append((token, level))
+        for (level, _), members in self._groups(states, plans).items():
+            for i in members:
+                states[i].memory.reach = plans[i][2].reach
+            hidden = self.read(level, [states[i].memory for i in members], [plans[i][1] for i in members])
+            ready = [(b, i) for b, i in enumerate(members) if plans[i][2] is not states[i].cursor]
+            if ready:
+                last = torch.stack([hidden[b, len(plans[i][1]) - 1] for b, i in ready])
+                choices = _choose_each(self.model.logits(last), [states[i] for _, i in ready])
+                for (_, i), token in zip(ready, choices, strict=True):
+                    states[i].cursor = plans[i][2]
+                    tokens[i].append((token, level))
         return tokens
 
-    def _read_ahead(self, state: SequenceState) -> bool:
-        """Reads a piece of a long prompt; False when the rest is to be read with the step."""
-        start, chunk = state.memory.first_unread(BACKBONE), self.prefill_chunk
-        if chunk is None or state.request.heard or len(state.ids) - start <= chunk:
-            return False
-        self._read(BACKBONE, [state], [start], [chunk], [state.cursor])
-        return True
+    @torch.inference_mode()
+    def read(self, level: int, memories: Sequence[Memory], ids: Sequence[Sequence[int]]) -> Tensor:
+        """The level's hidden states (B, Q, H) over the next ids of each request, right-padded; all of it is recorded.
 
-    def _groups(self, members: Sequence[tuple[int, SequenceState, int]]) -> dict[tuple[int, int], list[int]]:
-        """Of (index, state, level), the indices that share a forward, by level and a class of lengths."""
+        ids: from `first_unread(level)` on; they need not be final (`Memory.confirmed`).
+        """
+        counts, caches = [len(row) for row in ids], [memory.caches[level] for memory in memories]
+        for cache, count in zip(caches, counts, strict=True):
+            cache.reserve(count)
+        hidden = self._hidden(level, memories, ids, caches)
+        for memory, row, count in zip(memories, hidden, counts, strict=True):
+            memory.record(level, row[:count])
+        return hidden
+
+    def _plan(self, state: SequenceState) -> tuple[int, list[int], PlanCursor]:
+        """The level of the next step, the ids it reads, and the cursor behind it: the same one where no token comes."""
+        level, cursor = state.cursor.step()
+        ids, chunk = state.ids[state.memory.first_unread(level) :], self.prefill_chunk
+        if level == BACKBONE and chunk is not None and len(ids) > chunk and not state.memory.heard:
+            return level, ids[:chunk], state.cursor
+        return level, ids, cursor
+
+    def _groups(
+        self, states: Sequence[SequenceState], plans: Sequence[tuple[int, list[int], PlanCursor]]
+    ) -> dict[tuple[int, int], list[int]]:
+        """Indices of the states that share a forward, by level and a class of lengths."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for i, state, level in members:
-            if self._is_flash:
-                length_class = state.memory.caches[level].length
-            else:
-                length_class = ((len(state.ids) - state.memory.first_unread(level)) // _FREE_PADDING).bit_length()
+        for i, (level, ids, _) in enumerate(plans):
+            past = states[i].memory.caches[level].length
+            length_class = past if self._is_flash else (len(ids) // _FREE_PADDING).bit_length()
             groups.setdefault((level, length_class), []).append(i)
         return groups
 
-    def _forward(self, level: int, states: Sequence[SequenceState], cursors: Sequence[PlanCursor]) -> Tensor:
-        """Run `level` over what it has not seen of each state; return the logits (B, V) behind each last token."""
-        starts = [state.memory.first_unread(level) for state in states]
-        counts = [len(state.ids) - start for state, start in zip(states, starts, strict=True)]
-        hidden = self._read(level, states, starts, counts, cursors)
-        return self.model.logits(torch.stack([row[count - 1] for row, count in zip(hidden, counts, strict=True)]))
-
-    def _read(
-        self,
-        level: int,
-        states: Sequence[SequenceState],
-        starts: list[int],
-        counts: list[int],
-        cursors: Sequence[PlanCursor],
-    ) -> Tensor:
-        """The level's hidden states (B, Q, H) over so many tokens of each state, all of it recorded."""
-        caches = [state.memory.caches[level] for state in states]
-        for cache, count in zip(caches, counts, strict=True):
-            cache.reserve(count)
-        hidden = self._hidden(level, states, starts, counts, caches)
-        for row, state, cursor, count in zip(hidden, states, cursors, counts, strict=True):
-            state.memory.record(level, cursor.reach, row[:count])
-            state.cursor = cursor
-        return hidden
-
     def _hidden(
-        self, level: int, states: Sequence[SequenceState], starts: list[int], counts: list[int], caches: list[KvCache]
+        self, level: int, memories: Sequence[Memory], ids: Sequence[Sequence[int]], caches: list[KvCache]
     ) -> Tensor:
-        """The level's hidden states (B, Q, H) over its unread tokens, right-padded; the caches keep the new keys."""
-        device, q = self.device, max(counts)
-        ids = [
-            state.ids[start : start + count] + [0] * (q - count)
-            for state, start, count in zip(states, starts, counts, strict=True)
-        ]
-        embeds = self.model.embed(torch.tensor(ids, device=device))
+        """As `read`; the caches keep the new keys, their lengths stay."""
+        device, q = self._device, max(map(len, ids))
+        starts = [memory.first_unread(level) for memory in memories]
+        embeds = self.model.embed(torch.tensor([[*row, *[0] * (q - len(row))] for row in ids], device=device))
         positions = torch.tensor(starts, device=device)[:, None] + torch.arange(q, device=device)
         mask = self._mask([cache.length for cache in caches], q)
         cache = caches[0] if len(caches) == 1 else BatchCache(caches, q)
         if level == BACKBONE:
-            heard = [state.request.heard if start == 0 else () for state, start in zip(states, starts, strict=True)]
+            heard = [memory.heard if start == 0 else () for memory, start in zip(memories, starts, strict=True)]
             embeds = self.model.listen(embeds, heard)
             hidden = self.model.backbone(embeds, positions, attention_mask=mask, cache=cache)
         else:
-            previous = pad_sequence([state.memory.previous_hidden(level) for state in states], batch_first=True)
+            previous = pad_sequence(
+                [memory.previous_hidden(level)[: len(row)] for memory, row in zip(memories, ids, strict=True)],
+                batch_first=True,
+            )
             hidden = self.model.block(level - 1, embeds, previous, positions, attention_mask=mask, cache=cache)
         if isinstance(cache, BatchCache):
-            cache.write_back(counts)
+            cache.write_back([len(row) for row in ids])
         return hidden
 
     def _mask(self, past: list[int], q: int) -> Tensor | None:
         """Causal mask (B, 1, Q, T), True = attend, aligned to each request's own past; None if all pasts are equal."""
         if min(past) == max(past):
             return None
-        ends = torch.tensor(past, device=self.device)[:, None] + torch.arange(q, device=self.device)  # (B, Q)
-        return torch.arange(max(past) + q, device=self.device) <= ends[:, None, :, None]
+        ends = torch.tensor(past, device=self._device)[:, None] + torch.arange(q, device=self._device)  # (B, Q)
+        return torch.arange(max(past) + q, device=self._device) <= ends[:, None, :, None]
 
 
 def as_numpy(logits: Tensor) -> Scores:
