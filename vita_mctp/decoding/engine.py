@@ -29,11 +29,7 @@ class Engine:
         return len(self._scheduler)
 
     def budget(self, request: Request) -> int:
-        """New tokens that `request` may have.
-
-        Raises:
-            ConfigError: a prompt id outside the vocabulary, or a prompt too long for the model.
-        """
+        """New tokens that `request` may have. Raises ConfigError for a prompt that is not for this model."""
         return request.token_budget(self.runner.vocab_size, self.runner.max_positions)
 
     def start(self, request: Request) -> SequenceState:
@@ -53,10 +49,6 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         """Drop a queued or running request before the next step. Ids that are neither have ended already."""
         self._scheduler.drop(request_id)
-
-    def clear(self) -> None:
-        """Drop every request."""
-        self._scheduler.clear()
 
     def step(self) -> dict[str, list[TokenEvent]]:
         """The new tokens of every running request, by its id, each final; `ends` is set on a request's last."""

@@ -32,13 +32,8 @@ class Scheduler:
         self._waiting = deque(state for state in self._waiting if state.request.id != request_id)
         self._running = [state for state in self._running if state.request.id != request_id]
 
-    def clear(self) -> None:
-        self._waiting.clear()
-        self._running.clear()
-
     def schedule(self) -> list[SequenceState]:
-        """Those to run now: the unfinished ones, and newcomers as far as there is room."""
-        self._running = [state for state in self._running if state.reason is None]
+        """Those to run now: with newcomers as far as there is room."""
         while self._waiting and len(self._running) < self.max_batch:
             self._running.append(self._waiting.popleft())
         return list(self._running)

@@ -124,9 +124,9 @@ class EngineWorker:
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
-            self._engine.clear()
-            self._inbox.clear()
-            for outbox in self._outboxes.values():
+            self._inbox = [item for item in self._inbox if isinstance(item, str)]
+            for number, outbox in self._outboxes.items():
+                self._engine.cancel(number)
                 outbox.queue.put(error)
             self._outboxes.clear()
 

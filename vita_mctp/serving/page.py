@@ -1,6 +1,6 @@
 """The page to talk to the model: record or upload a question, hear the answer as it streams, see its text and figures.
 
-Visitors share the weights and nothing else: each answer lives in its own generator, which gradio closes when a visitor
+Visitors share the engine and its steps: each answer is a stream of its own, which gradio closes when a visitor
 leaves or presses Stop, and each conversation in gradio's state of that visit. The page asks for nothing outside its own
 server.
 """

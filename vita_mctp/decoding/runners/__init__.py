@@ -12,10 +12,7 @@ Token = tuple[int, int]
 
 
 class Runner(Protocol):
-    """Runs one model. Everything of one request lies in what `open` returns, so any number of them may be under way.
-
-    vocab_size, max_positions, num_blocks: the model's.
-    """
+    """Runs one model. Everything of one request lies in what `open` returns, so any number of them may be under way."""
 
     vocab_size: int
     max_positions: int

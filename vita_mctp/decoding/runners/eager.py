@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,38 +25,11 @@ from vita_mctp.decoding.runners import Token
 from vita_mctp.decoding.sampling import Scores
 from vita_mctp.types import BACKBONE, HeardAudio
 
+if TYPE_CHECKING:
+    from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+
 _FREE_PADDING = 32
 """Catch-ups below this many tokens share a forward whatever their lengths; longer ones within a factor of two."""
-
-
-class LevelModel(Protocol):
-    """What this runner needs of a model: a backbone (level 0), blocks (levels 1 to K), shared embeddings and head.
-
-    config: vocab_size, max_position_embeddings, num_nextn_predict_layers (K), num_backbone_layers, num_attention_heads,
-    num_key_value_heads, hidden_size, and perhaps head_dim, in transformers' meaning.
-    """
-
-    config: Any
-
-    def parameters(self) -> Any: ...
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """(B, Q) -> (B, Q, H)."""
-        ...
-
-    def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
-        """Embeddings with each row's recordings put in."""
-        ...
-
-    def backbone(self, embeds: Tensor, position_ids: Tensor, **cache_and_mask: Any) -> Tensor: ...
-
-    def block(
-        self, k: int, embeds: Tensor, previous: Tensor, position_ids: Tensor, **cache_and_mask: Any
-    ) -> Tensor: ...
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., H) -> (..., V)."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -112,13 +85,13 @@ class Memory:
 
 
 class EagerRunner:
-    """Runs a `LevelModel` by its own forward.
+    """Runs a model by its own forward.
 
     prefill_chunk: tokens of a prompt that the backbone reads in one step, so that a long prompt does not hold up the
     others; None reads it at once. A prompt with recordings is read at once in any case.
     """
 
-    def __init__(self, model: LevelModel, prefill_chunk: int | None = None) -> None:
+    def __init__(self, model: VitaMctpForCausalLM, prefill_chunk: int | None = None) -> None:
         config = model.config
         self.model = model
         self.vocab_size: int = config.vocab_size
@@ -230,7 +203,7 @@ def _choose_each(logits: Tensor, states: Sequence[SequenceState]) -> list[int]:
     return [state.sampler.choose(row, state.ids) for state, row in zip(states, as_numpy(logits), strict=True)]
 
 
-def _cache_specs(model: LevelModel) -> list[CacheSpec]:
+def _cache_specs(model: VitaMctpForCausalLM) -> list[CacheSpec]:
     """The caches a request needs: the backbone's, then one per block."""
     config, weight = model.config, next(iter(model.parameters()))
     heads = config.num_key_value_heads
