@@ -7,7 +7,7 @@ hear (wave -> codes or features) -> prompt (-> ids) -> generate (-> tokens) -> s
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
@@ -17,9 +17,11 @@ from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.plan import Mode, parse_mode
+from vita_mctp.decoding.modes import Mode, parse_mode
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams
-from vita_mctp.decoding.state import Request
+from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.registry import SpeechModel, family_of
 from vita_mctp.text.chat import ChatFormat, PromptStyle
@@ -56,9 +58,14 @@ class SpeechLM:
         _check_sizes(model, tokenizer, audio_frontend, audio_decoder)
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
-        self._engine = Engine(model, classify=tokenizer.vocabulary.kind)
+        self.worker = EngineWorker(Engine(EagerRunner(model), classify=tokenizer.vocabulary.kind))
         self._chat = ChatFormat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
-        self.defaults = GenerationDefaults.of(model, settings, tokenizer.vocabulary)
+        self.defaults = GenerationDefaults.of(
+            model.generation_config.to_dict(),
+            settings.sampling,
+            tokenizer.vocabulary.eos_ids,
+            model.config.num_nextn_predict_layers,
+        )
 
     @classmethod
     def from_pretrained(
@@ -229,12 +236,12 @@ class SpeechLM:
         chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
         return Decoding(chosen, sampling, max_new_tokens or self.settings.max_new_tokens)
 
-    def generate(self, prompt: Prompt, decoding: Decoding | None = None) -> Iterator[TokenEvent]:
+    def generate(self, prompt: Prompt, decoding: Decoding | None = None) -> Generator[TokenEvent, None, None]:
         """The answer's tokens as they become final; closing the generator stops generation."""
         chosen = decoding or self.decoding(prompt.task)
         limit, eos_ids = chosen.max_new_tokens, self.defaults.eos_ids
         request = Request(prompt.ids, chosen.mode, limit, chosen.sampling, eos_ids, heard=prompt.heard)
-        return self._engine.stream(request)
+        return self.worker.stream(request)
 
     def speak(
         self,

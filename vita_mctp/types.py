@@ -157,12 +157,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One generated token, number `index` of the answer; `level` is 0 for the backbone and k for block k - 1."""
+    """One generated token, number `index` of the answer; `level` is 0 for the backbone and k for block k - 1.
+
+    ends: why the answer ends with this token; None on every other.
+    """
 
     index: int
     id: int
     kind: TokenKind
     level: int
+    ends: StopReason | None = None
 
 
 @dataclass(frozen=True)

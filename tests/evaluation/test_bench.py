@@ -17,7 +17,7 @@ from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model
 from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline
 from vita_mctp.bench.render import _table
 from vita_mctp.cli import main
-from vita_mctp.decoding.plan import MODES, Mode
+from vita_mctp.decoding.modes import MODES, Mode
 from vita_mctp.errors import ConfigError, OutOfMemoryError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.decoding.naive import generate_naive
-from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams
-from vita_mctp.decoding.state import Request
 from vita_mctp.types import BACKBONE
 
 EXCUSING_MARGIN = 1e-3
@@ -86,12 +87,12 @@ def recorded_work(model) -> Iterator[list[dict]]:
 def test_case(generate_case, attn):
     folder, case = generate_case
     model = model_at(folder, attn)
-    engine = Engine(model)
+    engine = Engine(EagerRunner(model))
     state = engine.start(request_of(case, model.config.num_nextn_predict_layers))
     events = []
     with recorded_work(model) as calls:
         while state.reason is None:
-            events += engine.advance([state])
+            events += engine.advance([state])[0]
     excused = first_difference(case, tuple(event.id for event in events))
     same = len(events) if excused is None else excused + 1
     sources = ["main" if event.level == BACKBONE else event.level - 1 for event in events]
@@ -104,7 +105,7 @@ def test_case(generate_case, attn):
 
 def cache_lengths(model, state) -> dict[str, int]:
     """By decoder layer, as the reference counts them: backbone layers first, then one per block."""
-    backbone, *blocks = [kv.length for kv in state.caches]
+    backbone, *blocks = [kv.length for kv in state.memory.caches]
     lengths = [backbone] * model.config.num_backbone_layers + blocks
     return {str(layer): length for layer, length in enumerate(lengths)}
 
@@ -112,7 +113,7 @@ def cache_lengths(model, state) -> dict[str, int]:
 def test_all_cases_in_one_batch(generate_file):
     model, cases = model_at(generate_file.parent), cases_of(generate_file.parent)
     batch = [request_of(case, model.config.num_nextn_predict_layers) for case in cases]
-    for case, result in zip(cases, Engine(model).generate(batch), strict=True):
+    for case, result in zip(cases, Engine(EagerRunner(model)).generate(batch), strict=True):
         first_difference(case, result.ids)
 
 
@@ -133,8 +134,9 @@ def test_logits_of_the_first_steps(lm_folder, monkeypatch):
             continue
         seen: list[torch.Tensor] = []
         monkeypatch.setattr(model, "logits", lambda hidden, seen=seen: seen.append(logits_of(hidden)) or seen[-1])
-        stream = Engine(model).stream(request_of(case, model.config.num_nextn_predict_layers))
-        ids = tuple(next(stream).id for _ in wanted)
+        engine = Engine(EagerRunner(model))
+        state = engine.start(request_of(case, model.config.num_nextn_predict_layers))
+        ids = tuple(event.id for _ in wanted for event in engine.advance([state])[0])
         place = first_difference({**case, "new_tokens": case["new_tokens"][: len(ids)]}, ids)
         same = len(wanted) if place is None else place + 1
         torch.testing.assert_close(torch.cat(seen)[:same], wanted[:same].float(), **LOGITS_TOLERANCE)

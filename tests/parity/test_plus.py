@@ -19,9 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from vita_mctp.checkpoints.loading import read_config
 from vita_mctp.codecs.registry import feature_positions
 from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.decoding.naive import generate_naive
-from vita_mctp.decoding.plan import parse_mode
-from vita_mctp.decoding.state import Request
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.models.vita import VitaMctpPlusForCausalLM, is_mctp_parameter
 from vita_mctp.models.vita.plus import ENCODER_PREFIX
 from vita_mctp.types import BACKBONE, AudioFeatures, HeardAudio
@@ -139,7 +140,7 @@ def requests_of(recorded: dict[str, Any], heard: tuple[HeardAudio, ...], num_blo
 def test_generation(model: VitaMctpPlusForCausalLM, recorded: dict[str, Any], heard: tuple[HeardAudio, ...]) -> None:
     """In one batch and by the naive twin: tokens, and which block made what."""
     requests = requests_of(recorded, heard, model.config.num_nextn_predict_layers)
-    together = Engine(model).generate(requests)
+    together = Engine(EagerRunner(model)).generate(requests)
     for case, request, result in zip(recorded["generate"], requests, together, strict=True):
         for found in (result, generate_naive(model, request)):
             same = equal_tokens(case, found.ids)
@@ -152,12 +153,12 @@ def test_work_of_each_step(
 ) -> None:
     requests = requests_of(recorded, heard, model.config.num_nextn_predict_layers)
     for case, request in zip(recorded["generate"], requests, strict=True):
-        engine = Engine(model)
+        engine = Engine(EagerRunner(model))
         state, read = engine.start(request), []
         while state.reason is None:
-            before = [cache.length for cache in state.caches]
-            event = engine.advance([state])[0]
-            read.append(state.caches[event.level].length - before[event.level])
+            before = [cache.length for cache in state.memory.caches]
+            [[event]] = engine.advance([state])
+            read.append(state.memory.caches[event.level].length - before[event.level])
         same = equal_tokens(case, tuple(state.ids[len(request.prompt_ids) :]))
         assert read[:same] == case["query_len"][:same], case["name"]
 

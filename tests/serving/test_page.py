@@ -20,7 +20,7 @@ import soundfile
 from vita_mctp import SpeechLM
 from vita_mctp.audio import write_wave
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.plan import MODES, parse_mode
+from vita_mctp.decoding.modes import MODES, parse_mode
 from vita_mctp.errors import AudioError, ConfigError, MissingExtraError
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.serving import page as page_module
@@ -125,13 +125,14 @@ def test_without_ffmpeg_the_sound_comes_whole_at_the_end(speech_lm: SpeechLM, qu
 def test_closing_the_updates_stops_generation(
     speech_lm: SpeechLM, question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = count_steps(monkeypatch)
+    steps = count_steps(monkeypatch, seconds=0.05)
     updates = answer(speech_lm, question, "vanilla", 1, streams=True)
     assert next(updates)[:3] == ("", None, "")
     next(updates)
     taken = len(steps)
     updates.close()
-    assert 0 < taken < 60 and len(steps) == taken
+    time.sleep(0.3)
+    assert 0 < taken < 60 and len(steps) <= taken + 2
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> list[float]:

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from vita_mctp import SpeechLM
-from vita_mctp.decoding.plan import MODES
+from vita_mctp.decoding.modes import MODES
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import Done, StopReason, Task, Wave

@@ -77,9 +77,9 @@ def test_an_answer_is_kept_with_its_sound_as_it_was_made(speech_lm: SpeechLM, mo
     made: list[TokenEvent] = []
     advance = Engine.advance
 
-    def watched(self: Engine, states: object) -> list[TokenEvent]:
+    def watched(self: Engine, states: object) -> list[list[TokenEvent]]:
         events = advance(self, states)  # type: ignore[arg-type]
-        made.extend(events)
+        made.extend(event for new in events for event in new)
         return events
 
     monkeypatch.setattr(Engine, "advance", watched)

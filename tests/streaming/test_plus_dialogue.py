@@ -11,7 +11,7 @@ import torch
 from vita_mctp import SpeechLM
 from vita_mctp.audio.mel import FEATURE_SIZE
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.state import Request
+from vita_mctp.decoding.request import Request
 from vita_mctp.errors import CheckpointError
 from vita_mctp.models.vita import VitaMctpPlusConfig, VitaMctpPlusForCausalLM
 from vita_mctp.text.tokenizer import train_tokenizer

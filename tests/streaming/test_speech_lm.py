@@ -1,9 +1,13 @@
 """The front door, on a model of random weights and a codec that shows every sample."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +19,9 @@ from vita_mctp.audio import write_wave
 from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.request import SequenceState
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
-from vita_mctp.types import AudioCodes, Done, Task, TextDelta, Wave, WaveChunk
+from vita_mctp.types import AudioCodes, Done, Task, TextDelta, TokenEvent, Wave, WaveChunk
 
 HOP = 1280
 QUESTION = Wave((0.4 * np.sin(np.arange(32000) / 9)).astype(np.float32), 16000)
@@ -78,15 +83,53 @@ def test_two_sessions_side_by_side_equal_each_alone(speech_lm: SpeechLM) -> None
     assert [(ends[n].text, ends[n].codes) for n in range(2)] == [(done.text, done.codes) for done in alone]
 
 
+def test_visitors_in_two_threads_share_each_step(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, sizes, advance = ("two plus three", "monday"), list[int](), Engine.advance
+    alone = [speech_lm.say(text, seed=5) for text in texts]
+
+    def watched(self: Engine, states: list[SequenceState]) -> list[list[TokenEvent]]:
+        time.sleep(0.01)
+        sizes.append(len(states))
+        return advance(self, states)
+
+    monkeypatch.setattr(Engine, "advance", watched)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda text: speech_lm.say(text, seed=5), texts))
+    for one, other in zip(alone, together, strict=True):
+        assert (other.text, other.done.codes) == (one.text, one.done.codes)
+        np.testing.assert_array_equal(other.wave.samples, one.wave.samples)
+    assert sizes.count(2) > 3
+
+
+def test_nothing_is_left_of_a_model_that_is_dropped(tiny_speech_folder: Path) -> None:
+    speech_lm = SpeechLM.from_pretrained(tiny_speech_folder)
+    events = speech_lm.stream(QUESTION, seed=1)
+    next(events)
+    left = weakref.ref(speech_lm.model)
+    del speech_lm, events
+    end = time.monotonic() + 10
+    while left() is not None and time.monotonic() < end:
+        time.sleep(0.05)
+        gc.collect()
+    assert left() is None
+
+
 def test_closing_a_stream_stops_the_engine(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
     advance = Engine.advance
-    monkeypatch.setattr(Engine, "advance", lambda self, states: steps.append(1) or advance(self, states))
+
+    def slowly(self: Engine, states: list[SequenceState]) -> list[list[TokenEvent]]:
+        time.sleep(0.02)
+        steps.append(1)
+        return advance(self, states)
+
+    monkeypatch.setattr(Engine, "advance", slowly)
     events = speech_lm.stream(QUESTION, seed=1)
     next(events)
-    taken = len(steps)
     events.close()
-    assert 0 < taken < 100 and len(steps) == taken and next(events, None) is None
+    taken = len(steps)
+    speech_lm.worker.close()
+    assert 0 < len(steps) <= taken + 1 < 100 and next(events, None) is None
 
 
 def test_written_tasks_make_no_sound(speech_lm: SpeechLM) -> None:

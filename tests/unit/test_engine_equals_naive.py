@@ -1,14 +1,17 @@
 """The engine's caches, batches and grouping change nothing: it returns what recomputing everything returns."""
 
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.modes import Mode, parse_mode
 from vita_mctp.decoding.naive import generate_naive, teacher_forced_chain
-from vita_mctp.decoding.plan import Mode, parse_mode
+from vita_mctp.decoding.request import Request, all_text
+from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams
-from vita_mctp.decoding.state import Request
 
 tokens = st.integers(0, 47)
 modes = (
@@ -48,23 +51,21 @@ property_test = settings(
 def test_a_batch_of_anything_equals_naive(make_tiny_model, seed, num_blocks, tied, batch, max_batch):
     model = make_tiny_model(seed, num_blocks, tied=tied)
     expected = [generate_naive(model, request) for request in batch]
-    assert Engine(model, max_batch=max_batch).generate(batch) == expected
+    assert Engine(EagerRunner(model), max_batch=max_batch).generate(batch) == expected
 
 
 @property_test
 @given(seed=st.integers(0, 99), batch=st.lists(requests, min_size=2, max_size=3), data=st.data())
 def test_interleaved_streams_never_mix(make_tiny_model, seed, batch, data):
     model = make_tiny_model(seed, num_blocks=3)
-    engine = Engine(model)
-    streams = {i: engine.stream(request) for i, request in enumerate(batch)}
+    engine = Engine(EagerRunner(model))
+    streams = {i: engine.start(request) for i, request in enumerate(batch)}
     events = [[] for _ in batch]
     while streams:
         i = data.draw(st.sampled_from(sorted(streams)))
-        event = next(streams[i], None)
-        if event is None:
+        events[i] += engine.advance([streams[i]])[0]
+        if streams[i].reason is not None:
             del streams[i]
-        else:
-            events[i].append(event)
     assert [tuple(made) for made in events] == [generate_naive(model, request).events for request in batch]
 
 
@@ -72,7 +73,7 @@ def test_interleaved_streams_never_mix(make_tiny_model, seed, batch, data):
 @given(seed=st.integers(0, 99), arrivals=st.lists(st.tuples(st.integers(0, 12), requests), min_size=2, max_size=4))
 def test_requests_that_join_later_equal_naive(make_tiny_model, seed, arrivals):
     model = make_tiny_model(seed, num_blocks=4)
-    engine = Engine(model, max_batch=3)
+    engine = Engine(EagerRunner(model), max_batch=3)
     events = [[] for _ in arrivals]
     step = 0
     while step <= 12 or any(not made for made in events):
@@ -81,20 +82,71 @@ def test_requests_that_join_later_equal_naive(make_tiny_model, seed, arrivals):
                 engine.add(
                     Request(request.prompt_ids, request.mode, request.max_new_tokens, request.sampling, id=str(i))
                 )
-        for output in engine.step():
-            events[int(output.request_id)].append(output.event)
+        for name, new in engine.step().items():
+            events[int(name)] += new
         step += 1
-    for output in engine.run():
-        events[int(output.request_id)].append(output.event)
+    while len(engine):
+        for name, new in engine.step().items():
+            events[int(name)] += new
     for made, (_, request) in zip(events, arrivals, strict=True):
         endless = Request(request.prompt_ids, request.mode, request.max_new_tokens, request.sampling)
         assert tuple(made) == generate_naive(model, endless).events
 
 
 @property_test
+@given(
+    seed=st.integers(0, 99),
+    batch=st.lists(requests, min_size=1, max_size=3),
+    chunk=st.integers(1, 9),
+    max_batch=st.integers(1, 3),
+)
+def test_prompts_read_in_chunks_equal_naive(make_tiny_model, seed, batch, chunk, max_batch):
+    model = make_tiny_model(seed, num_blocks=3)
+    engine = Engine(EagerRunner(model, prefill_chunk=chunk), max_batch=max_batch)
+    assert engine.generate(batch) == [generate_naive(model, request) for request in batch]
+
+
+@property_test
+@given(
+    seed=st.integers(0, 99),
+    request=requests,
+    drafts=st.lists(
+        st.tuples(st.integers(1, 6), st.integers(0, 4), st.lists(tokens, max_size=8)), min_size=1, max_size=4
+    ),
+)
+def test_ids_taken_back_leave_no_trace(make_tiny_model, seed, request, drafts):
+    """Now and then all levels read ids that are not final: some that the answer goes on with, then some at random."""
+    model = make_tiny_model(seed, num_blocks=3)
+    expected = generate_naive(model, request)
+    engine = Engine(EagerRunner(model))
+    state, events = engine.start(request), []
+    memory = state.memory
+    for steps, right, wrong in drafts:
+        memory.confirmed = sys.maxsize
+        for _ in range(steps):
+            if state.reason is None:
+                events += engine.advance([state])[0]
+        accepted = expected.ids[len(events) : len(events) + right]
+        coming = [*state.ids, *accepted, *wrong]
+        memory.confirmed = len(state.ids) - 1
+        for level in range(memory.reach + 1):
+            if memory.first_unread(level) < min(len(coming), memory.first_unread(max(0, level - 1)) + 1):
+                engine.runner.read(level, [memory], [coming[memory.first_unread(level) :]])
+        for token in accepted:
+            level, state.cursor = state.cursor.step()
+            events += state.record([(token, level)], all_text)
+        memory.truncate(len(state.ids) - 1)
+    while state.reason is None:
+        events += engine.advance([state])[0]
+    assert tuple(events) == expected.events
+
+
+@property_test
 @given(seed=st.integers(0, 99), request=requests)
 def test_attention_kernels_agree(make_tiny_model, seed, request):
-    results = [Engine(make_tiny_model(seed, 3, attn=attn)).generate([request]) for attn in ("eager", "sdpa")]
+    results = [
+        Engine(EagerRunner(make_tiny_model(seed, 3, attn=attn))).generate([request]) for attn in ("eager", "sdpa")
+    ]
     assert results[0] == results[1]
 
 
@@ -102,7 +154,7 @@ def test_attention_kernels_agree(make_tiny_model, seed, request):
 def test_every_token_is_the_argmax_of_its_block_in_the_teacher_forced_chain(make_tiny_model, mode):
     model = make_tiny_model(seed=3, num_blocks=10)
     prompt = (7, 1, 30, 2)
-    result = Engine(model).generate([Request(prompt, parse_mode(mode, 10), 60)])[0]
+    result = Engine(EagerRunner(model)).generate([Request(prompt, parse_mode(mode, 10), 60)])[0]
     ids = prompt + result.ids
     chain = teacher_forced_chain(model, ids)
     for event in result.events:
@@ -117,4 +169,4 @@ def test_long_and_short_prompts_decode_together_across_buffer_growth(make_tiny_m
         Request(prompt, parse_mode(mode, 4), 24, SamplingParams(temperature=1.0, seed=i))
         for i, (prompt, mode) in enumerate(zip(prompts, ["boost", "turbo", "vanilla", "balance"], strict=True))
     ]
-    assert Engine(model).generate(batch) == [generate_naive(model, request) for request in batch]
+    assert Engine(EagerRunner(model)).generate(batch) == [generate_naive(model, request) for request in batch]

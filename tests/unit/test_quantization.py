@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from vita_mctp.checkpoints.loading import load_model, memory_needed, parse_quantization
 from vita_mctp.checkpoints.weights import tensor_shapes
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.decoding.modes import parse_mode
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams
-from vita_mctp.decoding.state import Request
 from vita_mctp.errors import ConfigError, MissingExtraError
 from vita_mctp.models.vita import VITA, VitaMctpConfig, VitaMctpForCausalLM
 from vita_mctp.types import TokenKind
@@ -73,9 +74,10 @@ def test_layers_shrink_as_counted_and_answers_stay_near(saved: Path, kind: str, 
 def test_a_quantised_model_writes_with_its_blocks(saved: Path, kind: str) -> None:
     pytest.importorskip("torchao")
     model = load_model(saved, dtype=torch.bfloat16, quantize=parse_quantization(kind))
-    engine = Engine(model, classify=lambda token: TokenKind.TEXT)
+    engine = Engine(EagerRunner(model), classify=lambda token: TokenKind.TEXT)
     request = Request(tuple(IDS[0].tolist()), parse_mode("1,2", 2), 12, SamplingParams(), frozenset())
-    events = list(engine.stream(request))
+    [result] = engine.generate([request])
+    events = result.events
     assert len(events) == 12 and {event.level for event in events} == {0, 1, 2}
 
 

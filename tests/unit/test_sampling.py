@@ -1,5 +1,6 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,14 +13,13 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from vita_mctp.decoding.sampling import Sampler, SamplingParams, candidates, choose_each, draw, penalize
+from vita_mctp.decoding.runners.eager import as_numpy
+from vita_mctp.decoding.sampling import Sampler, SamplingParams, UniformStream, candidates, draw, penalize
 from vita_mctp.errors import ConfigError
-
-CPU = torch.device("cpu")
 
 
 def random_logits(seed, size=40):
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
+    return np.random.default_rng(seed).normal(size=size) * 3
 
 
 def transformers_distribution(logits, prompt, params):
@@ -32,14 +32,14 @@ def transformers_distribution(logits, prompt, params):
         processors.append(TopKLogitsWarper(params.top_k))
     if params.top_p < 1:
         processors.append(TopPLogitsWarper(params.top_p))
-    return processors(torch.tensor([prompt]), logits[None].clone())[0].softmax(-1)
+    return processors(torch.tensor([prompt]), torch.from_numpy(logits)[None].clone())[0].softmax(-1)
 
 
 def our_distribution(logits, prompt, params):
-    seen = torch.zeros(len(logits), dtype=torch.bool)
-    seen[prompt] = True
-    ids, scores = candidates(penalize(logits, seen, params.repetition_penalty), params)
-    return torch.zeros_like(logits).index_put((ids,), scores.softmax(-1))
+    ids, scores = candidates(penalize(logits, prompt, params.repetition_penalty), params)
+    return torch.zeros(len(logits), dtype=torch.float64).index_put(
+        (torch.from_numpy(ids),), torch.from_numpy(scores).softmax(-1)
+    )
 
 
 sampling = st.builds(
@@ -62,7 +62,7 @@ def test_distribution_equals_transformers(seed, prompt, params):
 
 
 def test_top_k_keeps_ties_as_transformers_does():
-    logits = torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0], dtype=torch.float64)
+    logits = np.array([1.0, 2.0, 2.0, 2.0, 0.0])
     params = SamplingParams(temperature=1.0, top_k=2)
     assert candidates(logits, params)[0].tolist() == [1, 2, 3]
     torch.testing.assert_close(our_distribution(logits, [0], params), transformers_distribution(logits, [0], params))
@@ -71,66 +71,66 @@ def test_top_k_keeps_ties_as_transformers_does():
 def test_draws_follow_the_distribution():
     logits = random_logits(5, size=6)
     params = SamplingParams(temperature=1.0, top_p=0.9, seed=3)
-    sampler = Sampler(params, [0], len(logits), CPU)
-    counts = Counter(sampler.choose(logits) for _ in range(4000))
+    sampler = Sampler(params, prompt_length=0)
+    counts = Counter(sampler.choose(logits, [0] * length) for length in range(4000))
     drawn = torch.tensor([counts[i] / 4000 for i in range(6)], dtype=torch.float64)
     torch.testing.assert_close(drawn, our_distribution(logits, [0], params), atol=0.03, rtol=0)
 
 
 @given(st.floats(0, 1, exclude_max=True))
 def test_a_draw_lands_in_the_interval_of_its_token(uniform):
-    scores = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64).log()
+    scores = np.log([0.5, 0.25, 0.125, 0.125])
     expected = 10 if uniform < 0.5 else 11 if uniform < 0.75 else 12 if uniform < 0.875 else 13
     edges = (0.5, 0.75, 0.875)
     if min(abs(uniform - edge) for edge in edges) > 1e-12:
-        assert draw(torch.tensor([10, 11, 12, 13]), scores, uniform) == expected
+        assert draw(np.array([10, 11, 12, 13]), scores, uniform) == expected
 
 
 def test_temperature_zero_is_greedy_whatever_the_filters():
     logits = random_logits(1)
-    assert Sampler(SamplingParams(top_k=3, top_p=0.1, seed=9), [0], 40, CPU).choose(logits) == int(logits.argmax())
+    assert Sampler(SamplingParams(top_k=3, top_p=0.1, seed=9), 1).choose(logits, [0]) == int(logits.argmax())
 
 
 def test_penalty_remembers_prompt_and_chosen_tokens():
-    logits = torch.tensor([5.0, 4.9, 4.8, -1.0])
-    sampler = Sampler(SamplingParams(repetition_penalty=1.5), [0], 4, CPU)
-    assert [sampler.choose(logits) for _ in range(3)] == [1, 2, 0]
+    logits = np.array([5.0, 4.9, 4.8, -1.0])
+    assert answer(SamplingParams(repetition_penalty=1.5), [0], [logits] * 3) == [1, 2, 0]
 
 
-def test_requests_draw_the_same_alone_and_in_any_batch():
-    rows = torch.stack([random_logits(i) for i in range(5)])
-    params = [
-        SamplingParams(temperature=0.8, seed=1),
-        SamplingParams(),
-        SamplingParams(temperature=1.3, top_k=9, seed=1),
-        SamplingParams(repetition_penalty=1.2),
-        SamplingParams(temperature=1.0, top_p=0.7, repetition_penalty=1.1, seed=4),
-    ]
+def answer(params, prompt, rows):
+    """Tokens behind a prompt, one from each row of logits."""
+    sampler, ids = Sampler(params, len(prompt)), list(prompt)
+    for logits in rows:
+        ids.append(sampler.choose(logits, ids))
+    return ids[len(prompt) :]
 
-    def samplers(which):
-        return [Sampler(params[i], [i], 40, CPU) for i in which]
 
-    alone = [[sampler.choose(rows[i]) for _ in range(6)] for i, sampler in enumerate(samplers(range(5)))]
-    for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
-        batch = samplers(order)
-        steps = [choose_each(rows[order], batch) for _ in range(6)]
-        assert [list(tokens) for tokens in zip(*steps, strict=True)] == [alone[i] for i in order]
+@pytest.mark.parametrize("seed", [0, 1, 7, 2**31 + 5, 2**40 + 3])
+def test_the_random_stream_is_torchs(seed):
+    generator, stream = torch.Generator().manual_seed(seed), UniformStream(seed)
+    ours = [stream[index] for index in range(50)]
+    assert ours == [torch.rand((), generator=generator, dtype=torch.float64).item() for _ in range(50)]
+
+
+def test_a_draw_depends_on_its_index_and_not_on_what_was_drafted_before():
+    params = SamplingParams(temperature=1.3, top_k=9, repetition_penalty=1.1, seed=1)
+    rows = [random_logits(i) for i in range(8)]
+    straight = answer(params, [3], rows)
+    sampler, ids = Sampler(params, 1), [3]
+    for index, logits in enumerate(rows):
+        sampler.choose(random_logits(99 + index), [*ids, 5, 6])  # a draft two tokens ahead, dropped again
+        ids.append(sampler.choose(logits, ids))
+    assert ids[1:] == straight
 
 
 def test_a_seed_repeats_and_another_differs():
-    def tokens(seed):
-        sampler = Sampler(SamplingParams(temperature=1.5, seed=seed), [0], 40, CPU)
-        return [sampler.choose(random_logits(i)) for i in range(20)]
-
-    assert tokens(7) == tokens(7)
-    assert tokens(7) != tokens(8)
+    rows = [random_logits(i) for i in range(20)]
+    tokens = [answer(SamplingParams(temperature=1.5, seed=seed), [0], rows) for seed in (7, 7, 8)]
+    assert tokens[0] == tokens[1] != tokens[2]
 
 
 def test_half_precision_logits_are_chosen_from_in_single():
-    logits = random_logits(2).to(torch.bfloat16)
-    params = SamplingParams(temperature=0.7, top_p=0.9, seed=11)
-    low, high = (Sampler(params, [0], 40, CPU) for _ in range(2))
-    assert [low.choose(logits) for _ in range(20)] == [high.choose(logits.float()) for _ in range(20)]
+    logits = torch.from_numpy(random_logits(2)).to(torch.bfloat16)
+    assert as_numpy(logits).dtype == np.float32 and (as_numpy(logits) == logits.float().numpy()).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from vita_mctp.bench.models import LoadedModel
 from vita_mctp.bench.modes import Traffic, fitting_note, request_of, step_seconds
 from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.plan import Mode
-from vita_mctp.decoding.state import DecodeState
+from vita_mctp.decoding.modes import Mode
+from vita_mctp.decoding.request import SequenceState
+from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import family_of
 
@@ -97,12 +98,12 @@ def _cases(
 
 
 def _measure(loaded: LoadedModel, case: _Case, tokens: int, seed: int, machine: Machine) -> Row:
-    engine, counted = Engine(loaded.model, max_batch=case.batch), case.counted(tokens)
+    engine, counted = Engine(EagerRunner(loaded.model), max_batch=case.batch), case.counted(tokens)
     total = case.cycle + counted
-    requests = [request_of(loaded, case.mode, case.history, total, seed + i) for i in range(case.batch)]
-    states = [engine.start(request) for request in requests]
-    step_seconds(engine, states, case.cycle)  # in which every block reads the prompt
-    typical = float(np.median(step_seconds(engine, states, counted).reshape(-1, case.cycle).mean(1)))
+    for i in range(case.batch):
+        engine.add(replace(request_of(loaded, case.mode, case.history, total, seed + i), id=str(i)))
+    step_seconds(engine, loaded.device, case.cycle)  # in which every block reads the prompt
+    typical = float(np.median(step_seconds(engine, loaded.device, counted).reshape(-1, case.cycle).mean(1)))
     least = machine.seconds(_moved(Traffic.of(loaded), case, total) / counted)
     return {
         "study": case.study,
@@ -154,8 +155,8 @@ def bench_memory(
     in_use = memory_in_use(loaded.device)
     state = _run(loaded, mode, prefill, tokens, seed)
     sizes = Traffic.of(loaded).cache_per_token
-    held = [cache.length * size for cache, size in zip(state.caches, sizes, strict=True)]
-    buffers = [cache.buffer.nbytes for cache in state.caches]
+    held = [cache.length * size for cache, size in zip(state.memory.caches, sizes, strict=True)]
+    buffers = [cache.buffer.nbytes for cache in state.memory.caches]
     cached = f"keys and values of {len(state.ids):,} tokens"
     found: list[tuple[str, int, int | None]] = [
         *((f"weights, {part}", size, None) for part, size in weights.items()),
@@ -207,9 +208,9 @@ def _weights(loaded: LoadedModel) -> dict[str, int]:
     return {part: memory_needed(found, loaded.dtype, loaded.quantize, family.shrinks) for part, found in parts.items()}
 
 
-def _run(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int, seed: int) -> DecodeState:
+def _run(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int, seed: int) -> SequenceState:
     """A finished answer, with its caches."""
-    engine = Engine(loaded.model)
+    engine = Engine(EagerRunner(loaded.model))
     state = engine.start(request_of(loaded, mode, prefill, tokens, seed))
     while state.reason is None:
         engine.advance([state])

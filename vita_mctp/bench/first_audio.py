@@ -24,9 +24,11 @@ from vita_mctp.codecs.base import AudioChunker
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
 from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.plan import Mode
+from vita_mctp.decoding.modes import Mode
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams
-from vita_mctp.decoding.state import Request
+from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import ConfigError
 from vita_mctp.speech_lm import Decoding, SpeechLM
 from vita_mctp.text.interleave import BOOST_RATIO, MARKERS
@@ -64,7 +66,7 @@ class RandomSpeechLM:
         sizes, steps = (self._first_block, *windows.chunk_sizes), (1, *windows.steps)
         early = replace(windows, chunk_sizes=sizes, steps=steps)
         self.audio_decoder = Glm4VoiceDecoder(decoder.flow, decoder.hift, early)
-        self._engine = Engine(self.model, classify=lambda _: TokenKind.AUDIO)
+        self.worker = EngineWorker(Engine(EagerRunner(self.model), classify=lambda _: TokenKind.AUDIO))
 
     def hear(self, recording: Wave) -> AudioCodes:
         return self.audio_frontend.encode(recording)
@@ -77,7 +79,7 @@ class RandomSpeechLM:
         return Decoding(mode, SamplingParams(seed=seed), sum(BOOST_RATIO.counts))
 
     def generate(self, prompt: Prompt, decoding: Decoding) -> Iterator[TokenEvent]:
-        return self._engine.stream(Request(prompt.ids, decoding.mode, decoding.max_new_tokens))
+        return self.worker.stream(Request(prompt.ids, decoding.mode, decoding.max_new_tokens))
 
     def speak(self, tokens: Iterable[TokenEvent], prompt: Prompt, *, seed: int) -> Generator[WaveChunk, None, None]:
         chunker, state = AudioChunker((self._first_block,)), self.audio_decoder.start(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,9 @@ from vita_mctp.codecs.nano import NanoDecoder
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoMelDecoder, NanoVocoder
 from vita_mctp.codecs.ramp import RampDecoder
+from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.runners.eager import EagerRunner
+from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import family_of
 
@@ -76,6 +80,10 @@ class LoadedModel:
     name: str
     model: Any
     quantize: Quantization | None = None
+
+    @cached_property
+    def worker(self) -> EngineWorker:
+        return EngineWorker(Engine(EagerRunner(self.model)))
 
     @property
     def device(self) -> torch.device:

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
 from vita_mctp.bench.models import LoadedModel
 from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.modes import Mode, PlanCursor
 from vita_mctp.decoding.naive import generate_naive
-from vita_mctp.decoding.plan import Mode, PlanCursor
-from vita_mctp.decoding.state import DecodeState, Request
+from vita_mctp.decoding.request import Request
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import family_of
 from vita_mctp.types import BACKBONE, TokenEvent
@@ -73,23 +74,23 @@ def fitting_note(loaded: LoadedModel, prefill: int, tokens: int) -> list[str]:
     return [f"{tokens:,} tokens were asked for; {positions - prefill:,} fill the model's {positions:,} positions."]
 
 
-def generate(engine: Engine, request: Request) -> Generation:
-    """One answer, a token at a time."""
-    device = engine.model.device
+def generate(loaded: LoadedModel, request: Request) -> Generation:
+    """One answer, as its tokens come."""
+    device = loaded.device
     start = now(device)
     events, moments = [], []
-    for event in engine.stream(request):
+    for event in loaded.worker.stream(request):
         events.append(event)
         moments.append(now(device) - start)
     return Generation(tuple(events), tuple(moments))
 
 
-def step_seconds(engine: Engine, states: Sequence[DecodeState], tokens: int) -> NDArray[np.float64]:
-    """Seconds of each of so many steps that all states take together."""
-    moments = [now(engine.model.device)]
-    for _ in range(tokens):
-        engine.advance(states)
-        moments.append(now(engine.model.device))
+def step_seconds(engine: Engine, device: torch.device, steps: int) -> NDArray[np.float64]:
+    """Seconds of each of so many steps of all that runs."""
+    moments = [now(device)]
+    for _ in range(steps):
+        engine.step()
+        moments.append(now(device))
     return np.diff(moments)
 
 
@@ -162,7 +163,7 @@ def bench_modes(
     runs: of each mode, in turns, so that the machine's other work falls on all. naive: time the slow twin too.
     """
     requests = [request_of(loaded, mode, prefill, tokens, seed) for mode in modes]
-    found = _median_runs(Engine(loaded.model), requests, runs)
+    found = _median_runs(loaded, requests, runs)
     base = next((run for run, mode in zip(found, modes, strict=True) if mode.name == "vanilla"), found[0])
     traffic = Traffic.of(loaded)
     rows: list[Row] = []
@@ -184,16 +185,16 @@ def bench_modes(
     return Study("modes", "Speed of the decoding modes", rows, _MODES_UNITS, _mode_panels(rows, found), notes)
 
 
-def _median_runs(engine: Engine, requests: Sequence[Request], runs: int) -> list[Generation]:
+def _median_runs(loaded: LoadedModel, requests: Sequence[Request], runs: int) -> list[Generation]:
     for request in requests:
-        _warm(engine, request)
-    rounds = [[generate(engine, request) for request in requests] for _ in range(runs)]
+        _warm(loaded, request)
+    rounds = [[generate(loaded, request) for request in requests] for _ in range(runs)]
     return [sorted(of_mode, key=lambda run: run.seconds)[runs // 2] for of_mode in zip(*rounds, strict=True)]
 
 
-def _warm(engine: Engine, request: Request, tokens: int = 24) -> None:
+def _warm(loaded: LoadedModel, request: Request, tokens: int = 24) -> None:
     """A few tokens, so that what is built at first use is built: two cycles of every mode."""
-    generate(engine, replace(request, max_new_tokens=min(tokens, request.max_new_tokens)))
+    generate(loaded, replace(request, max_new_tokens=min(tokens, request.max_new_tokens)))
 
 
 def _compare_naive(loaded: LoadedModel, request: Request, run: Generation) -> dict[str, Cell]:
@@ -226,13 +227,13 @@ def bench_timeline(
     loaded: LoadedModel, machine: Machine, *, modes: Sequence[Mode], tokens: int, prefill: int, seed: int = 0
 ) -> Study:
     """When each token of each mode came, and from the backbone or which block."""
-    engine, traffic = Engine(loaded.model), Traffic.of(loaded)
+    traffic = Traffic.of(loaded)
     rows: list[Row] = []
     panels = []
     for mode in modes:
         request = request_of(loaded, mode, prefill, tokens, seed)
-        _warm(engine, request)
-        run = min((generate(engine, request) for _ in range(_TIMELINE_RUNS)), key=lambda run: run.seconds)
+        _warm(loaded, request)
+        run = min((generate(loaded, request) for _ in range(_TIMELINE_RUNS)), key=lambda run: run.seconds)
         rows += _timeline_rows(mode, run, prefill, traffic, machine)
         lines = [_points(label, run, of_blocks) for label, of_blocks in (("backbone", False), ("blocks", True))]
         panels.append(Panel(mode.name, "ms since the prompt", "token", lines))

@@ -18,7 +18,7 @@ from vita_mctp.errors import ConfigError
 if TYPE_CHECKING:
     from vita_mctp.bench import Study
     from vita_mctp.bench.models import ModelChoice
-    from vita_mctp.decoding.plan import Mode
+    from vita_mctp.decoding.modes import Mode
 
 app, bench = new_app(), new_app()
 app.add_typer(bench, name="bench")
@@ -175,7 +175,7 @@ def decoder(
 
 
 def _parse(modes: Sequence[str]) -> list[Mode]:
-    from vita_mctp.decoding.plan import parse_mode
+    from vita_mctp.decoding.modes import parse_mode
 
     return [parse_mode(mode, num_blocks=0) for mode in modes]
 

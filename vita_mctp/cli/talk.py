@@ -14,7 +14,7 @@ from vita_mctp.audio import check_target, write_wave
 from vita_mctp.audio.io import STDIO
 from vita_mctp.cli import answers_on_stdout, write, write_to
 from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, new_app, opt
-from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.types import Done, Task, TextDelta, WaveChunk
 
 if TYPE_CHECKING:

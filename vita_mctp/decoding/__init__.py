@@ -1,4 +1,1 @@
-"""Turning a prompt into tokens: plan (modes as data), sampling, cache, state, engine, and naive, its slow twin.
-
-Import from the submodules: `plan` and `types` need no torch, so that naming the modes stays cheap.
-"""
+"""Turning a prompt into tokens. Import from the submodules: all but runners.eager, cache and naive need no torch."""

@@ -29,7 +29,7 @@ class CacheSpec:
 
 
 class KvCache:
-    """One request's keys and values in one stack of layers; the first `length` places of the buffer are filled.
+    """One request's keys and values in one stack of layers; the first `length` positions of the buffer are filled.
 
     The buffer, (n, 2, 1, G, C, D), doubles when it is full, so that a token is copied O(1) times over an answer.
     """
@@ -48,6 +48,10 @@ class KvCache:
         old = self.buffer
         self.buffer = self._allocate(max(needed, 2 * capacity, _FIRST_CAPACITY))
         self.buffer[..., : self.length, :] = old[..., : self.length, :]
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from number `length` on; no-op when there are fewer."""
+        self.length = min(self.length, length)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -87,8 +91,8 @@ class BatchCache:
         for b, row in enumerate(rows):
             self._batch[:, :, b, :, : row.length] = row.buffer[:, :, 0, :, : row.length]
         offsets = torch.tensor([row.length for row in rows], device=self._batch.device)
-        places = offsets[:, None] + torch.arange(padded_tokens, device=self._batch.device)
-        self._index = places[:, None, :, None].expand(len(rows), heads, padded_tokens, size)
+        positions = offsets[:, None] + torch.arange(padded_tokens, device=self._batch.device)
+        self._index = positions[:, None, :, None].expand(len(rows), heads, padded_tokens, size)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vita_mctp.checkpoints.speech import SpeechSettings
-from vita_mctp.decoding.plan import MODES, Mode, parse_mode
+from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.text.vocabulary import Vocabulary
 from vita_mctp.types import Task
-
-if TYPE_CHECKING:
-    from vita_mctp.models.registry import SpeechModel
 
 _SAMPLED = {"temperature": 1.0, "top_k": 50}
 """What transformers' `generate` takes for a file that asks for sampling and says no more."""
@@ -29,13 +24,21 @@ class GenerationDefaults:
     sampling: Mapping[Task, SamplingParams]
 
     @classmethod
-    def of(cls, model: SpeechModel, settings: SpeechSettings, vocabulary: Vocabulary) -> GenerationDefaults:
-        """Raises CheckpointError for a value of either file that makes no sense."""
-        stated = model.generation_config.to_dict()
+    def of(
+        cls,
+        stated: Mapping[str, Any],
+        sampling: Mapping[Task, Mapping[str, Any]],
+        eos_ids: Iterable[int],
+        num_blocks: int,
+    ) -> GenerationDefaults:
+        """stated: generation_config.json; sampling: what speech.json says by task; eos_ids: the vocabulary's own.
+
+        Raises CheckpointError for a value of either file that makes no sense.
+        """
         return cls(
-            _mode(stated.get("mtp_inference_mode"), model.config.num_nextn_predict_layers),
-            frozenset({*vocabulary.eos_ids, *_ids(stated.get("eos_token_id"))}),
-            {task: _sampling(stated, settings, task) for task in Task},
+            _mode(stated.get("mtp_inference_mode"), num_blocks),
+            frozenset({*eos_ids, *_ids(stated.get("eos_token_id"))}),
+            {task: _sampling(stated, sampling.get(task, {}), task) for task in Task},
         )
 
     def mode(self, task: Task) -> Mode:
@@ -57,12 +60,12 @@ def _ids(stated: Any) -> list[int]:
     return ids
 
 
-def _sampling(stated: Mapping[str, Any], settings: SpeechSettings, task: Task) -> SamplingParams:
+def _sampling(stated: Mapping[str, Any], own: Mapping[str, Any], task: Task) -> SamplingParams:
     names = ("temperature", "top_k", "top_p", "repetition_penalty")
     values = {name: stated[name] for name in names if stated.get(name) is not None}
     values = _SAMPLED | values if stated.get("do_sample") else values | {"temperature": 0.0}
     try:
-        return SamplingParams(**(values | settings.sampling.get(task, {})))
+        return SamplingParams(**(values | dict(own)))
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
             f"generation_config.json and speech.json, sampling of {task.value}: {error}; mend it"

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vita_mctp.decoding.plan import PlanCursor
-from vita_mctp.decoding.sampling import Sampler
-from vita_mctp.decoding.state import Classify, Request, Result, all_text
+from vita_mctp.decoding.request import Classify, Request, Result, SequenceState, all_text
+from vita_mctp.decoding.runners.eager import as_numpy
 from vita_mctp.types import HeardAudio, TokenEvent
 
 if TYPE_CHECKING:
@@ -48,18 +47,13 @@ def generate_naive(model: SpeechModel, request: Request, classify: Classify = al
     """What `Engine.generate` returns for `request`, with O(T^2) recomputation."""
     config = model.config
     budget = request.token_budget(config.vocab_size, config.max_position_embeddings)
-    sampler = Sampler(request.sampling, request.prompt_ids, config.vocab_size, next(model.parameters()).device)
-    cursor = PlanCursor.start(request.mode, config.num_nextn_predict_layers)
-    ids = list(request.prompt_ids)
+    state = SequenceState.start(request, config.num_nextn_predict_layers, budget)
     events: list[TokenEvent] = []
-    reason = None
-    while reason is None:
-        level, cursor = cursor.step()
-        logits = teacher_forced_chain(model, ids, deepest=level, heard=request.heard)[level]
-        ids.append(sampler.choose(logits[-1]))
-        events.append(request.event(len(events), ids[-1], level, classify))
-        reason = request.stop_reason(events[-1], budget)
-    return Result(request.id, tuple(events), reason)
+    while state.reason is None:
+        level, state.cursor = state.cursor.step()
+        logits = teacher_forced_chain(model, state.ids, deepest=level, heard=request.heard)[level][-1]
+        events += state.record([(state.sampler.choose(as_numpy(logits), state.ids), level)], classify)
+    return Result(request.id, tuple(events))
 
 
 def _causal_mask(embeds: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Choosing a token from logits: greedy, or temperature, top-k and top-p, after a repetition penalty.
 
-Same rules in the same order as transformers' `generate`. Each request draws from its own generator, one uniform number
-per token, so that its draws do not depend on the batch or the device it runs on. V: vocabulary size.
+Same rules in the same order as transformers' `generate`. A request's n-th token takes the n-th number of the request's
+own random stream, so that a draw depends neither on the batch nor on what was drafted and dropped before it. V:
+vocabulary size. Logits are numpy arrays: whatever computed them, choosing is the same code.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from vita_mctp.errors import ConfigError
+from vita_mctp.types import IntArray
+
+Scores = npt.NDArray[np.floating]
+"""float32 or float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,72 +39,81 @@ class SamplingParams:
         _want(penalty > 0 and math.isfinite(penalty), "repetition_penalty", "> 0", penalty)
         _want(0 <= self.seed < 2**63, "seed", "in [0, 2^63)", self.seed)
 
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the choice is the largest logit and nothing else."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
 
 def _want(ok: bool, name: str, wanted: str, came: float) -> None:
     if not ok:
         raise ConfigError(f"{name} {came} given; wanted {name} {wanted}")
 
 
+class UniformStream:
+    """Numbers in [0, 1) by index: those of `torch.rand(dtype=float64)` on a CPU generator of this seed, one by one."""
+
+    def __init__(self, seed: int) -> None:
+        self._words = np.random.RandomState(seed & 0xFFFFFFFF)
+        self._numbers: list[float] = []
+
+    def __getitem__(self, index: int) -> float:
+        while index >= len(self._numbers):
+            high, low = self._words.randint(0, 1 << 32, size=2, dtype=np.uint32).tolist()
+            self._numbers.append(((high << 32 | low) & (1 << 53) - 1) * 2.0**-53)
+        return self._numbers[index]
+
+
 class Sampler:
-    """One request's choices: its random stream and the tokens that its repetition penalty remembers."""
+    """One request's choices. Nothing in it depends on what was chosen before but through the ids it is given."""
 
-    def __init__(
-        self, params: SamplingParams, prompt_ids: Sequence[int], vocab_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, params: SamplingParams, prompt_length: int) -> None:
         self.params = params
-        self.is_argmax = params.temperature == 0 and params.repetition_penalty == 1
-        self._generator = torch.Generator().manual_seed(params.seed) if params.temperature > 0 else None
-        self._seen: Tensor | None = None  # (V,) bool: prompt and generated tokens
+        self._prompt_length = prompt_length
+        self._uniforms = UniformStream(params.seed) if params.temperature > 0 else None
+
+    def choose(self, logits: Scores, ids: Sequence[int]) -> int:
+        """The token behind `ids` (prompt and answer so far), from logits (V,)."""
+        scores, params = logits, self.params
         if params.repetition_penalty != 1:
-            self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            self._seen[list(prompt_ids)] = True
-
-    def choose(self, logits: Tensor) -> int:
-        """The next token from logits (V,); it is remembered for the penalty."""
-        scores = logits.float() if logits.element_size() < 4 else logits
-        if self._seen is not None:
-            scores = penalize(scores, self._seen, self.params.repetition_penalty)
-        if self._generator is None:
-            token = int(scores.argmax())
-        else:
-            uniform = torch.rand((), generator=self._generator, dtype=torch.float64).item()
-            token = draw(*candidates(scores, self.params), uniform)
-        if self._seen is not None:
-            self._seen[token] = True
-        return token
+            scores = penalize(scores, ids, params.repetition_penalty)
+        if self._uniforms is None:
+            return int(scores.argmax())
+        return draw(*candidates(scores, params), self._uniforms[len(ids) - self._prompt_length])
 
 
-def choose_each(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Next tokens from logits (B, V), row by row; a batch of plain greedy requests costs one argmax."""
-    if all(sampler.is_argmax for sampler in samplers):
-        tokens: list[int] = logits.argmax(-1).tolist()
-        return tokens
-    return [sampler.choose(row) for sampler, row in zip(samplers, logits, strict=True)]
+def penalize(scores: Scores, ids: Sequence[int], penalty: float) -> Scores:
+    """Scores (V,) with those of `ids` divided by the penalty if positive, multiplied if negative (CTRL)."""
+    seen = np.unique(np.asarray(ids, np.int64))
+    penalized = scores.copy()
+    penalized[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+    return penalized
 
 
-def penalize(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Scores (V,) with those of seen (V,) tokens divided by the penalty if positive, multiplied if negative (CTRL)."""
-    return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
-
-
-def candidates(scores: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def candidates(scores: Scores, params: SamplingParams) -> tuple[IntArray, Scores]:
     """The ids (C,) that temperature, top-k and top-p leave of scores (V,), and their scores (C,); at least one."""
     scores = scores / params.temperature
-    ids = torch.arange(len(scores), device=scores.device)
+    ids = np.arange(len(scores))
     if 0 < params.top_k < len(scores):
-        threshold = scores.topk(params.top_k).values[-1]
+        threshold = np.partition(scores, -params.top_k)[-params.top_k]
         ids = ids[scores >= threshold]
         scores = scores[ids]
     if params.top_p < 1:
-        ascending, order = scores.sort()
-        keep = ascending.softmax(-1).cumsum(-1) > 1 - params.top_p
+        order = scores.argsort(kind="stable")
+        keep = softmax(scores[order]).cumsum() > 1 - params.top_p
         keep[-1] = True
-        ids, scores = ids[order[keep]], ascending[keep]
+        ids, scores = ids[order[keep]], scores[order[keep]]
     return ids, scores
 
 
-def draw(ids: Tensor, scores: Tensor, uniform: float) -> int:
+def draw(ids: IntArray, scores: Scores, uniform: float) -> int:
     """The candidate at `uniform` in [0, 1) of the cumulative distribution softmax(scores); ids and scores (C,)."""
-    cumulative = scores.double().softmax(-1).cumsum(-1)
-    place = torch.searchsorted(cumulative, cumulative[-1] * uniform, right=True)
-    return int(ids[place.clamp(max=len(ids) - 1)])
+    cumulative = softmax(scores.astype(np.float64)).cumsum()
+    index = np.searchsorted(cumulative, cumulative[-1] * uniform, side="right")
+    return int(ids[min(index, len(ids) - 1)])
+
+
+def softmax(scores: Scores) -> Scores:
+    """Probabilities (C,) of scores (C,), in their type."""
+    powers = np.exp(scores - scores.max())
+    return powers / powers.sum()

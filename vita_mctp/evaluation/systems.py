@@ -20,7 +20,7 @@ from pydantic import Field
 from vita_mctp.answer import Answer, collect
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.opening import find_model
-from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
 from vita_mctp.evaluation.benchmarks import Question

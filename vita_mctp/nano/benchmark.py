@@ -22,7 +22,7 @@ import soundfile
 
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.opening import find_model
-from vita_mctp.decoding.plan import parse_mode
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.environment import CommandCost, look_around, measure_command, weights_hash
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.evaluation.benchmarks import (

@@ -1,6 +1,6 @@
 """The page to talk to the model: record or upload a question, hear the answer as it streams, see its text and metrics.
 
-Visitors share the weights and nothing else: each answer lives in its own generator, which gradio closes when a visitor
+Visitors share the engine and its steps: each answer is a stream of its own, which gradio closes when a visitor
 leaves or presses Stop, and each conversation in gradio's state of that visit. The page asks for nothing outside its own
 server.
 """
@@ -21,7 +21,7 @@ import soundfile
 from vita_mctp.answer import join_chunks
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.opening import NANO
-from vita_mctp.decoding.plan import MODES
+from vita_mctp.decoding.modes import MODES
 from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
 from vita_mctp.serving.page_text import (
     ABOUT_NANO,

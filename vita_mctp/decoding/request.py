@@ -1,19 +1,15 @@
-"""What a request asks, everything that its decoding remembers, and what comes out.
+"""What a request asks, what its decoding remembers, and what comes out.
 
-A `DecodeState` belongs to one request and holds all of its caches: two requests cannot mix, and to cancel one is to
-drop it. Levels are numbered as in `TokenEvent.level`: the backbone is 0 and block k - 1 is k.
+A `SequenceState` belongs to one request: two requests cannot mix, and to cancel one is to drop its state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from vita_mctp.decoding.cache import KvCache
-from vita_mctp.decoding.plan import Mode, PlanCursor
+from vita_mctp.decoding.modes import Mode, PlanCursor
 from vita_mctp.decoding.sampling import Sampler, SamplingParams
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import HeardAudio, StopReason, TokenEvent, TokenKind
@@ -28,7 +24,7 @@ def all_text(token: int) -> TokenKind:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt and how to continue it. Any token of `eos_ids`, from the backbone or a block, ends the answer.
+    """One prompt and how to continue it. Any token of `eos_ids`, from whatever level, ends the answer.
 
     heard: recordings in the prompt, for a model that hears features; the backbone reads them in place of what
     `prompt_ids` hold there, the blocks do not.
@@ -71,17 +67,6 @@ class Request:
             )
         return min(self.max_new_tokens, room)
 
-    def event(self, index: int, token: int, level: int, classify: Classify) -> TokenEvent:
-        """The event of new token number `index`."""
-        kind = TokenKind.STOP if token in self.eos_ids else classify(token)
-        return TokenEvent(index, token, kind, level)
-
-    def stop_reason(self, event: TokenEvent, budget: int) -> StopReason | None:
-        """Whether the answer ends with this event."""
-        if event.id in self.eos_ids:
-            return StopReason.EOS
-        return StopReason.LENGTH if event.index + 1 == budget else None
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -89,22 +74,25 @@ class Result:
 
     request_id: str
     events: tuple[TokenEvent, ...]
-    reason: StopReason
 
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(event.id for event in self.events)
 
+    @property
+    def reason(self) -> StopReason | None:
+        return self.events[-1].ends if self.events else None
+
 
 @dataclass(slots=True, eq=False)
-class DecodeState:
+class SequenceState:
     """One request on its way.
 
     Attributes:
         ids: prompt and generated tokens; the last one has been read by nobody yet.
-        caches: keys and values of each level; their lengths differ by design.
-        unseen: for each level, the hidden states (tokens, H) of the level before that it has not read yet; none for 0.
+        cursor: where the mode's schedule stands.
         budget: the number of new tokens at which the answer ends.
+        memory: the runner's own, such as caches; nobody else looks into it.
         reason: why the answer ended; None while it is going on.
     """
 
@@ -112,37 +100,29 @@ class DecodeState:
     ids: list[int]
     cursor: PlanCursor
     sampler: Sampler
-    caches: list[KvCache]
-    unseen: list[list[Tensor]]
     budget: int
+    memory: Any
     reason: StopReason | None = None
 
-    def first_unread(self, level: int) -> int:
-        """The position of the first token that `level` has not processed; level k starts at position k."""
-        return self.caches[level].length + level
+    @classmethod
+    def start(cls, request: Request, num_blocks: int, budget: int, memory: Any = None) -> SequenceState:
+        sampler = Sampler(request.sampling, len(request.prompt_ids))
+        return cls(
+            request, list(request.prompt_ids), PlanCursor.start(request.mode, num_blocks), sampler, budget, memory
+        )
 
-    def heard_from(self, start: int) -> tuple[HeardAudio, ...]:
-        """The recordings in what the backbone reads from `start` on: the prompt is read at once, from 0."""
-        return self.request.heard if start == 0 else ()
-
-    def previous_hidden(self, level: int) -> Tensor:
-        """The predecessor's hidden states (tokens, H), one position behind the tokens that the level is to read."""
-        pieces = self.unseen[level]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def record_forward(self, level: int, cursor: PlanCursor, hidden: Tensor) -> None:
-        """Count a level's tokens as read; keep its hidden states (tokens, H) if the plan can call the next level."""
-        self.caches[level].length += len(hidden)
-        self.unseen[level].clear()
-        self.cursor = cursor
-        for deeper in range(cursor.reach + 1, len(self.unseen)):
-            self.unseen[deeper].clear()
-        if level < cursor.reach:
-            self.unseen[level + 1].append(hidden)
-
-    def record_token(self, token: int, level: int, classify: Classify) -> TokenEvent:
-        """Append a chosen token; end the answer if it is the last."""
-        event = self.request.event(len(self.ids) - len(self.request.prompt_ids), token, level, classify)
-        self.ids.append(token)
-        self.reason = self.request.stop_reason(event, self.budget)
-        return event
+    def record(self, tokens: Iterable[tuple[int, int]], classify: Classify) -> list[TokenEvent]:
+        """Appends (id, level) pairs as final; what comes behind the answer's end is dropped."""
+        events: list[TokenEvent] = []
+        for token, level in tokens:
+            if self.reason is not None:
+                break
+            index = len(self.ids) - len(self.request.prompt_ids)
+            self.ids.append(token)
+            if token in self.request.eos_ids:
+                self.reason = StopReason.EOS
+            elif index + 1 == self.budget:
+                self.reason = StopReason.LENGTH
+            kind = TokenKind.STOP if token in self.request.eos_ids else classify(token)
+            events.append(TokenEvent(index, token, kind, level, self.reason))
+        return events

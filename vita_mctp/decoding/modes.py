@@ -24,14 +24,14 @@ class Mode:
 
     def __post_init__(self) -> None:
         if not self.counts or len(self.counts) % 2:
-            raise ConfigError(f"mode {self.name!r} has {len(self.counts)} counts; {_WANTED}")
+            raise ConfigError(f"mode {self.name!r} has {len(self.counts)} counts; {_FORM}")
         if any(not isinstance(count, int) or count < 0 for count in self.counts):
-            raise ConfigError(f"mode {self.name!r} has a count that is negative or not an integer; {_WANTED}")
+            raise ConfigError(f"mode {self.name!r} has a count that is negative or not an integer; {_FORM}")
         if sum(self.counts[-2:]) == 0:
-            raise ConfigError(f"mode {self.name!r} ends in 0,0, which would repeat for ever without a token; {_WANTED}")
+            raise ConfigError(f"mode {self.name!r} ends in 0,0, which would repeat for ever without a token; {_FORM}")
 
 
-_WANTED = "wanted an even-length list of counts >= 0 such as 1,10,4,10 (backbone, MCTP, backbone, MCTP, ...)"
+_FORM = "wanted an even-length list of counts >= 0 such as 1,10,4,10 (backbone, MCTP, backbone, MCTP, ...)"
 
 MODES: Mapping[str, Mode] = MappingProxyType(
     {
@@ -64,7 +64,7 @@ def parse_mode(spec: str | Sequence[int] | Mode | None, num_blocks: int) -> Mode
         try:
             counts = tuple(int(part) for part in name.split(","))
         except ValueError:
-            raise ConfigError(f"unknown mode {spec!r}; known: {', '.join(MODES)}; or {_WANTED}") from None
+            raise ConfigError(f"unknown mode {spec!r}; known: {', '.join(MODES)}; or {_FORM}") from None
     else:
         counts = (1, num_blocks) if spec is None else tuple(spec)
     named = {mode.counts: mode for mode in MODES.values()}
@@ -73,7 +73,7 @@ def parse_mode(spec: str | Sequence[int] | Mode | None, num_blocks: int) -> Mode
 
 @dataclass(frozen=True, slots=True)
 class PlanCursor:
-    """A place in a mode's endless schedule, for a model of `num_blocks` blocks. A value: stepping returns a new one."""
+    """A position in a mode's endless schedule, for `num_blocks` blocks. A value: stepping returns a new one."""
 
     mode: Mode
     num_blocks: int
@@ -101,6 +101,6 @@ class PlanCursor:
     @property
     def reach(self) -> int:
         """Levels up to this one can still be called; deeper ones never again (an upper bound)."""
-        main, mctp = self.mode.counts[2 * self.pair :: 2], self.mode.counts[2 * self.pair + 1 :: 2]
-        joined_runs = 0 in main
+        backbone, mctp = self.mode.counts[2 * self.pair :: 2], self.mode.counts[2 * self.pair + 1 :: 2]
+        joined_runs = 0 in backbone
         return self.num_blocks if joined_runs else min(self.num_blocks, max(mctp))

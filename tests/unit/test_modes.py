@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vita_mctp.decoding.plan import MODES, Mode, PlanCursor, parse_mode
+from vita_mctp.decoding.modes import MODES, Mode, PlanCursor, parse_mode
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import BACKBONE
 

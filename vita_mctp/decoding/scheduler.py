@@ -1,0 +1,43 @@
+"""Who runs in the next step."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from vita_mctp.decoding.request import SequenceState
+from vita_mctp.errors import ConfigError
+
+
+class Scheduler:
+    """First come, first served: up to `max_batch` requests run, the others wait. Belongs to one thread."""
+
+    def __init__(self, max_batch: int) -> None:
+        if max_batch < 1:
+            raise ConfigError(f"max_batch {max_batch} given; wanted at least 1")
+        self.max_batch = max_batch
+        self._waiting: deque[SequenceState] = deque()
+        self._running: list[SequenceState] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    def __contains__(self, request_id: str) -> bool:
+        return any(state.request.id == request_id for state in (*self._waiting, *self._running))
+
+    def add(self, state: SequenceState) -> None:
+        self._waiting.append(state)
+
+    def drop(self, request_id: str) -> None:
+        """Forgets a request; ids that are not here have ended already."""
+        self._waiting = deque(state for state in self._waiting if state.request.id != request_id)
+        self._running = [state for state in self._running if state.request.id != request_id]
+
+    def schedule(self) -> list[SequenceState]:
+        """Those to run now: with newcomers as far as there is room."""
+        while self._waiting and len(self._running) < self.max_batch:
+            self._running.append(self._waiting.popleft())
+        return list(self._running)
+
+    def retire(self) -> None:
+        """Forgets what has ended, and with it all that it remembers."""
+        self._running = [state for state in self._running if state.reason is None]
