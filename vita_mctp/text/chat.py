@@ -256,5 +256,5 @@ def _codes_of(clip: Clip) -> tuple[int, ...]:
 
 def _frames_of(clip: Clip) -> int:
     if clip.frames is None:
-        raise DataError("a recording is heard as features, and its number of frames is unknown; use --features")
+        raise DataError("a recording heard as features has no known number of frames; tokenize it with --features")
     return clip.frames
