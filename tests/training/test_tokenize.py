@@ -218,7 +218,7 @@ def test_given_codes_are_taken_if_they_are_this_codec_s(tmp_path: Path, codec: C
     for sample in (given([50]), given([1], "nano")):
         path.write_text(json.dumps(sample))
         with pytest.raises(
-            DataError, match=r"given.jsonl:1: audios\[0\]: got codes up to .* codes of ramp in \[0, 50\)"
+            DataError, match=r"given.jsonl:1: audios\[0\]: got codes up to .* those of ramp in \[0, 50\)"
         ):
             tokenize_manifest(path, tmp_path / "given", codec)
 
