@@ -87,7 +87,7 @@ def test_reach_bounds_every_later_level(counts, num_blocks):
 
 def test_reach_is_tight_for_the_released_modes():
     reaches = {name: PlanCursor.start(mode, 10).reach for name, mode in MODES.items()}
-    assert reaches == {"vanilla": 0, "balance": 10, "boost": 10, "turbo": 10}
+    assert reaches == {"vanilla": 0, "balance": 10, "boost": 10, "turbo": 10, "verified": 10}
 
 
 def test_cursor_is_a_value():

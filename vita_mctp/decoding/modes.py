@@ -17,10 +17,17 @@ from vita_mctp.types import BACKBONE
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A named schedule. `counts` alternates backbone and MCTP tokens; the last pair repeats."""
+    """A named schedule. `counts` alternates backbone and MCTP tokens; the last pair repeats.
+
+    verified: the blocks draft behind each backbone token and the backbone's next pass verifies, so that the answer is
+    that of `counts` without blocks. A chain of drafts ends with the one that makes the product of their probabilities
+    less than `stop_below`.
+    """
 
     name: str
     counts: tuple[int, ...]
+    verified: bool = False
+    stop_below: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.counts or len(self.counts) % 2:
@@ -41,6 +48,7 @@ MODES: Mapping[str, Mode] = MappingProxyType(
             Mode("balance", (1, 4, 3, 8, 4, 10)),
             Mode("boost", (1, 10, 4, 10)),
             Mode("turbo", (1, 10)),
+            Mode("verified", (8192, 0), verified=True, stop_below=0.5),
         )
     }
 )
@@ -67,7 +75,7 @@ def parse_mode(spec: str | Sequence[int] | Mode | None, num_blocks: int) -> Mode
             raise ConfigError(f"unknown mode {spec!r}; known: {', '.join(MODES)}; or {_FORM}") from None
     else:
         counts = (1, num_blocks) if spec is None else tuple(spec)
-    named = {mode.counts: mode for mode in MODES.values()}
+    named = {mode.counts: mode for mode in MODES.values() if not mode.verified}
     return named.get(counts) or Mode(",".join(map(str, counts)), counts)
 
 
@@ -101,6 +109,8 @@ class PlanCursor:
     @property
     def reach(self) -> int:
         """Levels up to this one can still be called; deeper ones never again (an upper bound)."""
+        if self.mode.verified:
+            return self.num_blocks
         backbone, mctp = self.mode.counts[2 * self.pair :: 2], self.mode.counts[2 * self.pair + 1 :: 2]
         joined_runs = 0 in backbone
         return self.num_blocks if joined_runs else min(self.num_blocks, max(mctp))

@@ -1,183 +1,107 @@
-"""The readable runner: any model with levels, one token a step, requests that share a level in one padded batch.
+"""The readable levels: any model, by its own forward; requests that read alike share one padded batch.
 
-A step: take every request's next level; run the requests that share one as one padded batch, the backbone over every
-token it has not seen, level k over every hidden state of level k - 1 that it has not seen; choose. VITA-Audio paper,
-section 3.2. Nothing is stored on the model.
-
-Legend: B requests, Q tokens of a forward, T keys it attends to, H hidden size, V vocabulary size.
+Legend: B requests, Q tokens of a forward, H hidden size, V vocabulary size.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vita_mctp.decoding.cache import BatchCache, CacheSpec, KvCache
-from vita_mctp.decoding.modes import PlanCursor
-from vita_mctp.decoding.request import Request, SequenceState
-from vita_mctp.decoding.runners import Token
+from vita_mctp.decoding.runners.cycles import CycleRunner, Made, Read
 from vita_mctp.decoding.sampling import Scores
-from vita_mctp.types import BACKBONE, HeardAudio
+from vita_mctp.types import BACKBONE
 
 if TYPE_CHECKING:
     from vita_mctp.models.registry import SpeechModel
 
 _FREE_PADDING = 32
-"""Catch-ups below this many tokens share a forward whatever their lengths; longer ones within a factor of two."""
+"""Reads below this many tokens share a forward whatever their lengths; longer ones within a factor of two."""
 
 
-@dataclass(slots=True, eq=False)
-class Memory:
-    """What one request remembers, by level: its keys and values, and the hidden states it is to read.
+class EagerLevels:
+    """A slot is one cache a level, which grows as it is filled."""
 
-    Attributes:
-        caches: their lengths differ by design.
-        heard: recordings that the backbone reads with the prompt.
-        unseen: hidden states (tokens, H) of the level before, each with the position of its first; none for level 0.
-        reach: no deeper level than this is called any more, so that nothing is kept for it.
-        confirmed: `truncate` never cuts below so many ids; what only a shorter past would need is not kept.
-    """
-
-    caches: list[KvCache]
-    heard: tuple[HeardAudio, ...] = ()
-    unseen: list[list[tuple[int, Tensor]]] = field(init=False)
-    reach: int = field(init=False)
-    confirmed: int = sys.maxsize
-
-    def __post_init__(self) -> None:
-        self.unseen = [[] for _ in self.caches]
-        self.reach = len(self.caches) - 1
-
-    def first_unread(self, level: int) -> int:
-        """The position of the first token that `level` has not processed; level k starts at position k."""
-        return self.caches[level].length + level
-
-    def previous_hidden(self, level: int) -> Tensor:
-        """The hidden states (tokens, H) of the level before, from one position before the first unread one on."""
-        start = self.first_unread(level) - 1
-        pieces = [rows[max(0, start - first) :] for first, rows in self.unseen[level] if first + len(rows) > start]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def record(self, level: int, hidden: Tensor) -> None:
-        """Counts a level's tokens as read; keeps its hidden states (tokens, H) for the next level."""
-        start = self.first_unread(level)
-        self.caches[level].length += len(hidden)
-        needed = min(start + len(hidden), self.confirmed) - 1
-        self.unseen[level] = [piece for piece in self.unseen[level] if piece[0] + len(piece[1]) > needed]
-        for deeper in range(self.reach + 1, len(self.unseen)):
-            self.unseen[deeper].clear()
-        if level < self.reach:
-            self.unseen[level + 1].append((start, hidden))
-
-    def truncate(self, length: int) -> None:
-        """Forgets, in every level, all ids from position `length` on, as if they had never been read."""
-        for level, cache in enumerate(self.caches):
-            cache.truncate(max(0, length - level))
-            self.unseen[level] = [
-                (first, rows[: length - first]) for first, rows in self.unseen[level] if first < length
-            ]
-
-
-class EagerRunner:
-    """Runs a model by its own forward.
-
-    prefill_chunk: tokens of a prompt that the backbone reads in one step, so that a long prompt does not hold up the
-    others; None reads it at once. A prompt with recordings is read at once in any case.
-    """
-
-    def __init__(self, model: SpeechModel, prefill_chunk: int | None = None) -> None:
+    def __init__(self, model: SpeechModel) -> None:
         config = model.config
         self.model = model
         self.vocab_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
         self.num_blocks: int = config.num_nextn_predict_layers
-        self.prefill_chunk = prefill_chunk
+        self.segments = tuple((k, k + 1) for k in range(self.num_blocks))
         self._cache_specs = _cache_specs(model)
         self._device = self._cache_specs[0].device
         self._is_flash = "flash_attention" in config._attn_implementation  # takes no mask: equal pasts only
 
-    def open(self, request: Request) -> Memory:
-        return Memory([KvCache(spec) for spec in self._cache_specs], request.heard)
+    def open(self, capacity: int) -> list[KvCache]:
+        return [KvCache(spec) for spec in self._cache_specs]
 
     @torch.inference_mode()
-    def run(self, states: Sequence[SequenceState]) -> list[list[Token]]:
-        """One token for each, whatever their plans and lengths; none for one that has more of its prompt to read."""
-        plans = [self._plan(state) for state in states]
-        tokens: list[list[Token]] = [[] for _ in states]
-        for (level, _), members in self._groups(states, plans).items():
-            for i in members:
-                states[i].memory.reach = plans[i][2].reach
-            hidden = self.read(level, [states[i].memory for i in members], [plans[i][1] for i in members])
-            ready = [(b, i) for b, i in enumerate(members) if plans[i][2] is not states[i].cursor]
-            if ready:
-                last = torch.stack([hidden[b, len(plans[i][1]) - 1] for b, i in ready])
-                choices = _choose_each(self.model.logits(last), [states[i] for _, i in ready])
-                for (_, i), token in zip(ready, choices, strict=True):
-                    states[i].cursor = plans[i][2]
-                    tokens[i].append((token, level))
-        return tokens
+    def backbone(self, reads: Sequence[Read]) -> list[Made]:
+        hidden = self._read(BACKBONE, reads)
+        judged = [rows[len(rows) - read.judged :] for read, rows in zip(reads, hidden, strict=True)]
+        logits = self.model.logits(torch.cat(judged)).split([read.judged for read in reads])
+        tokens = [rows.argmax(-1).tolist() for rows in logits]
+        return [Made(*row) for row in zip(hidden, tokens, logits, strict=True)]
 
     @torch.inference_mode()
-    def read(self, level: int, memories: Sequence[Memory], ids: Sequence[Sequence[int]]) -> Tensor:
-        """The level's hidden states (B, Q, H) over the next ids of each request, right-padded; all of it is recorded.
+    def chain(self, first: int, last: int, reads: Sequence[Read]) -> list[Made]:
+        """Of one block: last is first + 1."""
+        hidden = self._read(first + 1, reads)
+        logits = self.model.logits(torch.stack([rows[-1] for rows in hidden]))
+        top = logits.float().softmax(-1).max(-1)
+        drafts, probabilities = top.indices[:, None].tolist(), top.values[:, None].tolist()
+        return [Made(*row) for row in zip(hidden, drafts, logits[:, None], probabilities, strict=True)]
 
-        ids: from `first_unread(level)` on; they need not be final (`Memory.confirmed`).
-        """
-        counts, caches = [len(row) for row in ids], [memory.caches[level] for memory in memories]
-        for cache, count in zip(caches, counts, strict=True):
+    def scores(self, logits: Tensor) -> Scores:
+        return as_numpy(logits)
+
+    def concatenate(self, rows: list[Tensor]) -> Tensor:
+        return torch.cat(rows)
+
+    def _read(self, level: int, reads: Sequence[Read]) -> list[Tensor]:
+        """Each read's hidden states (Q, H); its slot's cache keeps the new keys and values."""
+        hidden: dict[int, Tensor] = {}
+        for members in self._groups(reads):
+            rows = self._forward(level, [reads[i] for i in members])
+            hidden.update((i, row[: len(reads[i].ids)]) for i, row in zip(members, rows, strict=True))
+        return [hidden[i] for i in range(len(reads))]
+
+    def _groups(self, reads: Sequence[Read]) -> list[list[int]]:
+        """Indices of the reads that share a forward, by a class of lengths."""
+        groups: dict[int, list[int]] = {}
+        for i, read in enumerate(reads):
+            length_class = read.start if self._is_flash else (len(read.ids) // _FREE_PADDING).bit_length()
+            groups.setdefault(length_class, []).append(i)
+        return list(groups.values())
+
+    def _forward(self, level: int, reads: Sequence[Read]) -> Tensor:
+        """Hidden states (B, Q, H), right-padded."""
+        device, counts, past = self._device, [len(read.ids) for read in reads], [read.start for read in reads]
+        caches, q = [read.slot[level] for read in reads], max(counts)
+        for cache, start, count in zip(caches, past, counts, strict=True):
+            cache.truncate(start)
             cache.reserve(count)
-        hidden = self._hidden(level, memories, ids, caches)
-        for memory, row, count in zip(memories, hidden, counts, strict=True):
-            memory.record(level, row[:count])
-        return hidden
-
-    def _plan(self, state: SequenceState) -> tuple[int, list[int], PlanCursor]:
-        """The level of the next step, the ids it reads, and the cursor behind it: the same one where no token comes."""
-        level, cursor = state.cursor.step()
-        ids, chunk = state.ids[state.memory.first_unread(level) :], self.prefill_chunk
-        if level == BACKBONE and chunk is not None and len(ids) > chunk and not state.memory.heard:
-            return level, ids[:chunk], state.cursor
-        return level, ids, cursor
-
-    def _groups(
-        self, states: Sequence[SequenceState], plans: Sequence[tuple[int, list[int], PlanCursor]]
-    ) -> dict[tuple[int, int], list[int]]:
-        """Indices of the states that share a forward, by level and a class of lengths."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for i, (level, ids, _) in enumerate(plans):
-            past = states[i].memory.caches[level].length
-            length_class = past if self._is_flash else (len(ids) // _FREE_PADDING).bit_length()
-            groups.setdefault((level, length_class), []).append(i)
-        return groups
-
-    def _hidden(
-        self, level: int, memories: Sequence[Memory], ids: Sequence[Sequence[int]], caches: list[KvCache]
-    ) -> Tensor:
-        """As `read`; the caches keep the new keys, their lengths stay."""
-        device, q = self._device, max(map(len, ids))
-        starts = [memory.first_unread(level) for memory in memories]
-        embeds = self.model.embed(torch.tensor([[*row, *[0] * (q - len(row))] for row in ids], device=device))
-        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(q, device=device)
-        mask = self._mask([cache.length for cache in caches], q)
+        ids = pad_sequence([torch.from_numpy(read.ids) for read in reads], batch_first=True).to(device)
+        embeds = self.model.embed(ids)
+        positions = torch.tensor(past, device=device)[:, None] + torch.arange(level, level + q, device=device)
         cache = caches[0] if len(caches) == 1 else BatchCache(caches, q)
+        extra: dict[str, Any] = {"attention_mask": self._mask(past, q), "cache": cache}
         if level == BACKBONE:
-            heard = [memory.heard if start == 0 else () for memory, start in zip(memories, starts, strict=True)]
-            embeds = self.model.listen(embeds, heard)
-            hidden = self.model.backbone(embeds, positions, attention_mask=mask, cache=cache)
+            embeds = self.model.listen(embeds, [read.heard for read in reads])
+            hidden = self.model.backbone(embeds, positions, **extra)
         else:
-            previous = pad_sequence(
-                [memory.previous_hidden(level)[: len(row)] for memory, row in zip(memories, ids, strict=True)],
-                batch_first=True,
-            )
-            hidden = self.model.block(level - 1, embeds, previous, positions, attention_mask=mask, cache=cache)
+            previous = pad_sequence([read.hidden for read in reads], batch_first=True)
+            hidden = self.model.block(level - 1, embeds, previous, positions, **extra)
         if isinstance(cache, BatchCache):
-            cache.write_back([len(row) for row in ids])
+            cache.write_back(counts)
+        for cache, start, count in zip(caches, past, counts, strict=True):
+            cache.length = start + count
         return hidden
 
     def _mask(self, past: list[int], q: int) -> Tensor | None:
@@ -188,6 +112,13 @@ class EagerRunner:
         return torch.arange(max(past) + q, device=self._device) <= ends[:, None, :, None]
 
 
+class EagerRunner(CycleRunner):
+    """Cycles of a model's own forward."""
+
+    def __init__(self, model: SpeechModel, prefill_chunk: int | None = None) -> None:
+        super().__init__(EagerLevels(model), prefill_chunk)
+
+
 def as_numpy(logits: Tensor) -> Scores:
     """Logits to choose from, in float32 or float64."""
     scores = logits.float() if logits.element_size() < 4 else logits
@@ -195,16 +126,8 @@ def as_numpy(logits: Tensor) -> Scores:
     return array
 
 
-def _choose_each(logits: Tensor, states: Sequence[SequenceState]) -> list[int]:
-    """Next tokens from logits (B, V), row by row; a batch of plain greedy requests costs one argmax."""
-    if all(state.request.sampling.is_argmax for state in states):
-        tokens: list[int] = logits.argmax(-1).tolist()
-        return tokens
-    return [state.sampler.choose(row, state.ids) for state, row in zip(states, as_numpy(logits), strict=True)]
-
-
 def _cache_specs(model: SpeechModel) -> list[CacheSpec]:
-    """The caches a request needs: the backbone's, then one per block."""
+    """The caches a slot needs: the backbone's, then one per block."""
     config, weight = model.config, next(iter(model.parameters()))
     heads = config.num_key_value_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,0 +1,214 @@
+"""Levels in ONNX Runtime, float32 on the CPU, without torch.
+
+What one request remembers lies in a `Slot`; a call takes the rows of any number of slots at once. Sessions are made
+when they are first called for: one for each number of slots in steps of four, and for each run of blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from vita_mctp.decoding.runners.cycles import Made, Read
+from vita_mctp.decoding.runners.onnx_graphs import LevelShape, backbone_session, cache_name, chain_session
+from vita_mctp.decoding.sampling import Scores
+from vita_mctp.errors import ConfigError
+from vita_mctp.types import FloatArray
+
+_BATCHES = (1, 2, 4, 8, 16)
+"""Numbers of slots that graphs are made for; a call fills up to the next one with rows that nobody reads."""
+
+_SEGMENT = 6
+"""Blocks of a graph: with fewer, verified drafts stop sooner; with more, less is called (measured on nano)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Keys and values (1, heads, capacity, head size) by (part, layer)."""
+
+    caches: Mapping[tuple[str, int], FloatArray]
+
+
+class OnnxLevels:
+    """Levels of a Qwen2 model with MCTP blocks.
+
+    config: config.json's values. weights: arrays by the checkpoint's names; float32 ones are not copied.
+
+    Raises:
+        ConfigError: something that these graphs do not compute.
+    """
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, npt.NDArray[Any]]) -> None:
+        shape = self.shape = level_shape(config)
+        self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
+        self.vocab_size, self.max_positions, self.num_blocks = shape.vocab_size, shape.max_positions, shape.blocks
+        self.segments = tuple(
+            (first, min(first + _SEGMENT, shape.blocks)) for first in range(0, shape.blocks, _SEGMENT)
+        )
+        self._embeddings = self.weights["model.embed_tokens.weight"]
+        self._calls: dict[tuple[int, int, int], _Call] = {}
+        self._filler = self.open(1)
+
+    def open(self, capacity: int) -> Slot:
+        """Caches for so many positions."""
+        shape = self.shape
+        dims = (1, shape.kv_heads, capacity, shape.padded_head_size)
+        layers = range(shape.backbone_layers + shape.blocks)
+        return Slot({(part, layer): np.zeros(dims, np.float32) for layer in layers for part in "kv"})
+
+    def backbone(self, reads: Sequence[Read]) -> list[Made]:
+        call, batch = self._call(0, 0, len(reads))
+        counts = [len(read.ids) for read in reads]
+        judged = [read.judged for read in reads]
+        n, r = sum(counts), sum(judged)
+        padded = n + batch - len(reads)
+        arrays = call.arrays(padded, r)
+        np.take(self._embeddings, np.concatenate([read.ids for read in reads]), axis=0, out=arrays["embeds"][0, :n])
+        ends = np.cumsum(counts)
+        arrays["rows"][:] = np.concatenate([np.arange(end - j, end) for end, j in zip(ends, judged, strict=True)])
+        call.run([read.slot for read in reads], [read.start for read in reads], counts)
+        results, row, judged_row = [], 0, 0
+        for count, j in zip(counts, judged, strict=True):
+            results.append(
+                Made(
+                    arrays["hidden"][0, row : row + count].copy(),
+                    arrays["tokens"][0, judged_row : judged_row + j].tolist(),
+                    arrays["logits"][0, judged_row : judged_row + j],
+                )
+            )
+            row, judged_row = row + count, judged_row + j
+        return results
+
+    def chain(self, first: int, last: int, reads: Sequence[Read]) -> list[Made]:
+        call, batch = self._call(first, last, len(reads))
+        counts = [len(read.ids) for read in reads] + [1] * (batch - len(reads))
+        n = sum(counts)
+        arrays = call.arrays(n, batch)
+        ends = np.cumsum(counts)
+        real = ends[len(reads) - 1]
+        np.concatenate([read.ids for read in reads], out=arrays["ids"][0, :real])
+        np.concatenate([read.hidden for read in reads], out=arrays["previous"][0, :real])
+        arrays["rows"][:] = ends - 1
+        arrays["shift"][:] = np.arange(1, n + 1)
+        arrays["shift"][ends - 1] = n + np.arange(batch)
+        call.run([read.slot for read in reads], [read.start for read in reads], counts[: len(reads)])
+        return [
+            Made(
+                arrays["hidden"][0, end - count : end].copy(),
+                arrays["drafts"][:, i].tolist(),
+                arrays["logits"][0, i : i + 1],
+                arrays["probabilities"][:, i].tolist(),
+            )
+            for i, (end, count) in enumerate(zip(ends[: len(reads)], counts, strict=False))
+        ]
+
+    def scores(self, logits: FloatArray) -> Scores:
+        return logits
+
+    def concatenate(self, rows: list[FloatArray]) -> FloatArray:
+        return np.concatenate(rows)
+
+    def _call(self, first: int, last: int, slots: int) -> tuple[_Call, int]:
+        batch = next(size for size in _BATCHES if size >= slots)
+        call = self._calls.get((first, last, batch))
+        if call is None:
+            if last:
+                session = chain_session(self.shape, self.weights, first, last, batch)
+                layers = range(self.shape.backbone_layers + first, self.shape.backbone_layers + last)
+            else:
+                session = backbone_session(self.shape, self.weights, batch)
+                layers = range(self.shape.backbone_layers)
+            call = _Call(session, layers, batch, self._filler)
+            self._calls[first, last, batch] = call
+        return call, batch
+
+
+class _Call:
+    """A session with the memory that its inputs and outputs lie in; bound anew only where that changes."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, layers: range, batch: int, filler: Slot) -> None:
+        self._session, self._layers, self._filler = session, layers, filler
+        self._binding = session.io_binding()
+        self._ports = [(p.name, p.shape, p.type, True) for p in session.get_inputs()]
+        self._ports += [(p.name, p.shape, p.type, False) for p in session.get_outputs()]
+        self._ports = [port for port in self._ports if not port[0].startswith(("past_", "new_"))]
+        self._slots: list[Slot | None] = [None] * batch
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._key = (0, 0)
+        self._keep: dict[tuple[int, int], dict[str, npt.NDArray[Any]]] = {}
+
+    def arrays(self, rows: int, chosen: int) -> dict[str, npt.NDArray[Any]]:
+        if self._key == (rows, chosen):
+            return self._arrays
+        arrays = self._keep.get((rows, chosen))
+        if arrays is None:
+            sizes = {"N": rows, "R": chosen}
+            arrays = {
+                name: np.zeros([sizes.get(d, d) for d in dims], _DTYPES[kind]) for name, dims, kind, _ in self._ports
+            }
+            if rows <= 64:
+                self._keep[rows, chosen] = arrays
+        for name, _, _, is_input in self._ports:
+            self._bind(name, arrays[name], is_input)
+        self._arrays, self._key = arrays, (rows, chosen)
+        return arrays
+
+    def run(self, slots: Sequence[Slot], starts: Sequence[int], counts: Sequence[int]) -> None:
+        arrays, used = self._arrays, len(slots)
+        for i in range(len(self._slots)):
+            slot = slots[i] if i < used else self._filler
+            if self._slots[i] is not slot:
+                self._slots[i] = slot
+                for layer in self._layers:
+                    for part in "kv":
+                        cache = slot.caches[part, layer]
+                        self._bind(cache_name("past", part, layer, i), cache, True)
+                        self._bind(cache_name("new", part, layer, i), cache, False)
+        arrays["ends"][:used] = np.add(starts, counts)
+        arrays["ends"][used:] = 1
+        if len(self._slots) > 1:
+            arrays["rows_of_slot"][:used] = counts
+            arrays["rows_of_slot"][used:] = 1
+        self._session.run_with_iobinding(self._binding)
+
+    def _bind(self, name: str, array: npt.NDArray[Any], is_input: bool) -> None:
+        bind = self._binding.bind_input if is_input else self._binding.bind_output
+        bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def level_shape(config: Mapping[str, Any]) -> LevelShape:
+    """Sizes from a model's configuration.
+
+    Raises:
+        ConfigError: something that the graphs do not compute.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    for key, value, wanted in (
+        ("model_type", config["model_type"], "qwen2_mtp"),
+        ("hidden_act", config["hidden_act"], "silu"),
+        ("rope_type", kind, "default"),
+    ):
+        if value != wanted:
+            raise ConfigError(f"{key} is {value}; ONNX Runtime's graphs compute {wanted}: take the eager runner")
+    blocks, heads, hidden = config["num_nextn_predict_layers"], config["num_attention_heads"], config["hidden_size"]
+    return LevelShape(
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=config["num_key_value_heads"],
+        head_size=config.get("head_dim") or hidden // heads,
+        backbone_layers=config["num_hidden_layers"] - blocks,
+        blocks=blocks,
+        vocab_size=config["vocab_size"],
+        rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
+        rms_eps=config["rms_norm_eps"],
+        max_positions=config["max_position_embeddings"],
+    )
+
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}

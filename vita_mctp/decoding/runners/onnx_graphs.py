@@ -1,0 +1,281 @@
+"""A model's levels as ONNX graphs: the backbone with its head, and runs of chained MCTP blocks.
+
+A chain is one graph: look-up of its drafts, blocks, heads and the greedy choice, without a return to Python.
+Caches are inputs and outputs bound to the same memory, so that nothing of them is copied. Several requests share a
+graph: their rows lie behind one another, only attention is each one's own (GroupQueryAttention reads one filled cache).
+
+Legend: B slots (requests), N rows of all slots, R rows whose next token is chosen, H hidden size, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from vita_mctp.types import FloatArray
+
+_MICROSOFT = "com.microsoft"
+_HEAD_SIZE_STEP = 16  # GroupQueryAttention's rotary embedding wants a multiple of it
+_OVERSHOOT = 64  # positions that a cycle may run beyond an answer's end
+_EXTERNAL_FROM = 1024  # bytes; smaller weights lie in the graph itself
+
+
+@dataclass(frozen=True)
+class LevelShape:
+    """Sizes that the graphs are made for; `blocks` MCTP blocks lie behind `backbone_layers` decoder layers."""
+
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    backbone_layers: int
+    blocks: int
+    vocab_size: int
+    rope_theta: float
+    rms_eps: float
+    max_positions: int
+
+    @property
+    def padded_head_size(self) -> int:
+        return -(-self.head_size // _HEAD_SIZE_STEP) * _HEAD_SIZE_STEP
+
+
+@dataclass
+class _Builder:
+    """Nodes, inputs, outputs and weights of one graph under construction."""
+
+    shape: LevelShape
+    weights: Mapping[str, FloatArray]
+    slots: int
+    nodes: list[Any] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    initializers: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def node(
+        self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, domain: str = "", **attrs: Any
+    ) -> Any:
+        names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)] if isinstance(outputs, int) else list(outputs)
+        self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attrs))
+        return names[0] if len(names) == 1 else names
+
+    def input(self, name: str, kind: int, dims: Sequence[int | str]) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, dims))
+        return name
+
+    def output(self, name: str, kind: int, dims: Sequence[int | str]) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, kind, dims))
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        self.initializers.setdefault(name, np.ascontiguousarray(array))
+        return name
+
+    def weight(self, name: str) -> str:
+        return self.constant(name, self.weights[name])
+
+    def linear(self, x: str, name: str, weight: FloatArray, bias: FloatArray | None = None) -> str:
+        """x @ weight.T + bias, weight (out, in)."""
+        y: str = self.node("MatMul", [x, self.constant(name, weight.T)])
+        return y if bias is None else self.node("Add", [y, self.constant(f"{name}.bias", bias)])
+
+    def rms_norm(self, x: str, name: str) -> str:
+        eps = self.shape.rms_eps
+        return self.node("SimplifiedLayerNormalization", [x, self.weight(name)], axis=-1, epsilon=eps, stash_type=1)
+
+    def add_norm(self, x: str, y: str, name: str) -> tuple[str, str]:
+        """RMS norm of x + y, and x + y."""
+        total = f"residual_{len(self.nodes)}"
+        outputs = [f"normed_{len(self.nodes)}", "", "", total]
+        self.node(
+            "SkipSimplifiedLayerNormalization",
+            [x, y, self.weight(name)],
+            outputs,
+            _MICROSOFT,
+            epsilon=self.shape.rms_eps,
+        )
+        return outputs[0], total
+
+    def split_slots(self, x: str, axis: int) -> list[str]:
+        return [x] if self.slots == 1 else self.node("Split", [x, "rows_of_slot"], self.slots, axis=axis)
+
+    def positions(self) -> None:
+        """Inputs that tell where the slots' rows lie, and the rotary tables."""
+        shape = self.shape
+        self.input("ends", TensorProto.INT32, [self.slots])  # keys of each slot after this run
+        lasts = self.node("Sub", ["ends", self.constant("one", np.ones(1, np.int32))])
+        if self.slots > 1:
+            self.input("rows_of_slot", TensorProto.INT64, [self.slots])
+            self.lasts = self.node("Split", [lasts], self.slots, num_outputs=self.slots)
+            ends = self.node("Split", ["ends"], self.slots, num_outputs=self.slots)
+        else:
+            self.lasts, ends = [lasts], ["ends"]
+        self.totals = [self.node("Squeeze", [end]) for end in ends]
+        half, positions = shape.head_size // 2, shape.max_positions + _OVERSHOOT
+        frequencies = shape.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
+        angles = (np.arange(positions)[:, None] * frequencies).astype(np.float32)
+        cos = np.ones((positions, shape.padded_head_size // 2), np.float32)
+        sin = np.zeros_like(cos)
+        cos[:, :half], sin[:, :half] = np.cos(angles), np.sin(angles)
+        self.constant("cos", cos)
+        self.constant("sin", sin)
+
+    def attention(self, layer: int, x: str) -> str:
+        shape, prefix = self.shape, f"model.layers.{layer}.self_attn."
+        parts = [("q", shape.heads, True), ("k", shape.kv_heads, True), ("v", shape.kv_heads, False)]
+        read = self.weights
+        weight = np.concatenate([self._pad(read[f"{prefix}{p}_proj.weight"], n, rotary) for p, n, rotary in parts])
+        bias = np.concatenate([self._pad(read[f"{prefix}{p}_proj.bias"], n, rotary) for p, n, rotary in parts])
+        qkv = self.split_slots(self.linear(x, f"{prefix}qkv", weight, bias), axis=1)
+        attended = []
+        for slot in range(self.slots):
+            dims: list[int | str] = [1, shape.kv_heads, f"capacity_{slot}", shape.padded_head_size]
+            past = [self.input(cache_name("past", t, layer, slot), TensorProto.FLOAT, dims) for t in "kv"]
+            new = [cache_name("new", t, layer, slot) for t in "kv"]
+            for name in new:
+                self.output(name, TensorProto.FLOAT, dims)
+            out, *_ = self.node(
+                "GroupQueryAttention",
+                [qkv[slot], "", "", *past, self.lasts[slot], self.totals[slot], "cos", "sin"],
+                [f"attended_{layer}_{slot}", *new],
+                _MICROSOFT,
+                num_heads=shape.heads,
+                kv_num_heads=shape.kv_heads,
+                do_rotary=1,
+                scale=float(shape.head_size**-0.5),
+            )
+            attended.append(out)
+        rows = attended[0] if self.slots == 1 else self.node("Concat", attended, axis=1)
+        out_weight = self._pad(np.ascontiguousarray(read[f"{prefix}o_proj.weight"].T), shape.heads, rotary=False).T
+        return self.linear(rows, f"{prefix}out", out_weight)
+
+    def _pad(self, x: FloatArray, heads: int, rotary: bool) -> FloatArray:
+        """Rows (heads * head_size, ...) with zeros behind each head, or behind each rotary half of a head."""
+        pieces, size = (2, self.shape.padded_head_size // 2) if rotary else (1, self.shape.padded_head_size)
+        x = x.reshape(heads, pieces, -1, *x.shape[1:])
+        padded = np.zeros((heads, pieces, size, *x.shape[3:]), np.float32)
+        padded[:, :, : x.shape[2]] = x
+        return padded.reshape(-1, *x.shape[3:])
+
+    def mlp(self, layer: int, x: str) -> str:
+        prefix = f"model.layers.{layer}.mlp."
+        both = np.concatenate([self.weights[f"{prefix}{part}_proj.weight"] for part in ("gate", "up")])
+        gate, up = self.node("Split", [self.linear(x, f"{prefix}gate_up", both)], 2, axis=-1, num_outputs=2)
+        active = self.node("Mul", [self.node("QuickGelu", [gate], domain=_MICROSOFT, alpha=1.0), up])
+        return self.linear(active, f"{prefix}down", self.weights[f"{prefix}down_proj.weight"])
+
+    def layers(self, first: int, last: int, x: str) -> str:
+        """Decoder layers first..last-1 and the final norm."""
+        normed = self.rms_norm(x, f"model.layers.{first}.input_layernorm.weight")
+        for layer in range(first, last):
+            prefix = f"model.layers.{layer}."
+            normed, x = self.add_norm(x, self.attention(layer, normed), f"{prefix}post_attention_layernorm.weight")
+            behind = "model.norm.weight" if layer == last - 1 else f"model.layers.{layer + 1}.input_layernorm.weight"
+            normed, x = self.add_norm(x, self.mlp(layer, normed), behind)
+        return normed
+
+    def head(self, hidden: str, rows: str, logits: str = "") -> tuple[str, str]:
+        """Greedy tokens (1, R) and logits (1, R, V) of some rows of hidden (1, N, H)."""
+        name = "lm_head.weight" if "lm_head.weight" in self.weights else "model.embed_tokens.weight"
+        chosen = self.node("Gather", [hidden, rows], axis=1)
+        scores = self.node("MatMul", [chosen, self.constant("head", self.weights[name].T)], [logits] if logits else 1)
+        return self.node("ArgMax", [scores], axis=-1, keepdims=0), scores
+
+    def session(self) -> onnxruntime.InferenceSession:
+        """Weights stay where they are; the session packs them for its products."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        tensors, names, values = [], [], []
+        for name, array in self.initializers.items():
+            if array.nbytes < _EXTERNAL_FROM:
+                tensors.append(onnx.numpy_helper.from_array(array, name))
+                continue
+            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="memory")
+            tensors.append(tensor)
+            names.append(name)
+            values.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
+        options.add_external_initializers(names, values)
+        graph = helper.make_graph(self.nodes, "levels", self.inputs, self.outputs, tensors)
+        opsets = [helper.make_opsetid("", 20), helper.make_opsetid(_MICROSOFT, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def cache_name(direction: str, part: str, layer: int, slot: int) -> str:
+    """The name of a cache's input ("past") or output ("new"); part is k or v."""
+    return f"{direction}_{part}_{layer}_{slot}"
+
+
+def backbone_session(
+    shape: LevelShape, weights: Mapping[str, FloatArray], slots: int = 1
+) -> onnxruntime.InferenceSession:
+    """embeds (1, N, H), rows (R,) -> hidden (1, N, H), tokens (1, R), logits (1, R, V)."""
+    graph = _Builder(shape, weights, slots)
+    embeds = graph.input("embeds", TensorProto.FLOAT, [1, "N", shape.hidden_size])
+    graph.input("rows", TensorProto.INT64, ["R"])
+    graph.positions()
+    hidden = graph.layers(0, shape.backbone_layers, embeds)
+    tokens, _ = graph.head(hidden, "rows", "logits")
+    graph.node("Identity", [hidden], ["hidden"])
+    graph.node("Identity", [tokens], ["tokens"])
+    graph.output("hidden", TensorProto.FLOAT, [1, "N", shape.hidden_size])
+    graph.output("tokens", TensorProto.INT64, [1, "R"])
+    graph.output("logits", TensorProto.FLOAT, [1, "R", shape.vocab_size])
+    return graph.session()
+
+
+def chain_session(
+    shape: LevelShape, weights: Mapping[str, FloatArray], first: int, last: int, slots: int = 1
+) -> onnxruntime.InferenceSession:
+    """Blocks first..last-1, each fed what the one before drafted.
+
+    previous (1, N, H), rows of the level before; ids (1, N), each row's token; rows (B,), each slot's last row;
+    shift (N,), for each row the next row's index, N + slot for a slot's last -> hidden (1, N, H) of the last block;
+    drafts and probabilities (1, last - first, B); logits (1, B, V) of the last block.
+    """
+    graph = _Builder(shape, weights, slots)
+    hidden = graph.input("previous", TensorProto.FLOAT, [1, "N", shape.hidden_size])
+    ids = graph.input("ids", TensorProto.INT64, [1, "N"])
+    graph.input("rows", TensorProto.INT64, [slots])
+    graph.input("shift", TensorProto.INT64, ["N"])
+    graph.positions()
+    table = graph.weight("model.embed_tokens.weight")
+    drafts, probabilities = [], []
+    for block in range(first, last):
+        embeds = graph.node("Gather", [table, ids])
+        embeds = graph.rms_norm(embeds, f"mtp_embed_norms.{block}.weight")
+        hidden = graph.rms_norm(hidden, f"mtp_hidden_norms.{block}.weight")
+        both = graph.node("Concat", [embeds, hidden], axis=-1)
+        x = graph.linear(both, f"mtp_projs.{block}", weights[f"mtp_projs.{block}.weight"])
+        layer = shape.backbone_layers + block
+        hidden = graph.layers(layer, layer + 1, x)
+        tokens, logits = graph.head(hidden, "rows", "logits" if block == last - 1 else "")
+        drafts.append(tokens)
+        probabilities.append(
+            graph.node(
+                "ReduceMax",
+                [graph.node("Softmax", [logits], axis=-1), graph.constant("axis", np.array([-1]))],
+                keepdims=0,
+            )
+        )
+        if block < last - 1:
+            ids = graph.node("Gather", [graph.node("Concat", [ids, tokens], axis=1), "shift"], axis=1)
+    for name, values, kind in (
+        ("drafts", drafts, TensorProto.INT64),
+        ("probabilities", probabilities, TensorProto.FLOAT),
+    ):
+        graph.node("Concat", values, [name], axis=0)
+        graph.output(name, kind, [last - first, slots])
+    graph.node("Identity", [hidden], ["hidden"])
+    graph.output("hidden", TensorProto.FLOAT, [1, "N", shape.hidden_size])
+    graph.output("logits", TensorProto.FLOAT, [1, slots, shape.vocab_size])
+    return graph.session()
