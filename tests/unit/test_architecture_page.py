@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FrameType
@@ -42,10 +43,12 @@ def test_the_walk_is_short_and_true(tmp_path: Path, tiny_speech_folder: Path) ->
             called.add(frame.f_code)
 
     sys.setprofile(note)
+    threading.setprofile(note)  # the engine's own
     try:
         code = main(["ask", str(question), "-o", str(answer), "--seed", "1", "--model", str(tiny_speech_folder)])
     finally:
         sys.setprofile(None)
+        threading.setprofile(None)
     assert code == 0 and answer.is_file()
     functions = [getattr(resolve(name), "__wrapped__", resolve(name)) for name in WALK]
     assert [function.__qualname__ for function in functions if function.__code__ not in called] == []

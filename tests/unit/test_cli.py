@@ -228,15 +228,15 @@ def test_a_disk_that_fills_up_leaves_nothing(
 _CHATTY = """
 import os, sys
 from vita_mctp import cli, speech_lm
-load = speech_lm.SpeechLM.from_pretrained
+load = speech_lm.SpeechLM.from_opened
 
-def from_pretrained(*arguments, **options):
+def from_opened(*arguments, **options):
     print("Setting ds_accelerator to cpu")
     os.write(1, b"from C\\n")
     os.system("echo from a child process")
     return load(*arguments, **options)
 
-speech_lm.SpeechLM.from_pretrained = from_pretrained
+speech_lm.SpeechLM.from_opened = from_opened
 sys.exit(cli.main(sys.argv[1:]))
 """
 """The command, with a library that has something to say when it starts."""

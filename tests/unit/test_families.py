@@ -125,7 +125,7 @@ class PairExtractor:
 def echo(tmp_path: Path, tiny_speech_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of the imaginary family, which is known while the test runs."""
     monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
-    monkeypatch.setattr(codecs, "_EXTRACTORS", dict(codecs._EXTRACTORS))
+    monkeypatch.setattr(codecs, "_CLASSES", {kind: dict(names) for kind, names in codecs._CLASSES.items()})
     codecs.register("pairs", extractor=f"{__name__}:PairExtractor")
     register("echo", EchoFamily(EchoConfig, EchoModel, VocabularyKind.CONTINUOUS))
     folder = tmp_path / "echo"
