@@ -50,23 +50,9 @@ FOREIGN = {
 """Names that are another library's."""
 
 
-NOT_YET = ("audio", "checkpoints", "codecs", "data", "decoding", "evaluation", "models", "nano", "text", "training")
-"""Folders of the package that are not held yet; to be emptied."""
-
-NOT_YET_FILES = ("cli/evaluate.py", "bench/models.py")
-"""Files of other folders that are not held yet; to be emptied."""
-
-
-def held(path: Path) -> bool:
-    if not path.is_relative_to(ROOT / "vita_mctp"):
-        return True
-    inside = path.relative_to(ROOT / "vita_mctp")
-    return inside.parts[0] not in NOT_YET and inside.as_posix() not in NOT_YET_FILES
-
-
 def tracked(*patterns: str) -> list[Path]:
     listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).is_file() and held(path)]
+    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).is_file()]
 
 
 def names_in(tree: ast.AST) -> Iterator[tuple[str, int]]:

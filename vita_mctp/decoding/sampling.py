@@ -45,9 +45,9 @@ class SamplingParams:
         return self.temperature == 0 and self.repetition_penalty == 1
 
 
-def _want(ok: bool, name: str, wanted: str, came: float) -> None:
+def _want(ok: bool, name: str, bound: str, came: float) -> None:
     if not ok:
-        raise ConfigError(f"{name} {came} given; wanted {name} {wanted}")
+        raise ConfigError(f"{name} {came} given; wanted {name} {bound}")
 
 
 class UniformStream:
