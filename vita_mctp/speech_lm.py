@@ -19,7 +19,7 @@ from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode, parse_mode
 from vita_mctp.decoding.request import Request
-from vita_mctp.decoding.runners.eager import EagerRunner
+from vita_mctp.decoding.runners import runner_for
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import CheckpointError, ConfigError
@@ -58,7 +58,7 @@ class SpeechLM:
         _check_sizes(model, tokenizer, audio_frontend, audio_decoder)
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
-        self.worker = EngineWorker(Engine(EagerRunner(model), classify=tokenizer.vocabulary.kind))
+        self.worker = EngineWorker(Engine(runner_for(model), classify=tokenizer.vocabulary.kind))
         self._chat = ChatFormat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
         self.defaults = GenerationDefaults.of(
             model.generation_config.to_dict(),

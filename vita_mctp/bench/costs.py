@@ -14,7 +14,7 @@ import torch
 
 from vita_mctp.bench import Line, Machine, Panel, Row, Study
 from vita_mctp.bench.models import LoadedModel
-from vita_mctp.bench.modes import Traffic, fitting_note, request_of, step_seconds
+from vita_mctp.bench.modes import Traffic, fitting_note, request_of, token_seconds
 from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode
@@ -35,6 +35,8 @@ _SCALING_NOTES = (
 
 _LONGEST_CYCLE = 64
 """Tokens. A mode without a rhythm, such as vanilla, is counted token by token."""
+_SPARE = 8
+"""Tokens beyond those measured: a step may make some more than were asked for."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,12 @@ def _cases(
 
 
 def _measure(loaded: LoadedModel, case: _Case, tokens: int, seed: int, machine: Machine) -> Row:
-    engine, counted = Engine(EagerRunner(loaded.model), max_batch=case.batch), case.counted(tokens)
+    engine, counted = Engine(loaded.runner, max_batch=case.batch), case.counted(tokens)
     total = case.cycle + counted
     for i in range(case.batch):
-        engine.add(replace(request_of(loaded, case.mode, case.history, total, seed + i), id=str(i)))
-    step_seconds(engine, loaded.device, case.cycle)  # in which every block reads the prompt
-    typical = float(np.median(step_seconds(engine, loaded.device, counted).reshape(-1, case.cycle).mean(1)))
+        engine.add(replace(request_of(loaded, case.mode, case.history, total + _SPARE, seed + i), id=str(i)))
+    token_seconds(engine, loaded.device, case.cycle)  # in which every block reads the prompt
+    typical = float(np.median(token_seconds(engine, loaded.device, counted)))
     least = machine.seconds(_moved(Traffic.of(loaded), case, total) / counted)
     return {
         "study": case.study,
@@ -155,8 +157,8 @@ def bench_memory(
     in_use = memory_in_use(loaded.device)
     state = _run(loaded, mode, prefill, tokens, seed)
     sizes = Traffic.of(loaded).cache_per_token
-    held = [cache.length * size for cache, size in zip(state.memory.caches, sizes, strict=True)]
-    buffers = [cache.buffer.nbytes for cache in state.memory.caches]
+    held = [cache.length * size for cache, size in zip(state.memory.slot, sizes, strict=True)]
+    buffers = [cache.buffer.nbytes for cache in state.memory.slot]
     cached = f"keys and values of {len(state.ids):,} tokens"
     found: list[tuple[str, int, int | None]] = [
         *((f"weights, {part}", size, None) for part, size in weights.items()),

@@ -26,7 +26,7 @@ from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode
 from vita_mctp.decoding.request import Request
-from vita_mctp.decoding.runners.eager import EagerRunner
+from vita_mctp.decoding.runners import runner_for
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import ConfigError
@@ -66,7 +66,7 @@ class RandomSpeechLM:
         sizes, steps = (self._first_block, *windows.chunk_sizes), (1, *windows.steps)
         early = replace(windows, chunk_sizes=sizes, steps=steps)
         self.audio_decoder = Glm4VoiceDecoder(decoder.flow, decoder.hift, early)
-        self.worker = EngineWorker(Engine(EagerRunner(self.model), classify=lambda _: TokenKind.AUDIO))
+        self.worker = EngineWorker(Engine(runner_for(self.model), classify=lambda _: TokenKind.AUDIO))
 
     def hear(self, recording: Wave) -> AudioCodes:
         return self.audio_frontend.encode(recording)

@@ -37,9 +37,7 @@ from vita_mctp.codecs.nano import NanoDecoder
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoMelDecoder, NanoVocoder
 from vita_mctp.codecs.ramp import RampDecoder
-from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.runners.eager import EagerRunner
-from vita_mctp.decoding.worker import EngineWorker
+from vita_mctp.decoding.runners import Runner, runner_for
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import family_of
 
@@ -82,8 +80,8 @@ class LoadedModel:
     quantize: Quantization | None = None
 
     @cached_property
-    def worker(self) -> EngineWorker:
-        return EngineWorker(Engine(EagerRunner(self.model)))
+    def runner(self) -> Runner:
+        return runner_for(self.model)
 
     @property
     def device(self) -> torch.device:

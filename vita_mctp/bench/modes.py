@@ -49,8 +49,8 @@ class Generation:
 
     @property
     def steps(self) -> NDArray[np.float64]:
-        """Seconds of each token."""
-        return np.diff((0.0, *self.moments))
+        """Seconds of each step of the engine; tokens of a step come together."""
+        return np.diff((0.0, *dict.fromkeys(self.moments)))
 
 
 def request_of(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int, seed: int = 0) -> Request:
@@ -76,22 +76,27 @@ def fitting_note(loaded: LoadedModel, prefill: int, tokens: int) -> list[str]:
 
 def generate(loaded: LoadedModel, request: Request) -> Generation:
     """One answer, as its tokens come."""
-    device = loaded.device
+    engine, device = Engine(loaded.runner), loaded.device
     start = now(device)
-    events, moments = [], []
-    for event in loaded.worker.stream(request):
-        events.append(event)
-        moments.append(now(device) - start)
+    events: list[TokenEvent] = []
+    moments: list[float] = []
+    engine.add(request)
+    while len(engine):
+        new = engine.step()[request.id]
+        events += new
+        moments += [now(device) - start] * len(new)
     return Generation(tuple(events), tuple(moments))
 
 
-def step_seconds(engine: Engine, device: torch.device, steps: int) -> NDArray[np.float64]:
-    """Seconds of each of so many steps of all that runs."""
-    moments = [now(device)]
-    for _ in range(steps):
-        engine.step()
-        moments.append(now(device))
-    return np.diff(moments)
+def token_seconds(engine: Engine, device: torch.device, tokens: int) -> NDArray[np.float64]:
+    """Seconds a token of each step, until every request that runs has made so many more."""
+    found, made, start = [], 0, now(device)
+    while made < tokens and len(engine):
+        new = max(len(events) for events in engine.step().values())
+        end = now(device)
+        found.append((end - start) / new)
+        made, start = made + new, end
+    return np.array(found)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class SpeechModel(Protocol):
 
     def parameters(self) -> Any: ...
 
+    def state_dict(self) -> Any: ...
+
     def embed(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> embeddings (B, T, H)."""
 

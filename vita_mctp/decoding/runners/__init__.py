@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vita_mctp.decoding.request import Request, SequenceState
+from vita_mctp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vita_mctp.models.registry import SpeechModel
 
 Token = tuple[int, int]
 """A final token: its id and the level that made it."""
@@ -29,3 +33,28 @@ class Runner(Protocol):
         the answer ends among them, by some and never again.
         """
         ...
+
+
+_ONNX_BYTES = 2 << 30
+"""Weights beyond this stay with their model: ONNX Runtime holds them a second time, packed for its products."""
+
+
+def runner_for(model: SpeechModel) -> Runner:
+    """The fastest runner of a model where it lies; in float32 on a CPU that is ONNX Runtime's, if it has the graphs."""
+    import torch
+
+    from vita_mctp.decoding.runners.cycles import CycleRunner
+    from vita_mctp.decoding.runners.eager import EagerRunner
+
+    weights = dict(model.state_dict())
+    cpu = torch.device("cpu")
+    plain = all(type(w) is torch.Tensor and (w.dtype, w.device) == (torch.float32, cpu) for w in weights.values())
+    if plain and sum(weight.nbytes for weight in weights.values()) <= _ONNX_BYTES:
+        from vita_mctp.decoding.runners.onnx import OnnxLevels
+
+        try:
+            levels = OnnxLevels(model.config.to_dict(), {name: weight.numpy() for name, weight in weights.items()})
+        except ConfigError:  # another family, or an architecture that the graphs do not have
+            return EagerRunner(model)
+        return CycleRunner(levels)
+    return EagerRunner(model)
