@@ -26,7 +26,7 @@ app.add_typer(bench, name="bench")
 Shape = Annotated[
     str | None, opt("SHAPE", "instead, random weights in the shape nano, 0.5b, 7b or 72b, with ten MCTP blocks")
 ]
-Modes = Annotated[list[str], opt("MODE...", "vanilla, balance, boost, turbo, or counts such as 1,10,4,10")]
+Modes = Annotated[list[str], opt("MODE...", "vanilla, balance, boost, turbo, verified, or counts such as 1,10,4,10")]
 Tokens = Annotated[int, opt("N", "to make", min=1)]
 Prefill = Annotated[int, opt("N", "tokens of prompt", min=1)]
 Runs = Annotated[int, opt("N", "of each mode", min=1)]

@@ -129,7 +129,7 @@ def flag(name: str, help: str) -> Any:
 
 
 _DTYPE = "float32, bfloat16, float16, or auto, as stored (default: what config.json names, float32 for nano)"
-_MODE = "vanilla, balance, boost, turbo, or backbone and block counts such as 1,10,4,10 (default: the model's own"
+_MODE = "vanilla, balance, boost, turbo, verified, or backbone and block counts such as 1,10 (default: the model's own"
 _BESIDE = "of a released model, where it is not found beside it"
 
 Json = Annotated[bool, flag("--json", "print JSON: one object, or one for each event of an answer")]

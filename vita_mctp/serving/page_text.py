@@ -37,7 +37,7 @@ it. It can be asked:
 
 MODE_HINT = (
     "Vanilla: the backbone makes every token. Turbo: after each of its tokens the MCTP blocks make ten more. "
-    "Balance and Boost lie between."
+    "Balance and Boost lie between. Verified: the blocks draft, the backbone checks, the answer is Vanilla's."
 )
 
 LATE_SOUND = "*ffmpeg is not installed here, so the sound comes whole, at the end of the answer.*"

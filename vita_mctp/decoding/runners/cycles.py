@@ -290,13 +290,13 @@ class _Chain:
 
     def __init__(self, task: _Task) -> None:
         self.task = task
-        self._wanted = min(task.drafts, task.room)
+        self._most = min(task.drafts, task.room)
         self.drafts: list[int] = []
         self._probabilities: list[float] = []
         self._stopped = False
 
     def goes_on(self, first: int) -> bool:
-        return not self._stopped and first == len(self.drafts) < self._wanted
+        return not self._stopped and first == len(self.drafts) < self._most
 
     def read(self, index: int) -> Read:
         memory = self.task.state.memory
@@ -311,7 +311,7 @@ class _Chain:
             self.drafts.append(draft)
             self._probabilities.append(probability)
             self._stopped = prod(self._probabilities) < self.task.state.request.mode.stop_below
-            self._stopped |= len(self.drafts) == self._wanted or draft in self.task.state.request.eos_ids
+            self._stopped |= len(self.drafts) == self._most or draft in self.task.state.request.eos_ids
             if self._stopped:
                 return
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from vita_mctp.decoding.runners.cycles import Made, Read
-from vita_mctp.decoding.runners.onnx_graphs import LevelShape, backbone_session, cache_name, chain_session
+from vita_mctp.decoding.runners.onnx_graphs import LevelShape, compile_backbone, cache_name, compile_chain
 from vita_mctp.decoding.sampling import Scores
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import FloatArray
@@ -118,12 +118,12 @@ class OnnxLevels:
         call = self._calls.get((first, last, batch))
         if call is None:
             if last:
-                session = chain_session(self.shape, self.weights, first, last, batch)
+                compiled = compile_chain(self.shape, self.weights, first, last, batch)
                 layers = range(self.shape.backbone_layers + first, self.shape.backbone_layers + last)
             else:
-                session = backbone_session(self.shape, self.weights, batch)
+                compiled = compile_backbone(self.shape, self.weights, batch)
                 layers = range(self.shape.backbone_layers)
-            call = _Call(session, layers, batch, self._filler)
+            call = _Call(compiled, layers, batch, self._filler)
             self._calls[first, last, batch] = call
         return call, batch
 
@@ -131,11 +131,11 @@ class OnnxLevels:
 class _Call:
     """A session with the memory that its inputs and outputs lie in; bound anew only where that changes."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, layers: range, batch: int, filler: Slot) -> None:
-        self._session, self._layers, self._filler = session, layers, filler
-        self._binding = session.io_binding()
-        self._ports = [(p.name, p.shape, p.type, True) for p in session.get_inputs()]
-        self._ports += [(p.name, p.shape, p.type, False) for p in session.get_outputs()]
+    def __init__(self, compiled: onnxruntime.InferenceSession, layers: range, batch: int, filler: Slot) -> None:
+        self._compiled, self._layers, self._filler = compiled, layers, filler
+        self._binding = compiled.io_binding()
+        self._ports = [(p.name, p.shape, p.type, True) for p in compiled.get_inputs()]
+        self._ports += [(p.name, p.shape, p.type, False) for p in compiled.get_outputs()]
         self._ports = [port for port in self._ports if not port[0].startswith(("past_", "new_"))]
         self._slots: list[Slot | None] = [None] * batch
         self._arrays: dict[str, npt.NDArray[Any]] = {}
@@ -174,7 +174,7 @@ class _Call:
         if len(self._slots) > 1:
             arrays["rows_of_slot"][:used] = counts
             arrays["rows_of_slot"][used:] = 1
-        self._session.run_with_iobinding(self._binding)
+        self._compiled.run_with_iobinding(self._binding)
 
     def _bind(self, name: str, array: npt.NDArray[Any], is_input: bool) -> None:
         bind = self._binding.bind_input if is_input else self._binding.bind_output

@@ -187,7 +187,7 @@ class _Builder:
         scores = self.node("MatMul", [chosen, self.constant("head", self.weights[name].T)], [logits] if logits else 1)
         return self.node("ArgMax", [scores], axis=-1, keepdims=0), scores
 
-    def session(self) -> onnxruntime.InferenceSession:
+    def compile(self) -> onnxruntime.InferenceSession:
         """Weights stay where they are; the session packs them for its products."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -215,7 +215,7 @@ def cache_name(direction: str, part: str, layer: int, slot: int) -> str:
     return f"{direction}_{part}_{layer}_{slot}"
 
 
-def backbone_session(
+def compile_backbone(
     shape: LevelShape, weights: Mapping[str, FloatArray], slots: int = 1
 ) -> onnxruntime.InferenceSession:
     """embeds (1, N, H), rows (R,) -> hidden (1, N, H), tokens (1, R), logits (1, R, V)."""
@@ -230,10 +230,10 @@ def backbone_session(
     graph.output("hidden", TensorProto.FLOAT, [1, "N", shape.hidden_size])
     graph.output("tokens", TensorProto.INT64, [1, "R"])
     graph.output("logits", TensorProto.FLOAT, [1, "R", shape.vocab_size])
-    return graph.session()
+    return graph.compile()
 
 
-def chain_session(
+def compile_chain(
     shape: LevelShape, weights: Mapping[str, FloatArray], first: int, last: int, slots: int = 1
 ) -> onnxruntime.InferenceSession:
     """Blocks first..last-1, each fed what the one before drafted.
@@ -278,4 +278,4 @@ def chain_session(
     graph.node("Identity", [hidden], ["hidden"])
     graph.output("hidden", TensorProto.FLOAT, [1, "N", shape.hidden_size])
     graph.output("logits", TensorProto.FLOAT, [1, slots, shape.vocab_size])
-    return graph.session()
+    return graph.compile()
