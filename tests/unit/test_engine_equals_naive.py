@@ -158,6 +158,13 @@ def test_onnx_equals_naive(make_tiny_model, seed, blocks, tied, batch, chunk):
     assert Engine(onnx_runner(model, chunk)).generate(batch) == expected
 
 
+def test_more_requests_than_a_graph_has_slots(make_tiny_model):
+    model = make_tiny_model(seed=4, num_blocks=2).float()
+    batch = [Request((i % 48, i % 7), parse_mode("turbo" if i % 2 else "verified", 2), 5) for i in range(70)]
+    results = Engine(onnx_runner(model, None), max_batch=70).generate(batch)
+    assert [result.ids for result in results] == [generate_naive(model, request).ids for request in batch]
+
+
 @property_test
 @given(
     seed=st.integers(0, 99),

@@ -147,7 +147,7 @@ _MODES_UNITS |= {"of the limit": "%", "naive total": "s", "naive, times slower":
 _MODES_NOTES = (
     "The audio encoder and decoder are not in these times, as in the paper.",
     "limit: bytes of weights, keys and values that the mode's steps read, over the measured bandwidth of a copy; a "
-    "model that fits the processor's caches can pass it. Mode verified has none: its passes depend on what is accepted.",
+    "model that fits the processor's caches can pass it. Verified has none: its passes depend on what is accepted.",
     "Of several runs, the one with the median total.",
 )
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import onnxruntime
 
 from vita_mctp.decoding.runners.cycles import Made, Read
-from vita_mctp.decoding.runners.onnx_graphs import LevelShape, compile_backbone, cache_name, compile_chain
+from vita_mctp.decoding.runners.onnx_graphs import LevelShape, cache_name, compile_backbone, compile_chain
 from vita_mctp.decoding.sampling import Scores
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import FloatArray
 
-_BATCHES = (1, 2, 4, 8, 16)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of slots that graphs are made for; a call fills up to the next one with rows that nobody reads."""
 
 _SEGMENT = 6
@@ -62,6 +62,8 @@ class OnnxLevels:
         return Slot({(part, layer): np.zeros(dims, np.float32) for layer in layers for part in "kv"})
 
     def backbone(self, reads: Sequence[Read]) -> list[Made]:
+        if len(reads) > _BATCHES[-1]:
+            return self.backbone(reads[: _BATCHES[-1]]) + self.backbone(reads[_BATCHES[-1] :])
         call, batch = self._call(0, 0, len(reads))
         counts = [len(read.ids) for read in reads]
         judged = [read.judged for read in reads]
@@ -85,6 +87,8 @@ class OnnxLevels:
         return results
 
     def chain(self, first: int, last: int, reads: Sequence[Read]) -> list[Made]:
+        if len(reads) > _BATCHES[-1]:
+            return self.chain(first, last, reads[: _BATCHES[-1]]) + self.chain(first, last, reads[_BATCHES[-1] :])
         call, batch = self._call(first, last, len(reads))
         counts = [len(read.ids) for read in reads] + [1] * (batch - len(reads))
         n = sum(counts)
@@ -189,13 +193,13 @@ def level_shape(config: Mapping[str, Any]) -> LevelShape:
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    for key, value, wanted in (
+    for key, value, known in (
         ("model_type", config["model_type"], "qwen2_mtp"),
         ("hidden_act", config["hidden_act"], "silu"),
         ("rope_type", kind, "default"),
     ):
-        if value != wanted:
-            raise ConfigError(f"{key} is {value}; ONNX Runtime's graphs compute {wanted}: take the eager runner")
+        if value != known:
+            raise ConfigError(f"{key} is {value}; ONNX Runtime's graphs compute {known}: take the eager runner")
     blocks, heads, hidden = config["num_nextn_predict_layers"], config["num_attention_heads"], config["hidden_size"]
     return LevelShape(
         hidden_size=hidden,
