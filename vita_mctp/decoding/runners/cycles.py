@@ -301,7 +301,9 @@ class _Chain:
     def read(self, index: int) -> Read:
         memory = self.task.state.memory
         segment = memory.segments[index]
-        ids = (self.task.ids_from(0) + self.drafts)[segment.first + 1 + segment.length :]
+        position = segment.first + 1 + segment.length
+        final = min(position, self.task.length)
+        ids = (self.task.ids_from(final) + self.drafts)[position - final :]
         hidden = segment.rows[segment.length - segment.first_row :]
         return Read(memory.slot, segment.length, np.array(ids), hidden=hidden)
 

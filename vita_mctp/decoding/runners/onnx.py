@@ -1,7 +1,7 @@
 """Levels in ONNX Runtime, float32 on the CPU, without torch.
 
-What one request remembers lies in a `Slot`; a call takes the rows of any number of slots at once. Sessions are made
-when they are first called for: one for each number of slots in steps of four, and for each run of blocks.
+What one request remembers lies in a `Slot`; a call takes the rows of any number of slots at once. Graphs are made when
+they are first called for: one for each number of slots of `_BATCHES`, and for each run of blocks.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from vita_mctp.types import FloatArray
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of slots that graphs are made for; a call fills up to the next one with rows that nobody reads."""
+
+_KEPT_ROWS = 64
+"""Calls of one request with up to so many rows keep their memory bound for the next call of that size."""
 
 _SEGMENT = 6
 """Blocks of a graph: with fewer, verified drafts stop sooner; with more, less is called (measured on nano)."""
@@ -155,7 +158,7 @@ class _Call:
             arrays = {
                 name: np.zeros([sizes.get(d, d) for d in dims], _DTYPES[kind]) for name, dims, kind, _ in self._ports
             }
-            if rows <= 64:
+            if len(self._slots) == 1 and rows <= _KEPT_ROWS:  # sizes of a batch hardly come twice
                 self._keep[rows, chosen] = arrays
         for name, _, _, is_input in self._ports:
             self._bind(name, arrays[name], is_input)

@@ -1,0 +1,66 @@
+"""Which runner a model gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vita_mctp.decoding import runners
+from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.modes import MODES
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.runners import runner_for
+from vita_mctp.decoding.runners.cycles import CycleRunner
+from vita_mctp.decoding.runners.eager import EagerLevels
+from vita_mctp.decoding.runners.onnx import OnnxLevels
+
+REQUEST = Request((7, 1, 30, 2), MODES["boost"], 30)
+
+
+def levels_of(model: torch.nn.Module) -> type:
+    runner = runner_for(model)
+    assert isinstance(runner, CycleRunner)
+    return type(runner.levels)
+
+
+def test_float32_on_a_cpu_gets_onnx_runtime_and_the_same_answer(
+    make_tiny_model: Callable[..., torch.nn.Module],
+) -> None:
+    model = make_tiny_model(seed=5, num_blocks=10).float()
+    assert levels_of(model) is OnnxLevels
+    eager = CycleRunner(EagerLevels(model))
+    assert Engine(runner_for(model)).generate([REQUEST]) == Engine(eager).generate([REQUEST])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types_keep_their_own_forward(
+    make_tiny_model: Callable[..., torch.nn.Module], dtype: torch.dtype
+) -> None:
+    assert levels_of(make_tiny_model(seed=5, num_blocks=2).to(dtype)) is EagerLevels
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("model_type", "another")])
+def test_what_the_graphs_lack_keeps_its_own_forward(
+    make_tiny_model: Callable[..., torch.nn.Module], monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    model = make_tiny_model(seed=5, num_blocks=2).float()
+    stated = model.config.to_dict() | {key: value}
+    monkeypatch.setattr(model.config, "to_dict", lambda: stated)
+    assert levels_of(model) is EagerLevels
+
+
+def test_a_model_too_large_to_be_held_twice_keeps_its_own_forward(
+    make_tiny_model: Callable[..., torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "_ONNX_BYTES", 1000)
+    assert levels_of(make_tiny_model(seed=5, num_blocks=2).float()) is EagerLevels
+
+
+def test_batches_of_many_sizes_keep_no_memory_of_each(make_tiny_model: Callable[..., torch.nn.Module]) -> None:
+    runner = runner_for(make_tiny_model(seed=5, num_blocks=2).float())
+    batch = [Request(tuple(range(1, 2 + i)), MODES["verified"], 9 + i) for i in range(5)]
+    Engine(runner).generate(batch)
+    kept = {size: len(call._keep) for (_, _, size), call in runner.levels._calls.items()}
+    assert max(kept) > 1 and not any(number for size, number in kept.items() if size > 1)
