@@ -148,7 +148,7 @@ _MODES_NOTES = (
     "The audio encoder and decoder are not in these times, as in the paper.",
     "limit: bytes of weights, keys and values that the mode's steps read, over the measured bandwidth of a copy; a "
     "model that fits the processor's caches can pass it. Verified has none: its passes depend on what is accepted.",
-    "step: of the engine, a whole cycle: in Boost, four passes of the backbone and ten blocks; in Vanilla, four tokens.",
+    "step: of the engine, a whole cycle: in Boost four passes of the backbone and ten blocks, in Vanilla four tokens.",
     "Of several runs, the one with the median total.",
 )
 
