@@ -184,6 +184,25 @@ print(next(events).id)
     assert (result.returncode, result.stdout, result.stderr) == (0, "101\n", "")
 
 
+def test_a_program_waits_for_the_thread_that_frees_the_model() -> None:
+    """Whoever holds it last: here the thread that was in a step when the stream was closed and the worker dropped."""
+    program = """
+import time
+from tests.unit.test_worker import Counter, Engine, EngineWorker, ask
+class Slow(Counter):
+    def __del__(self):
+        time.sleep(0.5)
+        print("freed")
+def main():
+    events = EngineWorker(Engine(Slow(seconds=0.1))).stream(ask(100, 900))
+    next(events)
+    events.close()
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "freed\n", "")
+
+
 def test_the_core_needs_no_torch() -> None:
     program = """
 import sys

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
-import weakref
+from weakref import WeakSet
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -35,8 +36,7 @@ class EngineWorker:
         self._outboxes: dict[str, _Outbox] = {}  # by number, which is the request's id in the engine
         self._numbers = count()
         self._thread: threading.Thread | None = None
-        # No thread may be inside the model when the interpreter goes. When the worker itself goes, there is none.
-        weakref.finalize(self, _close, weakref.ref(self))
+        _WORKERS.add(self)
 
     def stream(self, request: Request) -> Generator[TokenEvent, None, None]:
         """The events of one request as they become final; closing the generator cancels it.
@@ -79,6 +79,7 @@ class EngineWorker:
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="vita-mctp engine", daemon=True)
+                _THREADS.add(thread)
                 thread.start()
                 self._thread = thread
             number = str(next(self._numbers))
@@ -131,6 +132,17 @@ class EngineWorker:
             self._outboxes.clear()
 
 
-def _close(worker: weakref.ref[EngineWorker]) -> None:
-    if (alive := worker()) is not None:
-        alive.close()
+_WORKERS: WeakSet[EngineWorker] = WeakSet()
+_THREADS: WeakSet[threading.Thread] = WeakSet()
+
+
+@atexit.register
+def _end() -> None:
+    """No thread may be inside native code when the interpreter goes.
+
+    A thread without requests is its worker's no more, but may be the last to hold it, and free the model.
+    """
+    for worker in list(_WORKERS):
+        worker.close()
+    for thread in list(_THREADS):
+        thread.join()
