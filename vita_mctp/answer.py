@@ -93,7 +93,7 @@ class SoundStream:
 class _Draft:
     """What `Done` will say."""
 
-    reason: StopReason = StopReason.LENGTH
+    reason: StopReason = StopReason.CANCELLED
     tokens: int = 0
     audio_seconds: float = 0.0
     texts: list[str] = field(default_factory=list)
@@ -114,8 +114,8 @@ class _Draft:
         """Keeps it as content of a later history, where an answer that was cut short has its last segment closed."""
         clock.mark("first_token")
         self.tokens += 1
+        self.reason = token.ends or self.reason
         if token.kind is TokenKind.STOP:
-            self.reason = StopReason.EOS
             return
         self.ids.append(token.id)
         if token.kind in (TokenKind.BEGIN, TokenKind.END):

@@ -200,6 +200,7 @@ class StopReason(StrEnum):
 
     EOS = "eos"
     LENGTH = "length"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One answer from tokens to text and sound: nothing lost, nothing mixed, nothing left running."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 def events_of(tokenizer: TextTokenizer, ids: Iterable[int]) -> Iterator[TokenEvent]:
     for index, token in enumerate(ids):
-        yield TokenEvent(index, token, tokenizer.vocabulary.kind(token), BACKBONE)
+        kind = tokenizer.vocabulary.kind(token)
+        yield TokenEvent(index, token, kind, BACKBONE, StopReason.EOS if kind is TokenKind.STOP else None)
 
 
 def answer_of(
@@ -85,10 +87,15 @@ def test_answers_side_by_side_do_not_mix(tokenizer: TextTokenizer, answers: list
         np.testing.assert_array_equal(sound_of(events), ramp(codes))
 
 
-def test_an_answer_cut_by_its_length_still_gives_its_held_back_sound(tokenizer: TextTokenizer) -> None:
-    events = list(answer_of(tokenizer, [tokenizer.vocabulary.audio_id(code) for code in range(8)], look_ahead=3))
+@pytest.mark.parametrize(("ends", "reason"), [(StopReason.LENGTH,) * 2, (None, StopReason.CANCELLED)])
+def test_an_answer_that_was_cut_short_says_why_and_gives_its_held_back_sound(
+    tokenizer: TextTokenizer, ends: StopReason | None, reason: StopReason
+) -> None:
+    *made, last = events_of(tokenizer, [tokenizer.vocabulary.audio_id(code) for code in range(8)])
+    sound = SoundStream(RampDecoder(RampSettings(look_ahead=3)))
+    events = list(stream_answer([*made, replace(last, ends=ends)], tokenizer, sound, "boost", Clock()))
     np.testing.assert_array_equal(sound_of(events), ramp(list(range(8))))
-    assert isinstance(events[-1], Done) and events[-1].reason is StopReason.LENGTH
+    assert isinstance(events[-1], Done) and events[-1].reason is reason
 
 
 def test_the_turns_of_an_answer_are_what_it_was_without_its_end(tokenizer: TextTokenizer) -> None:

@@ -90,6 +90,16 @@ def test_a_full_batch_makes_newcomers_wait(model):
     ]
 
 
+def test_a_request_that_waits_has_no_caches_yet(model, monkeypatch):
+    engine, opened = Engine(EagerRunner(model), max_batch=1), []
+    runner_open = engine.runner.open
+    monkeypatch.setattr(engine.runner, "open", lambda request: opened.append(request.id) or runner_open(request))
+    engine.add(ask(id="first", tokens=2))
+    engine.add(ask(id="second", tokens=2))
+    assert opened == []
+    assert [list(opened) for _ in run(engine)] == [["first"], ["first", "second"]]
+
+
 def test_cancel_drops_running_and_waiting_requests_and_touches_no_other(model):
     alone = Engine(EagerRunner(model)).generate([ask(tokens=6)])[0]
     engine = Engine(EagerRunner(model), max_batch=2)

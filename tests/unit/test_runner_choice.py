@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +57,16 @@ def test_a_model_too_large_to_be_held_twice_keeps_its_own_forward(
 ) -> None:
     monkeypatch.setattr(runners, "_ONNX_BYTES", 1000)
     assert levels_of(make_tiny_model(seed=5, num_blocks=2).float()) is EagerLevels
+
+
+def test_caches_end_with_their_request(make_tiny_model: Callable[..., torch.nn.Module]) -> None:
+    engine = Engine(runner_for(make_tiny_model(seed=5, num_blocks=2).float()))
+    state = engine.start(REQUEST)
+    while state.reason is None:
+        engine.advance([state])
+    cache = weakref.ref(next(iter(state.memory.slot.caches.values())))
+    del state
+    assert cache() is None
 
 
 def test_batches_of_many_sizes_keep_no_memory_of_each(make_tiny_model: Callable[..., torch.nn.Module]) -> None:

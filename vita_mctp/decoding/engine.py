@@ -33,8 +33,10 @@ class Engine:
         return request.token_budget(self.runner.vocab_size, self.runner.max_positions)
 
     def start(self, request: Request) -> SequenceState:
-        """A fresh state for `request`, which is refused as by `budget`; its first steps allocate what it remembers."""
-        return SequenceState.start(request, self.runner.num_blocks, self.budget(request), self.runner.open(request))
+        """A fresh state for `request`, which is refused as by `budget`, for a caller that owns it."""
+        state = self._waiting(request)
+        state.memory = self.runner.open(request)
+        return state
 
     def add(self, request: Request) -> None:
         """Queue a request; it joins the running ones at the next step that has room.
@@ -44,7 +46,7 @@ class Engine:
         """
         if request.id in self._scheduler:
             raise ConfigError(f"request id {request.id!r} is already queued or running; wanted a new one")
-        self._scheduler.add(self.start(request))
+        self._scheduler.add(self._waiting(request))
 
     def cancel(self, request_id: str) -> None:
         """Drop a queued or running request before the next step. Ids that are neither have ended already."""
@@ -52,7 +54,7 @@ class Engine:
 
     def step(self) -> dict[str, list[TokenEvent]]:
         """The new tokens of every running request, by its id, each final; `ends` is set on a request's last."""
-        states = self._scheduler.schedule()
+        states = self._scheduler.schedule(self.runner.open)
         events = dict(zip((state.request.id for state in states), self.advance(states), strict=True))
         self._scheduler.retire()
         return events
@@ -72,3 +74,6 @@ class Engine:
             for request_id, new in apart.step().items():
                 events[int(request_id)] += new
         return [Result(request.id, tuple(new)) for request, new in zip(requests, events, strict=True)]
+
+    def _waiting(self, request: Request) -> SequenceState:
+        return SequenceState.start(request, self.runner.num_blocks, self.budget(request))

@@ -101,15 +101,14 @@ class SequenceState:
     cursor: PlanCursor
     sampler: Sampler
     budget: int
-    memory: Any
+    memory: Any = None
     reason: StopReason | None = None
 
     @classmethod
-    def start(cls, request: Request, num_blocks: int, budget: int, memory: Any = None) -> SequenceState:
+    def start(cls, request: Request, num_blocks: int, budget: int) -> SequenceState:
+        """Without memory, which is allocated when it is to run."""
         sampler = Sampler(request.sampling, len(request.prompt_ids))
-        return cls(
-            request, list(request.prompt_ids), PlanCursor.start(request.mode, num_blocks), sampler, budget, memory
-        )
+        return cls(request, list(request.prompt_ids), PlanCursor.start(request.mode, num_blocks), sampler, budget)
 
     def record(self, tokens: Iterable[tuple[int, int]], classify: Classify) -> list[TokenEvent]:
         """Appends (id, level) pairs as final; what comes behind the answer's end is dropped."""

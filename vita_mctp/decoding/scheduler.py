@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
-from vita_mctp.decoding.request import SequenceState
+from vita_mctp.decoding.request import Request, SequenceState
 from vita_mctp.errors import ConfigError
 
 
@@ -32,9 +34,10 @@ class Scheduler:
         self._waiting = deque(state for state in self._waiting if state.request.id != request_id)
         self._running = [state for state in self._running if state.request.id != request_id]
 
-    def schedule(self) -> list[SequenceState]:
-        """Those to run now: with newcomers as far as there is room."""
+    def schedule(self, allocate: Callable[[Request], Any]) -> list[SequenceState]:
+        """Those to run now: with newcomers as far as there is room, who get their memory here, not while they wait."""
         while self._waiting and len(self._running) < self.max_batch:
+            self._waiting[0].memory = allocate(self._waiting[0].request)
             self._running.append(self._waiting.popleft())
         return list(self._running)
 

@@ -118,7 +118,7 @@ class LocalModel:
             self.warm = True
         answer = self._collect(asked, question, task)
         times = answer.done.timings
-        finished = answer.done.reason is not StopReason.LENGTH
+        finished = answer.done.reason is StopReason.EOS
         measured = (times.total, times.first_sound, times.tokens)
         return Reply(answer.text, answer.wave, *measured, finished, answer.done.mode)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +137,10 @@ class OnnxLevels:
 
 
 class _Call:
-    """A session with the memory that its inputs and outputs lie in; bound anew only where that changes."""
+    """A session with the memory that its inputs and outputs lie in; bound anew only where that changes.
+
+    A slot belongs to its request: what is bound of one that has ended is never run, and not kept alive.
+    """
 
     def __init__(self, compiled: onnxruntime.InferenceSession, layers: range, batch: int, filler: Slot) -> None:
         self._compiled, self._layers, self._filler = compiled, layers, filler
@@ -144,7 +148,7 @@ class _Call:
         self._ports = [(p.name, p.shape, p.type, True) for p in compiled.get_inputs()]
         self._ports += [(p.name, p.shape, p.type, False) for p in compiled.get_outputs()]
         self._ports = [port for port in self._ports if not port[0].startswith(("past_", "new_"))]
-        self._slots: list[Slot | None] = [None] * batch
+        self._slots: list[ref[Slot] | None] = [None] * batch
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._key = (0, 0)
         self._keep: dict[tuple[int, int], dict[str, npt.NDArray[Any]]] = {}
@@ -168,9 +172,9 @@ class _Call:
     def run(self, slots: Sequence[Slot], starts: Sequence[int], counts: Sequence[int]) -> None:
         arrays, used = self._arrays, len(slots)
         for i in range(len(self._slots)):
-            slot = slots[i] if i < used else self._filler
-            if self._slots[i] is not slot:
-                self._slots[i] = slot
+            slot, bound = slots[i] if i < used else self._filler, self._slots[i]
+            if bound is None or bound() is not slot:
+                self._slots[i] = ref(slot)
                 for layer in self._layers:
                     for part in "kv":
                         cache = slot.caches[part, layer]
