@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from vita_mctp.bench import Machine, Study, measure_machine, models
+from vita_mctp.bench.baseline import generate_plain
 from vita_mctp.bench.costs import bench_scaling
 from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model, random_language_model
-from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline
+from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline, flops, request_of
 from vita_mctp.bench.render import _table
 from vita_mctp.cli import main
-from vita_mctp.decoding.modes import MODES, Mode
+from vita_mctp.decoding.modes import MODES, Mode, parse_mode
+from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.errors import ConfigError, OutOfMemoryError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
 
-MACHINE = Machine("cpu", "float32", bytes_per_second=1e9, flops_per_second=1e9)
+MACHINE = Machine("cpu", "float32", bytes_per_second=1e9, flops_per_second=1e12)
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
     "hidden_size": 32,
@@ -111,6 +113,29 @@ def test_modes_and_the_slow_twin_make_the_same_tokens(loaded: LoadedModel) -> No
     totals, speeds, limits = (study.column(name) for name in ("total", "tokens a second", "limit"))
     assert all(total * speed == pytest.approx(30) for total, speed in zip(totals, speeds, strict=True))  # type: ignore
     assert limits[0] > limits[1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("counts", ["vanilla", "balance", "boost", "turbo", "2,1,1,5", "1,0,0,3", "verified"])
+def test_the_plain_loop_makes_the_slow_twins_tokens(loaded: LoadedModel, counts: str) -> None:
+    request = request_of(loaded, parse_mode(counts, 3), 8, 30)
+    assert generate_plain(loaded.model, request) == list(generate_naive(loaded.model, request).ids)
+
+
+def test_the_engine_is_timed_beside_the_plain_loop(loaded: LoadedModel) -> None:
+    modes = (MODES["boost"], MODES["verified"])
+    study = bench_modes(loaded, MACHINE, modes=modes, tokens=30, prefill=8, runs=2, baseline=True)
+    assert study.column("same ids") == [30, 30]
+    for row in study.rows:
+        assert row["engine over plain loop"] == pytest.approx(row["engine"] / row["plain loop"])  # type: ignore
+
+
+def test_flops_count_what_a_mode_calls(loaded: LoadedModel) -> None:
+    layer = 32 * 32 * 2 + 2 * 32 * 16 + 32 + 2 * 16 + 3 * 32 * 48 + 2 * 32
+    rows, head = 8 + 10, 2 * 32 * 50 * 10
+    attention = 2 * 32 * rows * rows
+    assert flops(loaded, MODES["vanilla"], 8, 10) == 2 * (2 * layer * rows + attention) + head
+    block = layer + 2 * 32 * 32 + 2 * 32
+    assert flops(loaded, Mode("1,1", (1, 1)), 8, 10) == 2 * (2 * layer + block) * rows + 3 * attention + head
 
 
 def test_tokens_beyond_the_positions_are_said(loaded: LoadedModel) -> None:

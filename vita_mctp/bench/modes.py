@@ -5,6 +5,7 @@ VITA-Audio paper, table 8 and figure 5.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
+from vita_mctp.bench.baseline import time_beside
 from vita_mctp.bench.models import LoadedModel
 from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
@@ -116,14 +118,8 @@ class Traffic:
     def of(cls, loaded: LoadedModel) -> Traffic:
         config = loaded.model.config
         blocks, depth = config.num_nextn_predict_layers, config.num_backbone_layers
-        parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(blocks + 1)]
-        for name, weight in loaded.model.named_parameters():
-            if found := _PART.match(name):
-                layer = found["layer"]
-                level = int(found["block"]) + 1 if layer is None else max(0, int(layer) - depth + 1)
-                parts[level][name] = tuple(weight.shape)
         head = {"lm_head.weight": tuple(loaded.model.lm_head.weight.shape)}
-        shrinks = family_of(config.model_type).shrinks
+        shrinks, parts = family_of(config.model_type).shrinks, _weights_by_level(loaded)
         weights = tuple(memory_needed(part | head, loaded.dtype, loaded.quantize, shrinks) for part in parts)
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         per_layer = 2 * config.num_key_value_heads * size * loaded.dtype.itemsize
@@ -142,14 +138,44 @@ class Traffic:
         return total
 
 
+def _weights_by_level(loaded: LoadedModel) -> list[dict[str, tuple[int, ...]]]:
+    """Shapes by name: the backbone's, then each block's, without the head."""
+    config = loaded.model.config
+    parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(config.num_nextn_predict_layers + 1)]
+    for name, weight in loaded.model.named_parameters():
+        if found := _PART.match(name):
+            layer = found["layer"]
+            block = int(found["block"]) if layer is None else int(layer) - config.num_backbone_layers
+            parts[max(0, block + 1)][name] = tuple(weight.shape)
+    return parts
+
+
+def flops(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int) -> float:
+    """Multiplications and additions for so many tokens behind so many: every level that the mode calls reads every
+    token once, the head each token's row; attention to half of the tokens on average.
+    """
+    config, rows = loaded.model.config, prefill + tokens
+    reach = PlanCursor.start(mode, config.num_nextn_predict_layers).reach
+    products = [math.prod(shape) for part in _weights_by_level(loaded)[: reach + 1] for shape in part.values()]
+    layers = config.num_backbone_layers + reach
+    attention = 2 * layers * config.hidden_size * rows * rows
+    return 2.0 * (sum(products) * rows + config.hidden_size * config.vocab_size * tokens) + attention
+
+
 _MODES_UNITS = {"total": "s", "speed-up": "×", "step p50": "ms", "step p99": "ms", "limit": "tokens/s"}
 _MODES_UNITS |= {"of the limit": "%", "naive total": "s", "naive, times slower": "×"}
+_MODES_UNITS |= {"plain loop": "tokens/CPU-s", "engine": "tokens/CPU-s", "engine over plain loop": "×"}
 _MODES_NOTES = (
     "The audio encoder and decoder are not in these times, as in the paper.",
-    "limit: bytes of weights, keys and values that the mode's steps read, over the measured bandwidth of a copy; a "
-    "model that fits the processor's caches can pass it. Verified has none: its passes depend on what is accepted.",
+    "limit: what takes longer, the bytes of weights, keys and values that the mode's steps read, over the measured "
+    "bandwidth of a copy, or its products, over the measured rate of a large one; a model that fits the processor's "
+    "caches can pass the first. Verified has none: its passes depend on what is accepted.",
     "step: of the engine, a whole cycle: in Boost four passes of the backbone and ten blocks, in Vanilla four tokens.",
     "Of several runs, the one with the median total.",
+)
+_BASELINE_NOTE = (
+    "plain loop, engine: decoding the same request in turns, processor time (on a GPU, time), each the best of its "
+    "runs; the plain loop makes a forward a token with transformers' growing caches, and for verified Vanilla's tokens."
 )
 
 
@@ -162,19 +188,23 @@ def bench_modes(
     prefill: int,
     runs: int = 1,
     naive: bool = False,
+    baseline: bool = False,
     seed: int = 0,
 ) -> Study:
     """Tokens a second of each mode. The speed-up is over vanilla where it is among the modes, else over the first.
 
     runs: of each mode, in turns, so that the machine's other work falls on all. naive: time the slow twin too.
+    baseline: also time the plain loop, and the engine beside it.
     """
     requests = [request_of(loaded, mode, prefill, tokens, seed) for mode in modes]
     found = _median_runs(loaded, requests, runs)
     base = next((run for run, mode in zip(found, modes, strict=True) if mode.name == "vanilla"), found[0])
     traffic = Traffic.of(loaded)
+    beside = time_beside(loaded, requests, runs) if baseline else []
     rows: list[Row] = []
-    for request, run in zip(requests, found, strict=True):
-        least = machine.seconds(traffic.run(request.mode, prefill, len(run.events)))
+    for i, (request, run) in enumerate(zip(requests, found, strict=True)):
+        made = len(run.events)
+        least = machine.seconds(traffic.run(request.mode, prefill, made), flops(loaded, request.mode, prefill, made))
         row: dict[str, Cell] = {
             "mode": request.mode.name,
             "tokens": len(run.events),
@@ -186,8 +216,10 @@ def bench_modes(
             "limit": None if request.mode.verified else len(run.events) / least,
             "of the limit": None if request.mode.verified else 100 * least / run.seconds,
         }
-        rows.append(row | (_compare_naive(loaded, request, run) if naive else {}))
-    notes = (*fitting_note(loaded, prefill, tokens), *_MODES_NOTES)
+        if naive:
+            row |= _compare_naive(loaded, request, run)
+        rows.append(row | (beside[i].columns() if baseline else {}))
+    notes = (*fitting_note(loaded, prefill, tokens), *_MODES_NOTES, *([_BASELINE_NOTE] if baseline else []))
     return Study("modes", "Speed of the decoding modes", rows, _MODES_UNITS, _mode_panels(rows, found), notes)
 
 

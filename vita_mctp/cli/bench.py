@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from vita_mctp.cli import PROGRAM, write
-from vita_mctp.cli.options import Attention, Device, Quantize, Seed, command, new_app, opt
+from vita_mctp.cli.options import Attention, Device, Quantize, Seed, command, flag, new_app, opt
 from vita_mctp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ app, bench = new_app(), new_app()
 app.add_typer(bench, name="bench")
 
 Shape = Annotated[
-    str | None, opt("SHAPE", "instead, random weights in the shape nano, 0.5b, 7b or 72b, with ten MCTP blocks")
+    str | None,
+    opt("SHAPE", "instead, random weights in the shape nano, hidden512, 0.5b, 7b or 72b, with ten MCTP blocks"),
 ]
 Modes = Annotated[list[str], opt("MODE...", "vanilla, balance, boost, turbo, verified, or counts such as 1,10,4,10")]
 Tokens = Annotated[int, opt("N", "to make", min=1)]
@@ -79,12 +80,14 @@ def modes(
     prefill: Prefill = 32,
     runs: Runs = 1,
     against: Annotated[Literal["naive"] | None, opt("naive", "also time the slow twin, which keeps no cache")] = None,
+    baseline: Annotated[bool, flag("--baseline", "also time a plain loop: a forward a token, growing caches")] = False,
 ) -> None:
     """Table 8 of the VITA-Audio paper."""
     from vita_mctp.bench.modes import bench_modes
 
     naive, chosen = against == "naive", _parse(modes)
-    _run(study, random, partial(bench_modes, modes=chosen, tokens=tokens, prefill=prefill, runs=runs, naive=naive))
+    measure = partial(bench_modes, modes=chosen, tokens=tokens, prefill=prefill, runs=runs)
+    _run(study, random, partial(measure, naive=naive, baseline=baseline))
 
 
 @command(bench, help="milliseconds to the first sound, part by part")
