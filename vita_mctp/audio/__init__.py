@@ -1,6 +1,7 @@
-"""Waves: reading, checking, resampling, writing."""
+"""Waves: reading, checking, resampling, finding the speech in them, writing."""
 
 from vita_mctp.audio.io import check_target, read_wave, wave_from_array, write_wave
 from vita_mctp.audio.resample import resample
+from vita_mctp.audio.speech_span import cut_to_speech, speech_span
 
-__all__ = ["check_target", "read_wave", "resample", "wave_from_array", "write_wave"]
+__all__ = ["check_target", "cut_to_speech", "read_wave", "resample", "speech_span", "wave_from_array", "write_wave"]

@@ -18,12 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vita_mctp.audio import cut_to_speech
 from vita_mctp.codecs.nano import pad_to_codes
 from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoEncoder
 from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.voices import ANSWER_VOICE
-from vita_mctp.types import FloatArray, IntArray
+from vita_mctp.types import FloatArray, IntArray, Wave
 
 IGNORED = -100
 HalfArray = npt.NDArray[np.float16]
@@ -84,7 +85,10 @@ def build_features(corpus: Corpus, folder: Path, config: NanoCodecConfig) -> Non
 
 def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig) -> Iterator[tuple[Item, FloatArray]]:
     utterance, hop = corpus.utterance(index), config.hop_length
-    frames = features(pad_to_codes(utterance.samples, config))[0].numpy()
+    samples = utterance.samples
+    if utterance.voice.startswith("kokoro:"):  # as a question is heard: cut to the speech in it
+        samples = (cut_to_speech(Wave(samples, config.sample_rate)) or Wave(samples, config.sample_rate)).samples
+    frames = features(pad_to_codes(samples, config))[0].numpy()
     ends = None if utterance.phone_ends is None else tuple(end / hop for end in utterance.phone_ends)
     answer = utterance.voice == ANSWER_VOICE.name
     yield Item(index, 0, len(frames), answer, False, ends), frames
@@ -124,11 +128,15 @@ class CodecBatch:
     phone_frames: Tensor
     phones: list[IntArray]
     words: list[IntArray]
+    texts: list[str]
 
 
 @dataclass(frozen=True, eq=False)
 class BatchMaker:
-    """Deterministic batches of similar lengths from a seed; the order of epoch n depends on seed and n alone."""
+    """Deterministic batches of similar lengths from a seed; the order of epoch n depends on seed and n alone.
+
+    most_cut: of an utterance without times, up to so many frames are left out at either end.
+    """
 
     store: FeatureStore
     corpus: Corpus
@@ -136,6 +144,7 @@ class BatchMaker:
     items: list[Item]
     max_frames: int
     seed: int
+    most_cut: int = 0
 
     def epoch(self, number: int) -> Iterator[CodecBatch]:
         """Every item once, in pools sorted by length so that little is padding."""
@@ -160,6 +169,8 @@ class BatchMaker:
     def batch(self, items: list[Item], rng: np.random.Generator | None) -> CodecBatch:
         """Stack items; with `rng`, shifted by up to a code and, if not of the answer voice, augmented."""
         step = self.config.frames_per_code
+        if rng is not None and self.most_cut:
+            items = [self._cut(item, rng) for item in items]
         shifts = [0 if rng is None or item.grid else int(rng.integers(step)) for item in items]
         counts = [-(-(item.num_frames + shift) // step) * step for item, shift in zip(items, shifts, strict=True)]
         clean = np.full((len(items), max(counts), self.config.num_mels), SILENCE, np.float32)
@@ -179,7 +190,14 @@ class BatchMaker:
             torch.from_numpy(fine),
             [np.asarray(self.corpus.utterance(item.utterance).phones, np.int64) for item in items],
             [np.asarray(self.corpus.word_ids(item.utterance), np.int64) for item in items],
+            [self.corpus.utterance(item.utterance).text for item in items],
         )
+
+    def _cut(self, item: Item, rng: np.random.Generator) -> Item:
+        before, after = (int(cut) for cut in rng.integers(self.most_cut + 1, size=2))
+        if item.phone_ends is not None or item.num_frames <= 4 * self.most_cut:
+            return item
+        return item._replace(start=item.start + before, num_frames=item.num_frames - before - after)
 
     def _label(self, fine: IntArray, item: Item, shift: int) -> None:
         """Phone at the middle of each fine step that the utterance covers."""

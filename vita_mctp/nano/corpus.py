@@ -50,7 +50,7 @@ from vita_mctp.schema import Schema
 
 INDEX = "corpus.json"
 FORMAT = 1
-SHARD_UTTERANCES = 1_000
+SHARD_UTTERANCES, SLOW_SHARD_UTTERANCES = 1_000, 100
 
 PcmArray = npt.NDArray[np.int16]
 
@@ -182,11 +182,12 @@ def build_planned(
 def _shards(plan: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, Sequence[Item]]]:
     """(part, stem, items) of every shard."""
     for part, items in plan.items():
-        for start in range(0, len(items), SHARD_UTTERANCES):
-            chunk = items[start : start + SHARD_UTTERANCES]
+        size = SHARD_UTTERANCES if any(item.voice.engine != "kokoro" for item in items) else SLOW_SHARD_UTTERANCES
+        for start in range(0, len(items), size):
+            chunk = items[start : start + size]
             content = "\n".join(f"{item.voice.name} {item.text}" for item in chunk)
             digest = hashlib.sha256(content.encode()).hexdigest()[:10]
-            yield part, f"{part}-{start // SHARD_UTTERANCES:03d}-{digest}", chunk
+            yield part, f"{part}-{start // size:03d}-{digest}", chunk
 
 
 def _run(jobs: Sequence[tuple[Path, Sequence[Item]]], processes: int) -> Iterator[None]:
@@ -214,7 +215,7 @@ def _write_shard(job: tuple[Path, Sequence[Item]]) -> None:
 def _speak(item: Item) -> tuple[PcmArray, dict[str, Any]]:
     """An item's wave and its index entry, all but where it is in the shard."""
     spoken = speak(item.text, item.voice)
-    samples = spoken.samples if item.voice.timed else _pad(spoken, item.text, item.voice)
+    samples = _pad(spoken, item.text, item.voice) if item.voice.engine == "espeak" else spoken.samples
     wave = (np.clip(samples, -1.0, 32767 / 32768) * 32768.0).astype(np.int16)
     phones, words = spoken.phones, spoken.words
     ends, first, last = [phone.end for phone in phones], [word.start for word in words], [word.end for word in words]

@@ -200,6 +200,8 @@ class _Espeak:
         self.library = load_library("libespeak-ng.so.1", _ESPEAK_PACKAGE)
         text, size, flags, pointer = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p
         self.library.espeak_Synth.argtypes = [text, size, flags, ctypes.c_int, flags, flags, pointer, pointer]
+        self.library.espeak_TextToPhonemes.argtypes = [pointer, ctypes.c_int, ctypes.c_int]
+        self.library.espeak_TextToPhonemes.restype = text
         self.rate: int = self.library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
         if self.rate <= 0:
             raise MissingExtraError(f"espeak-ng finds no voice data; install it: apt-get install {_ESPEAK_PACKAGE}")
@@ -212,11 +214,14 @@ class _Espeak:
             self.chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).astype(np.float32) / 32768.0)
         return 0
 
-    def speak(self, text: str, voice: str, rate: int, pitch: int) -> FloatArray:
+    def choose(self, voice: str) -> None:
         if self.library.espeak_SetVoiceByName(voice.encode("ascii")) != 0:
             raise MissingExtraError(
                 f"espeak-ng has no voice {voice!r}; install its voices: apt-get install {_ESPEAK_PACKAGE}"
             )
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int) -> FloatArray:
+        self.choose(voice)
         self.library.espeak_SetParameter(_RATE_PARAMETER, rate, 0)
         self.library.espeak_SetParameter(_PITCH_PARAMETER, pitch, 0)
         self.chunks = []
@@ -234,3 +239,9 @@ def speak_espeak(text: str, voice: str, rate: int = ESPEAK_RATE, pitch: int = ES
     """Speak `text` by a voice such as `en-us+m3`: float32 (T,) at 16 kHz. Raises MissingExtraError."""
     seed_c_random()
     return _espeak().speak(text, voice, rate, pitch)
+
+
+def espeak_library(voice: str) -> ctypes.CDLL:
+    """libespeak-ng with a voice chosen, for its phonemes. Raises MissingExtraError."""
+    _espeak().choose(voice)
+    return _espeak().library

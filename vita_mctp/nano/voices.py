@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Literal
 
 from pydantic import Field
 
-from vita_mctp.nano import sentences
+from vita_mctp.nano import kokoro, sentences
 from vita_mctp.nano.domain import QA, build_domain, rank
 from vita_mctp.nano.synthesis import ESPEAK_PITCH, ESPEAK_RATE, PAUSE, Span, Spoken, speak_espeak, speak_flite
 from vita_mctp.schema import Schema
@@ -26,10 +27,10 @@ class Voice:
     """A speaker: a synthesiser's voice at one speed and pitch.
 
     speed 1.0 and pitch 1.0 are the voice's own; speed multiplies the speaking rate, pitch the mean fundamental
-    (flite) or espeak-ng's pitch setting.
+    (flite) or espeak-ng's pitch setting; Kokoro's pitch is always its own.
     """
 
-    engine: Literal["flite", "espeak"]
+    engine: Literal["flite", "espeak", "kokoro"]
     base: str
     speed: float = 1.0
     pitch: float = 1.0
@@ -76,6 +77,8 @@ USER_VOICES = (*STATISTICAL_VOICES, *DIPHONE_VOICES, *ESPEAK_VOICES)
 
 HELD_OUT_FLITE = _flite("rms", (1.0, 1.0), (0.9, 1.05), (1.1, 0.95))
 HELD_OUT_ESPEAK = (Voice("espeak", "en-us+f4", 0.85, 1.0),)
+NATURAL_PART = "natural_questions"
+
 HELD_OUT_VOICES = (*HELD_OUT_FLITE, *HELD_OUT_ESPEAK)
 """Never trained on by anything: flite's rms at any setting, and espeak-ng's variant f4."""
 
@@ -84,6 +87,8 @@ def speak(text: str, voice: Voice) -> Spoken:
     """Say `text`. An untimed voice's phones are those of flite's lexicon without pauses, and all its times are zero."""
     if voice.timed:
         return speak_flite(text, voice.base, 1.0 / voice.speed, voice.pitch)
+    if voice.engine == "kokoro":
+        return Spoken(kokoro.speak_kokoro(text, voice.base, voice.speed), _lexicon_phones(text), ())
     rate = round(ESPEAK_RATE * voice.speed)
     pitch = min(99, round(ESPEAK_PITCH * voice.pitch))
     return Spoken(speak_espeak(text, voice.base, rate, pitch), _lexicon_phones(text), ())
@@ -170,3 +175,22 @@ def make_plan(sizes: Sizes, seed: int) -> dict[str, list[Item]]:
         "questions": _asked(train, seed),
         "sentences": [Item(text, "sentence", ANSWER_VOICE) for text in trained_sentences],
     }
+
+
+def natural_voices(names: Sequence[str]) -> tuple[Voice, ...]:
+    """Kokoro's voices at their own speed."""
+    return tuple(Voice("kokoro", name) for name in names)
+
+
+def natural_plan(utterances: int, seed: int) -> dict[str, list[Item]]:
+    """The training questions by natural voices, again and again until there are so many utterances.
+
+    Every second time the mean of two voices asks; each has a speed of its own. Any prefix is varied.
+    """
+    ordered = sorted(build_domain().train, key=lambda qa: rank(f"natural:{seed}", qa.question))
+    items = []
+    for number in range(utterances):
+        qa, rng = ordered[number % len(ordered)], Random(f"{seed}:{number}")
+        base = "+".join(rng.sample(kokoro.TRAINED, 1 + number % 2))
+        items.append(Item(qa.question, qa.kind, Voice("kokoro", base, round(rng.uniform(0.8, 1.25), 2))))
+    return {NATURAL_PART: items}

@@ -93,9 +93,12 @@ class FiniteScalarQuantizer(nn.Module):
 
     def digits(self, x: Tensor) -> Tensor:
         """Grid index along each dimension, 0 .. levels[d] - 1, as reals that carry gradients."""
-        top = (self._levels - 1).to(x.dtype)
-        bounded = (torch.tanh(x) + 1) / 2 * top
+        bounded = self.bounded(x)
         return bounded + (bounded.round() - bounded).detach()
+
+    def bounded(self, x: Tensor) -> Tensor:
+        """The digits before they are rounded."""
+        return (torch.tanh(x) + 1) / 2 * (self._levels - 1).to(x.dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Grid points (..., D) and codes (...)."""

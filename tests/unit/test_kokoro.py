@@ -1,0 +1,45 @@
+"""Natural voices: who asks what, and how espeak-ng's phonemes become Kokoro's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vita_mctp.errors import MissingExtraError
+from vita_mctp.nano import kokoro
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.voices import NATURAL_PART, natural_plan
+
+
+def test_phonemes_are_those_that_kokoro_knows() -> None:
+    assert kokoro.phonemes("how many legs has a chicken", british=False) == "hˌW mˈɛni lˈɛɡz həz ə ʧˈɪkɪn?"
+    assert kokoro.phonemes("count from four to nine", british=True) == "kˈWnt fɹɒm fˈɔː tə nˈIn."
+    for british in (False, True):
+        written = "".join(kokoro.phonemes(qa.question, british) for qa in build_domain().questions)
+        assert not set(written) - kokoro.SYMBOLS.keys()
+
+
+def test_training_asks_trained_questions_in_trained_voices() -> None:
+    items = natural_plan(300, seed=0)[NATURAL_PART]
+    assert items[:100] == natural_plan(100, seed=0)[NATURAL_PART], "a larger corpus begins as a smaller one"
+    assert {name for item in items for name in item.voice.base.split("+")} == set(kokoro.TRAINED)
+    assert {item.text for item in items} <= {qa.question for qa in build_domain().train}
+    assert not set(kokoro.TRAINED) & {*kokoro.UNSEEN, "af_sky", "am_adam", "bf_lily", "bm_lewis"}
+
+
+def test_what_is_missing_or_another_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kokoro._styles.cache_clear()
+    monkeypatch.setenv("KOKORO_JS", str(tmp_path / "styles.tgz"))
+    with pytest.raises(MissingExtraError, match="npm pack kokoro-js"):
+        kokoro.speak_kokoro("hello", "af_heart")
+    (tmp_path / "styles.tgz").write_bytes(b"other")
+    with pytest.raises(MissingExtraError, match="SHA-256"):
+        kokoro.speak_kokoro("hello", "af_heart")
+
+
+@pytest.mark.skipif(not kokoro.is_installed(), reason="Kokoro's packages are not here")
+def test_a_voice_repeats_itself_and_two_differ() -> None:
+    one, again, other = (kokoro.speak_kokoro("hello", voice) for voice in ("af_heart", "af_heart", "af_heart+am_puck"))
+    np.testing.assert_array_equal(one, again)
+    assert len(one) != len(other) or not np.array_equal(one, other)
+    assert 0.3 < len(one) / 16_000 < 3
