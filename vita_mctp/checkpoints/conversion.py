@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.checkpoints.weights import copy_others, new_folder, parse_size
+from vita_mctp.codecs.released import load_tensors
 from vita_mctp.errors import CheckpointError
 from vita_mctp.models.registry import family_of
 from vita_mctp.text.tokenizer import TextTokenizer
@@ -63,7 +62,7 @@ def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0, m
     the base's type. Otherwise as `convert_qwen`.
     """
     size, file = parse_size(max_shard_size), sensevoice / ENCODER_FILE
-    encoder = _read_encoder(file)
+    encoder = load_tensors(file, "download model.pt of FunAudioLLM/SenseVoiceSmall")
     plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
     model = family_of("qwen2_mtp_sensevoice").with_encoder(plain, encoder, file, seed)
     return _write(model, tokenizer, base, target, size, plain=False)
@@ -77,17 +76,6 @@ def _write(model: Any, tokenizer: TextTokenizer, base: Path, target: Path, size:
         tokenizer.save(unfinished)
         copy_others(base, unfinished, lambda path: path.name in _COPIED)
     return target
-
-
-def _read_encoder(path: Path) -> dict[str, Tensor]:
-    how = "download model.pt of FunAudioLLM/SenseVoiceSmall"
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"cannot read {path} ({type(error).__name__}); {how}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{path} holds something else than tensors by name; {how}")
-    return tensors
 
 
 def _extended(base: Path, kind: VocabularyKind | str, num_mctp_blocks: int, seed: int) -> tuple[Any, TextTokenizer]:

@@ -41,10 +41,10 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def read_tensors(path: Path, needed: Shapes, remedy: str) -> dict[str, Tensor]:
-    """All tensors of a .safetensors file or of a pickled state dict, on the CPU, exactly those needed.
+def load_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+    """All tensors of a .safetensors file or of a pickled state dict, on the CPU, mapped from it where it allows that.
 
-    Raises CheckpointError: the file is missing or cut short, or a tensor is missing, surplus or of another shape.
+    Raises CheckpointError: the file is missing, cut short, or holds something else.
     """
     try:
         tensors: Any = load_file(path) if path.suffix == CONVERTED else torch.load(path, "cpu", weights_only=True)
@@ -55,6 +55,12 @@ def read_tensors(path: Path, needed: Shapes, remedy: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is {fault} ({type(error).__name__}): {remedy}") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path} holds something else than a mapping of names to tensors: {remedy}")
+    return tensors
+
+
+def read_tensors(path: Path, needed: Shapes, remedy: str) -> dict[str, Tensor]:
+    """As `load_tensors`, exactly those needed. Also raises when one is missing, surplus or of another shape."""
+    tensors = load_tensors(path, remedy)
     check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, needed, path, remedy)
     return tensors
 

@@ -109,7 +109,7 @@ class DecoderConfig(Schema):
 class FeatureConfig(Schema, extra="ignore"):
     """Samples -> log-mel frames."""
 
-    sampling_rate: Annotated[int, Field(ge=1, le=192_000)]
+    sampling_rate: Literal[16_000]
     n_fft: Annotated[int, Field(ge=2, le=1 << 14, multiple_of=2)]
     hop_length: Annotated[int, Field(ge=1, le=1 << 13)]
     feature_size: Annotated[int, Field(ge=1, le=1 << 10)]
@@ -162,14 +162,6 @@ class TokenizerConfig(Schema):
     @property
     def samples_per_code(self) -> int:
         return self.samples_per_frame * self.encoder.pooling_kernel_size
-
-    @property
-    def samples_per_block(self) -> int:
-        return self.samples_per_frame * self.encoder.quantize_causal_block_size
-
-    @property
-    def codes_per_block(self) -> int:
-        return self.encoder.quantize_causal_block_size // self.encoder.pooling_kernel_size
 
     @property
     def frame_rate(self) -> Fraction:
