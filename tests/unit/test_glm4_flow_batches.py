@@ -96,8 +96,8 @@ def test_streams_of_a_batch_equal_each_alone(lengths: list[int], seed: int) -> N
 @given(offset=st.integers(0, 30), size=st.integers(1, 20))
 @settings(max_examples=30, deadline=None)
 def test_a_window_keeps_the_blocks_of_its_stream(offset: int, size: int) -> None:
-    whole = attended_keys(offset + size, BLOCK, None, None, torch.device("cpu"))
-    window = attended_keys(size, BLOCK, torch.tensor([offset]), None, torch.device("cpu"))
+    every = torch.arange(offset + size)[None]
+    whole, window = attended_keys(every, BLOCK, None), attended_keys(every[:, offset:], BLOCK, None)
 
     assert torch.equal(window, whole[..., offset:, offset:])
 
@@ -115,11 +115,11 @@ def test_tokens_of_finished_blocks_never_change() -> None:
 @torch.inference_mode()
 def test_windows_of_one_batch_may_begin_anywhere() -> None:
     tokens = torch.arange(14).view(2, 7)
-    lengths, offsets = torch.tensor([7, 5]), torch.tensor([3, 8])
-    states = FLOW.encode_codes(tokens, lengths, offsets)
+    lengths, at = torch.tensor([7, 5]), torch.tensor([[3], [8]]) + torch.arange(7)
+    states = FLOW.encode_codes(tokens, lengths, at)
 
-    torch.testing.assert_close(states[:1], FLOW.encode_codes(tokens[:1], offsets=offsets[:1]), **NEAR)
-    torch.testing.assert_close(states[1:, :5], FLOW.encode_codes(tokens[1:, :5], offsets=offsets[1:]), **NEAR)
+    torch.testing.assert_close(states[:1], FLOW.encode_codes(tokens[:1], positions=at[:1]), **NEAR)
+    torch.testing.assert_close(states[1:, :5], FLOW.encode_codes(tokens[1:, :5], positions=at[1:, :5]), **NEAR)
     assert (states[:1] - FLOW.encode_codes(tokens[:1])).abs().max() > 1e-3
 
 

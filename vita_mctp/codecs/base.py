@@ -79,6 +79,13 @@ class AudioDecoder(Protocol):
         ...
 
 
+def check_ids(codes: Sequence[Code], codebook_size: int, codec: str) -> None:
+    """Raises ConfigError for an id that is none of a codec's, as a talker's markers are, before it reaches a table."""
+    ids = [id for code in codes for id in (code if isinstance(code, tuple) else (code,))]
+    if wrong := [id for id in ids if not 0 <= id < codebook_size]:
+        raise ConfigError(f"got the id {wrong[0]}; wanted 0 to {codebook_size - 1}, the codes of {codec}")
+
+
 class AudioChunker:
     """Cuts one answer's codes into blocks, wherever segments begin and end in the text.
 

@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 from vita_mctp.schema import Schema
 
 NUM_GROUPS = 8
-"""Of the estimator's group norms."""
+"""Of the norms of an estimator that is not causal."""
 
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Layers = Annotated[int, Field(ge=1, le=64)]
 Rate = Annotated[float, Field(ge=0, le=1 << 20)]
-_Channels = Annotated[int, Field(ge=1, le=1 << 14, multiple_of=NUM_GROUPS)]
+_Channels = Annotated[int, Field(ge=1, le=1 << 14)]
 _Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=8)]
 
 
@@ -55,6 +55,21 @@ class EstimatorConfig(Schema):
     num_heads: Annotated[int, Field(ge=1, le=256)]
     dropout: Rate = 0.0
     act_fn: Literal["gelu"] = "gelu"
+    causal: bool = False
+    """Whether its convolutions see no frame to come; then it has one level and norms over the channels alone."""
+    static_chunk_size: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    """Frames of a block that attend to each other and to all before; 0: each frame attends to all."""
+
+    @model_validator(mode="after")
+    def _check_causal(self) -> Self:
+        agree(
+            (
+                ("channels", list(self.channels), list(self.channels[:1]) if self.causal else list(self.channels)),
+                ("channels % 8", 0 if self.causal else sum(width % NUM_GROUPS for width in self.channels), 0),
+                ("static_chunk_size", self.static_chunk_size, self.static_chunk_size if self.causal else 0),
+            )
+        )
+        return self
 
 
 class FlowDecoderConfig(Schema):

@@ -33,20 +33,22 @@ def relative_positions(num_codes: int, width: int, device: torch.device | None =
     return torch.stack([torch.sin(positions * rates), torch.cos(positions * rates)], dim=-1).flatten(1)
 
 
-def attended_keys(
-    num_codes: int, block_size: int, offsets: Tensor | None, lengths: list[int] | None, device: torch.device
-) -> Tensor:
-    """(B or 1, 1, N, N) bool: a query sees its own block of codes and all before, within its stream.
+def attended_keys(positions: Tensor, block_size: int, lengths: list[int] | None) -> Tensor:
+    """(B or 1, 1, N, N) bool: a query sees its own block of steps and all before, within its stream.
 
-    offsets: (B,) position of each stream's first code, counted from where a block begins; None: all begin a block.
+    positions: (B or 1, N) of the steps in their whole streams, which set where blocks begin.
     """
-    steps = torch.arange(num_codes, device=device)
-    starts = torch.zeros(1, dtype=torch.int64, device=device) if offsets is None else offsets.to(device)
-    block = (steps + starts[:, None]) // block_size
+    block = positions // block_size
     seen = block[:, None, :] <= block[:, :, None]
     if lengths is not None:
-        seen = seen & (steps < torch.tensor(lengths, device=device)[:, None])[:, None]
+        steps = torch.arange(positions.shape[1], device=positions.device)
+        seen = seen & (steps < torch.tensor(lengths, device=positions.device)[:, None])[:, None]
     return seen[:, None]
+
+
+def steps_of(like: Tensor, positions: Tensor | None) -> Tensor:
+    """(B or 1, N): `positions` where they are given, else those of streams that begin with (B, N, ...) `like`."""
+    return torch.arange(like.shape[1], device=like.device)[None] if positions is None else positions.to(like.device)
 
 
 class RelativeAttention(nn.Module):
@@ -89,12 +91,12 @@ def _align(scores: Tensor) -> Tensor:
 class ConformerLayer(nn.Module):
     """Attention and feed-forward, each behind a norm and a residual."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.self_attn = RelativeAttention(width, heads)
         self.feed_forward = named(w_1=nn.Linear(width, hidden), silu=nn.SiLU(), w_2=nn.Linear(hidden, width))
-        self.norm_ff = nn.LayerNorm(width)
-        self.norm_mha = nn.LayerNorm(width)
+        self.norm_ff = nn.LayerNorm(width, eps)
+        self.norm_mha = nn.LayerNorm(width, eps)
 
     def forward(self, x: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
         x = x + self.self_attn(self.norm_mha(x), positions, seen)
@@ -123,26 +125,46 @@ def time_features(time: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()])[None]
 
 
-class ConvBlock(nn.Module):
-    """Convolution over three frames, group norm, Mish."""
+class CausalConv1d(nn.Conv1d):
+    """Convolution of a step and those before it."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.pad(x, (self.kernel_size[0] - 1, 0)))
+
+
+def _frame_conv(inputs: int, outputs: int, config: EstimatorConfig) -> nn.Conv1d:
+    """Over three frames."""
+    return CausalConv1d(inputs, outputs, 3) if config.causal else nn.Conv1d(inputs, outputs, 3, padding=1)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Norm over the channels of each step, (B, C, T) -> (B, C, T)."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvBlock(nn.Module):
+    """Convolution over three frames, norm, Mish."""
+
+    def __init__(self, inputs: int, outputs: int, config: EstimatorConfig) -> None:
         super().__init__()
-        self.block = nn.ModuleList([nn.Conv1d(inputs, outputs, 3, padding=1), RaggedGroupNorm(NUM_GROUPS, outputs)])
+        # released names number a transposition between the causal convolution and its norm
+        norm = [nn.Identity(), ChannelNorm(outputs)] if config.causal else [RaggedGroupNorm(NUM_GROUPS, outputs)]
+        self.block = nn.ModuleList([_frame_conv(inputs, outputs, config), *norm])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        conv, norm = self.block
-        return functional.mish(norm(conv(masked(x, mask)), mask))
+        return functional.mish(self.block[-1](self.block[0](masked(x, mask)), mask))
 
 
 class ResnetBlock(nn.Module):
     """Two convolution blocks, the time added in between, beside a 1x1 convolution."""
 
-    def __init__(self, inputs: int, outputs: int, time_width: int) -> None:
+    def __init__(self, inputs: int, outputs: int, config: EstimatorConfig) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_width, outputs))
-        self.block1 = ConvBlock(inputs, outputs)
-        self.block2 = ConvBlock(outputs, outputs)
+        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(TIME_EXPANSION * config.channels[0], outputs))
+        self.block1 = ConvBlock(inputs, outputs, config)
+        self.block2 = ConvBlock(outputs, outputs, config)
         self.res_conv = nn.Conv1d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
@@ -195,14 +217,18 @@ class Stage(nn.ModuleList):
 
     def __init__(self, inputs: int, outputs: int, config: EstimatorConfig, resampler: nn.Module | None = None) -> None:
         transformers = nn.ModuleList(TransformerBlock(outputs, config) for _ in range(config.n_blocks))
-        resnet = ResnetBlock(inputs, outputs, TIME_EXPANSION * config.channels[0])
+        resnet = ResnetBlock(inputs, outputs, config)
         super().__init__([resnet, transformers] + ([] if resampler is None else [resampler]))
 
-    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, inputs, T) -> (B, outputs, T), before the convolution to the next stage."""
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
+        """(B, inputs, T) -> (B, outputs, T), before the convolution to the next stage.
+
+        seen: (B, 1, T, T) bool, what each frame attends to; None: all of its stream.
+        """
         resnet, transformers = self[0], self[1]
         x = resnet(x, time, mask).transpose(1, 2)
-        seen = None if mask is None else mask[:, None].bool()
+        if seen is None and mask is not None:
+            seen = mask[:, None].bool()
         for block in transformers:  # type: ignore[attr-defined]
             x = block(x, seen)
         return x.transpose(1, 2)
@@ -225,50 +251,51 @@ class Estimator(nn.Module):
             linear_1=nn.Linear(config.in_channels, times), silu=nn.SiLU(), linear_2=nn.Linear(times, times)
         )
         self.down_blocks = nn.ModuleList(
-            Stage(inputs, outputs, config, _down(outputs, is_last=index == len(widths) - 1))
+            Stage(inputs, outputs, config, _down(outputs, config, is_last=index == len(widths) - 1))
             for index, (inputs, outputs) in enumerate(pairwise((config.in_channels, *widths)))
         )
         self.mid_blocks = nn.ModuleList(Stage(widths[-1], widths[-1], config) for _ in range(config.num_mid_blocks))
         self.up_blocks = nn.ModuleList(
-            Stage(2 * inputs, outputs, config, _up(outputs, is_last=index == len(widths) - 1))
+            Stage(2 * inputs, outputs, config, _up(outputs, config, is_last=index == len(widths) - 1))
             for index, (inputs, outputs) in enumerate(pairwise((*widths[::-1], widths[0])))
         )
-        self.final_block = ConvBlock(widths[0], widths[0])
+        self.final_block = ConvBlock(widths[0], widths[0], config)
         self.final_proj = nn.Conv1d(widths[0], config.out_channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         """x (B, in_channels, T): noisy mel, mu, speaker, condition, stacked; time () in [0, 1] -> velocity (B, M, T).
 
         mask: None when all frames are all streams' own; those behind a stream's own come out without meaning.
+        seen: (B, 1, T, T) bool, for an estimator of one level: what each frame attends to; None: all of its stream.
         """
         embedded = self.time_mlp(time_features(time, self.config.in_channels).to(x.dtype))
         skips: list[tuple[Tensor, Tensor | None]] = []
         own = mask
         for index, stage in enumerate(self.down_blocks):
-            x = stage(x, embedded, own)
+            x = stage(x, embedded, own, seen)
             skips.append((x, own))
             x = stage.leave(x, own)  # type: ignore[operator]
             if own is not None and index < len(self.down_blocks) - 1:
                 own = own[:, :, ::2]
         for stage in self.mid_blocks:
-            x = stage(x, embedded, own)
+            x = stage(x, embedded, own, seen)
         for stage in self.up_blocks:
             skip, own = skips.pop()
-            x = stage(torch.cat([x[:, :, : skip.shape[2]], skip], dim=1), embedded, own)
+            x = stage(torch.cat([x[:, :, : skip.shape[2]], skip], dim=1), embedded, own, seen)
             x = stage.leave(x, own)  # type: ignore[operator]
         y: Tensor = self.final_proj(self.final_block(x, mask))
         return y
 
 
-def _down(channels: int, is_last: bool) -> nn.Module:
+def _down(channels: int, config: EstimatorConfig, is_last: bool) -> nn.Module:
     if is_last:
-        return nn.Conv1d(channels, channels, 3, padding=1)
+        return _frame_conv(channels, channels, config)
     return named(conv=nn.Conv1d(channels, channels, 3, stride=2, padding=1))
 
 
-def _up(channels: int, is_last: bool) -> nn.Module:
+def _up(channels: int, config: EstimatorConfig, is_last: bool) -> nn.Module:
     if is_last:
-        return nn.Conv1d(channels, channels, 3, padding=1)
+        return _frame_conv(channels, channels, config)
     return named(conv=nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1))
 
 
@@ -279,18 +306,20 @@ class ConditionalFlowMatching(nn.Module):
         super().__init__()
         self.guidance, self.estimator = guidance, estimator
 
-    def forward(self, noise: Tensor, conditions: Tensor, mask: Tensor | None, steps: int) -> Tensor:
-        """(B, M, F) noise and (B, 3 M, F) conditions -> (B, M, F) mel."""
+    def forward(
+        self, noise: Tensor, conditions: Tensor, mask: Tensor | None, steps: int, seen: Tensor | None = None
+    ) -> Tensor:
+        """(B, M, F) noise and (B, 3 M, F) conditions -> (B, M, F) mel; mask and seen are as the estimator has them."""
         x = noise
         for time, duration in time_steps(steps):
-            x = x + duration * self.velocity(x, conditions, time.to(x.device), mask)
+            x = x + duration * self.velocity(x, conditions, time.to(x.device), mask, seen)
         return x
 
-    def velocity(self, x: Tensor, conditions: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
+    def velocity(self, x: Tensor, conditions: Tensor, time: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
         """(1 + g) E(x, conditions) - g E(x, 0) (Ho & Salimans 2022), both from one doubled batch."""
         both = torch.cat([torch.cat([x, conditions], 1), torch.cat([x, torch.zeros_like(conditions)], 1)])
-        masks = None if mask is None else torch.cat([mask, mask])
-        guided, free = self.estimator(both, time, masks).chunk(2)
+        masks = (None if own is None else torch.cat([own, own]) for own in (mask, seen))
+        guided, free = self.estimator(both, time, *masks).chunk(2)
         return (1.0 + self.guidance) * guided - self.guidance * free
 
 
@@ -318,8 +347,8 @@ class CodeWindows(NamedTuple):
     """(B,) codes of each window, 1..N; None: all N."""
     frame_lengths: Tensor | None = None
     """(B,) frames of each, 1..F; None: all F."""
-    offsets: Tensor | None = None
-    """(B,) codes in front of each, not seen, which set where its blocks begin; None: there are none."""
+    positions: Tensor | None = None
+    """(B, N) of the codes in their whole streams, which set where blocks begin; None: from 0."""
 
 
 class Flow(nn.Module):
@@ -355,13 +384,17 @@ class Flow(nn.Module):
         noise: Tensor,
         frame_lengths: Tensor | None = None,
         steps: int = REFERENCE_STEPS,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """From noise to mel (B, M, F), zeros behind each stream's frames.
 
         mu: (B, F, M), of `mean`. cond: (B, M, F) mel frames that are already known, zeros elsewhere. speaker: (B, M).
         noise: (B, M, F), standard normal. frame_lengths: (B,), as for `mean`. steps: Euler steps, each two calls of the
-        estimator; time runs as 1 - cos in any number of them.
+        estimator; time runs as 1 - cos in any number of them. positions: (B, F) of the frames in their whole streams,
+        which matter to an estimator that attends in blocks; None: from 0.
         """
-        mask = length_mask(ragged_lengths(frame_lengths, mu.shape[1]), mu, mu.shape[1])
+        own, block = ragged_lengths(frame_lengths, mu.shape[1]), self.config.decoder.estimator.static_chunk_size
+        mask = length_mask(own, mu, mu.shape[1])
+        seen = attended_keys(steps_of(mu, positions).expand(len(mu), -1), block, own) if block else None
         conditions = torch.cat([mu.transpose(1, 2), speaker[..., None].expand_as(cond), cond], dim=1)
-        return masked(self.decoder(noise, conditions, mask, steps), mask)
+        return masked(self.decoder(noise, conditions, mask, steps, seen), mask)

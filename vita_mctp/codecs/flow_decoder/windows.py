@@ -1,8 +1,9 @@
 """Codes -> wave in windows of bounded length, for one stream or many at once.
 
-A window holds the codes to be spoken next and `context` codes before them, whose mel is given as known; so the cost of
-a chunk does not grow with the answer. Windows, steps and every random number depend on the position in the stream
-alone: however the codes arrive, and whatever else is in the batch, the samples are the same.
+A window holds the codes to be spoken next and `context` codes before them, whose mel is given as known, behind the
+voice prompt, if there is one; so the cost of a chunk does not grow with the answer. Windows, steps and every random
+number depend on the position in the stream alone: however the codes arrive, and whatever else is in the batch, the
+samples are the same.
 
 Frame f of a stream belongs to code floor(f / frames_per_code), an exact fraction, in every window: nothing drifts. The
 last `overlap` codes of a window are spoken with the next one, which makes their frames anew; the two versions are
@@ -17,15 +18,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vita_mctp.codecs.base import check_ids
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows, Flow
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, noise_at, phase_of
+from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
 from vita_mctp.errors import ConfigError
 from vita_mctp.schema import Schema
 from vita_mctp.types import AudioBlock, AudioCodes, Code, Wave, WaveChunk
@@ -112,6 +115,19 @@ class _Window:
         return torch.tensor(self.state.codes[self.start - first : self.end - first])
 
 
+class _View(NamedTuple):
+    """What the flow sees of a window: codes and their positions, frames, the codes that own them and their places."""
+
+    codes: Tensor
+    positions: Tensor
+    owners: Tensor
+    places: Tensor
+    known: Tensor
+    """(M, F) of the frames whose mel is known, the first ones."""
+    noise: Tensor
+    """(M, F) of all."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Stretch:
     """The vocoder's part of a window: (M, F) frames, the first `before` spoken already, the next `spoken` now."""
@@ -128,8 +144,11 @@ class WindowedDecoder:
     name: str
     num_codebooks = 1
 
-    def __init__(self, flow: Flow, hift: Hift, block_size: int, windows: Windows | None = None) -> None:
+    def __init__(
+        self, flow: Flow, hift: Hift, block_size: int, windows: Windows | None = None, voice: VoicePrompt | None = None
+    ) -> None:
         self.flow, self.hift, self.windows, self.block_size = flow, hift, windows or Windows(), block_size
+        self.voice = voice or VoicePrompt.none(flow.config.output_size, flow.config.spk_embed_dim)
         self.codebook_size = flow.config.vocab_size
         self.frame_rate = Fraction(flow.config.input_frame_rate)
         self.sample_rate, self.hop = hift.config.sampling_rate, hift.config.hop_length
@@ -162,7 +181,12 @@ class WindowedDecoder:
     def decode_blocks(
         self, blocks: Sequence[AudioBlock], states: Sequence[SmoothState]
     ) -> list[tuple[WaveChunk, SmoothState]]:
-        """`decode_block` for several streams in one batch; each gets what it would get alone."""
+        """`decode_block` for several streams in one batch; each gets what it would get alone.
+
+        Raises ConfigError for an id that is none of this codec's.
+        """
+        for block in blocks:
+            check_ids(block.codes, self.codebook_size, self.name)
         now = [
             replace(state, codes=state.codes + block.codes, received=state.received + len(block.codes))
             for block, state in zip(blocks, states, strict=True)
@@ -216,29 +240,46 @@ class WindowedDecoder:
 
     def _new_frames(self, windows: Sequence[_Window], steps: int) -> list[Tensor]:
         """(M, F) frames behind the spoken ones, of each window."""
-        spans = [(self._frame(window.start), self._frame(window.end)) for window in windows]
-        lengths = torch.tensor([end - first for first, end in spans])
-        codes, owners, known, noise = [], [], [], []
-        for window, (first, end) in zip(windows, spans, strict=True):
-            codes.append(window.codes)
-            frames = torch.arange(first, end)
-            owners.append(frames * self.frames_per_code.denominator // self.frames_per_code.numerator - window.start)
-            spoken = window.state.frames - first
-            known.append(window.state.mel[:, window.state.mel.shape[1] - spoken :])
-            noise.append(noise_at(window.state.seed + _MEL_STREAM, self._bands, first, end - first, hop=1)[0])
+        views = [self._view(window) for window in windows]
+        lengths = torch.tensor([len(view.places) for view in views])
         batch = CodeWindows(
-            pad_sequence(codes, batch_first=True).to(self.flow.like.device),
-            pad_sequence(owners, batch_first=True),
-            torch.tensor([len(row) for row in codes]),
+            pad_sequence([view.codes for view in views], batch_first=True).to(self.flow.like.device),
+            pad_sequence([view.owners for view in views], batch_first=True),
+            torch.tensor([len(view.codes) for view in views]),
             lengths,
-            torch.tensor([window.start for window in windows]),
+            pad_sequence([view.positions for view in views], batch_first=True),
         )
         mu = self.flow.mean(batch)
-        speaker = self.flow.speaker(mu.new_zeros(len(windows), self.flow.config.spk_embed_dim))
+        speaker = self.flow.speaker(self.voice.embedding.to(mu).expand(len(views), -1))
+        known = [view.known for view in views]
         cond = pad_frames([*known, known[0].new_zeros(self._bands, mu.shape[1])])[:-1].to(mu)
-        mel = self.flow.solve(mu, cond, speaker, pad_frames(noise).to(mu), lengths, steps)
+        noise = pad_frames([view.noise for view in views]).to(mu)
+        places = pad_sequence([view.places for view in views], batch_first=True)
+        mel = self.flow.solve(mu, cond, speaker, noise, lengths, steps, places)
         rows = zip(mel, known, lengths.tolist(), strict=True)
         return [row[:, old.shape[1] : length].to(old) for row, old, length in rows]
+
+    def _view(self, window: _Window) -> _View:
+        """The voice prompt's codes and frames, then the window's own; positions count both."""
+        state, per_code = window.state, self.frames_per_code
+        prompt, lead = len(self.voice.codes), self.voice.mel.shape[1]
+        own = torch.arange(self._frame(window.start), self._frame(window.end))
+        owners = own * per_code.denominator // per_code.numerator - window.start
+        before = torch.arange(lead) * per_code.denominator // per_code.numerator
+        spoken = state.mel[:, state.mel.shape[1] - (state.frames - self._frame(window.start)) :]
+        seed, bands = state.seed + _MEL_STREAM, self._bands
+        noise = [
+            noise_at(seed, bands, first, count, hop=1)[0]
+            for first, count in ((0, lead), (lead + int(own[0]), len(own)))
+        ]
+        return _View(
+            codes=torch.cat([self.voice.codes, window.codes]),
+            positions=torch.cat([torch.arange(prompt), prompt + torch.arange(window.start, window.end)]),
+            owners=torch.cat([before, prompt + owners]),
+            places=torch.cat([torch.arange(lead), lead + own]),
+            known=torch.cat([self.voice.mel.to(spoken), spoken], 1),
+            noise=torch.cat(noise, 1),
+        )
 
     def _speak(self, stretches: Sequence[_Stretch]) -> list[tuple[Tensor, SmoothState]]:
         """Samples of each stretch, and the state behind them."""

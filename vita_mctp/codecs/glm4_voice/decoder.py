@@ -23,6 +23,7 @@ from vita_mctp.codecs.flow_decoder.flow import (
     InputLayer,
     attended_keys,
     relative_positions,
+    steps_of,
 )
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, fold_weight_norm, length_mask, masked, ragged_lengths
@@ -55,13 +56,13 @@ class BlockEncoder(nn.Module):
         )
         self.after_norm = nn.LayerNorm(config.output_size)
 
-    def forward(self, x: Tensor, lengths: list[int] | None = None, offsets: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: list[int] | None = None, positions: Tensor | None = None) -> Tensor:
         """(B, N, input size) -> (B, N, D); states beyond a stream's length have no meaning."""
         x = self.embed(x)
-        positions = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
-        seen = attended_keys(x.shape[1], self.config.block_size, offsets, lengths, x.device)
+        relative = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
+        seen = attended_keys(steps_of(x, positions), self.config.block_size, lengths)
         for layer in self.encoders:
-            x = layer(x, positions, seen)
+            x = layer(x, relative, seen)
         y: Tensor = self.after_norm(x)
         return y
 
@@ -96,14 +97,14 @@ class Glm4Flow(Flow):
         guidance = config.decoder.cfm_params.inference_cfg_rate
         self.decoder = ConditionalFlowMatching(guidance, Estimator(config.decoder.estimator))
 
-    def encode_codes(self, codes: Tensor, lengths: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
+    def encode_codes(self, codes: Tensor, lengths: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """(B, N) codes -> (B, N, M) states, one for each code; ids below 0 stand for 0."""
         embedded = self.input_embedding(codes.clamp(min=0))
-        states: Tensor = self.encoder_proj(self.encoder(embedded, ragged_lengths(lengths, codes.shape[1]), offsets))
+        states: Tensor = self.encoder_proj(self.encoder(embedded, ragged_lengths(lengths, codes.shape[1]), positions))
         return states
 
     def mean(self, windows: CodeWindows) -> Tensor:
-        states, owners = self.encode_codes(windows.codes, windows.lengths, windows.offsets), windows.owners
+        states, owners = self.encode_codes(windows.codes, windows.lengths, windows.positions), windows.owners
         mask = length_mask(ragged_lengths(windows.frame_lengths, owners.shape[1]), states, owners.shape[1])
         index = owners.to(states.device)[:, None].expand(-1, states.shape[2], -1)
         stretched = states.transpose(1, 2).gather(2, index)
