@@ -6,8 +6,9 @@ them the tests that synthesise speech are skipped, except where `CI` is set, whi
 
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,48 @@ def pytest_runtest_setup() -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
     return (yield from _skipping())
+
+
+@pytest.fixture(scope="session")
+def cosyvoice2_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(folder of goldens, recorded tensors with a voice prompt) -> a decoder's folder of its own with that voice."""
+    from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
+
+    def folder(golden: Path, given: dict[str, Any]) -> Path:
+        made = tmp_path_factory.mktemp("cosyvoice2")
+        for name in ("flow.safetensors", "hift.safetensors"):
+            (made / name).symlink_to(golden / name)
+        sizes = json.loads((golden / "index.json").read_text())["config"]
+        (made / "config.json").write_text(json.dumps(cosyvoice2_sizes(sizes)))
+        voice = VoicePrompt.none(80, 192)
+        if "embedding" in given:
+            voice = VoicePrompt(given["prompt_token"][0].long(), given["prompt_feat"][0].T, given["embedding"][0])
+        voice.write(made / "voice.safetensors")
+        return made
+
+    return folder
+
+
+def cosyvoice2_sizes(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Those of the goldens as a config.json has them."""
+    flow, hift = ({**recorded[part]} for part in ("flow", "hift"))
+    estimator, rate = flow.pop("estimator"), flow.pop("cfm")["inference_cfg_rate"]
+    kept = ("output_size", "attention_heads", "linear_units", "num_blocks", "up_blocks", "static_chunk_size")
+    flow["encoder"] = {key: flow["encoder"][key] for key in kept if key in flow["encoder"]}
+    flow["decoder"] = {
+        "in_channels": 3 * flow["output_size"],
+        "n_spks": 1,
+        "spk_emb_dim": flow["output_size"],
+        "cfm_params": {"inference_cfg_rate": rate},
+        "estimator": {"static_chunk_size": 100} | estimator,
+    }
+    hift["f0_predictor"] = {"in_channels": hift["in_channels"], **hift["f0_predictor"]}
+    return {"flow": flow, "hift": hift}
+
+
+@pytest.fixture(scope="session")
+def cosyvoice2_values() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return cosyvoice2_sizes
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 GOLDENS = Path(os.environ.get("VITA_MCTP_GOLDENS") or Path(__file__).parent / "goldens").resolve()
 
@@ -30,9 +36,22 @@ FILES = {
     "mel_filters_file": "mel_filters.safetensors",
     "block_mask_file": "block_mask.safetensors",
     "mutations_file": "mutations.json",
+    "cosyvoice2_full_size": "hift_state_dict.json",
 }
+BESIDE = {
+    "flow_tensors_file": "decoder_config.json",
+    "hift_tensors_file": "decoder_config.json",
+    "cosyvoice2_full_size": "config.json",
+}
+"""What lies beside a file of `FILES` whose name another codec's has too."""
 DECODER_CASES = {"flow_case": "flow", "hift_case": "hift", "stream_case": "stream"}
 """Arguments that are (folder of a GLM-4-Voice decoder, one recorded case of its cases.json)."""
+INDEXED_CASES = {
+    "cosyvoice2_flow": ("noise.safetensors", "flow/"),
+    "cosyvoice2_hift": ("noise.safetensors", "hift/"),
+    "cosyvoice2_stream": ("calls.json", "stream/(?!noise)"),
+}
+"""Arguments that are an `IndexedCase`: a file that only its codec's goldens have, and how a case's name begins."""
 
 
 def find_golden_folders(prefix: str) -> list[Path]:
@@ -55,16 +74,89 @@ def label(path: Path) -> str:
     return str(path.relative_to(GOLDENS)) if path != GOLDENS else path.name
 
 
+@dataclass(frozen=True)
+class IndexedCase:
+    """One recorded file of a folder whose index.json lists every file with its tolerances."""
+
+    folder: Path
+    name: str
+
+    @property
+    def index(self) -> dict[str, Any]:
+        return _read_index(self.folder)
+
+    @property
+    def stem(self) -> str:
+        return Path(self.name).stem
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return _read_tensors(self.folder / self.name)
+
+    def check(self, key: str, got: Tensor) -> None:
+        """Compares with the recorded tensor, if there is one; of `KEY_everyN` each N-th step of the last axis.
+
+        key: "name", or "name.2" of what is recorded several times.
+        """
+        stem, dot, number = key.partition(".")
+        for name, wanted in self.tensors.items():
+            found = re.fullmatch(rf"{stem}(?:_every(\d+))?{re.escape(dot + number)}", name)
+            if not found:
+                continue
+            near = self._tolerance(name)
+            got = got[..., :: int(found[1] or 1)].reshape(wanted.shape)
+            if near == "exact":
+                assert torch.equal(got.to(wanted.dtype), wanted), key
+                continue
+            difference = (got - wanted).double().abs()
+            near = near if isinstance(near, dict) else {"max_abs": near}
+            assert difference.max() <= near["max_abs"], f"{key}: {difference.max()}"
+            assert difference.square().mean().sqrt() <= near.get("rms", near["max_abs"]), key
+
+    def _tolerance(self, name: str) -> Any:
+        """Its entry's keys name a tensor, several with slashes or a star, or tensors numbered behind a dot."""
+        near = self.index["files"][self.name]["tolerance"]
+        patterns = {part: value for keys, value in near.items() for part in re.split(r" ?/ ?", keys)}
+        return next(value for part, value in patterns.items() if fnmatch(name, part) or fnmatch(name, f"{part}.*"))
+
+
+@cache
+def _read_index(folder: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads((folder / "index.json").read_text())
+    return index
+
+
+@cache
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    return load_file(path)
+
+
+def _indexed_cases(marker: str, prefix: str) -> list[Any]:
+    marked = [path for file in find_golden_files(marker) for path in (file.parent, file.parents[1])]
+    return [
+        pytest.param(IndexedCase(folder, name), id=f"{label(folder)}-{name}")
+        for folder in dict.fromkeys(marked)
+        if (folder / "index.json").is_file()
+        for name in _read_index(folder).get("files", ())
+        if re.match(prefix, name) and name.endswith(".safetensors") and (folder / name).is_file()
+    ]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument, prefix in FOLDERS.items():
         if argument in metafunc.fixturenames:
             metafunc.parametrize(argument, find_golden_folders(prefix), ids=label)
     for argument, name in FILES.items():
         if argument in metafunc.fixturenames:
-            metafunc.parametrize(argument, find_golden_files(name), ids=label)
+            beside = BESIDE.get(argument, name)
+            found = [file for file in find_golden_files(name) if file.with_name(beside).is_file()]
+            metafunc.parametrize(argument, found, ids=label)
     for argument, kind in DECODER_CASES.items():
         if argument in metafunc.fixturenames:
             metafunc.parametrize(argument, _decoder_cases(kind))
+    for argument, (marker, prefix) in INDEXED_CASES.items():
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, _indexed_cases(marker, prefix))
     if "tokenizer_case" in metafunc.fixturenames:
         metafunc.parametrize("tokenizer_case", _tokenizer_cases())
     if "generate_case" in metafunc.fixturenames:

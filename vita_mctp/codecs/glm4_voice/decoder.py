@@ -25,8 +25,9 @@ from vita_mctp.codecs.flow_decoder.flow import (
     relative_positions,
     steps_of,
 )
+from vita_mctp.codecs.flow_decoder.folder import fill_parts, read_part
 from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, fold_weight_norm, length_mask, masked, ragged_lengths
+from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask, masked, ragged_lengths
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder, Windows
 from vita_mctp.codecs.glm4_voice.config import (
     DECODER_FILES,
@@ -36,11 +37,9 @@ from vita_mctp.codecs.glm4_voice.config import (
     Glm4FlowConfig,
     load_decoder_config,
 )
-from vita_mctp.codecs.released import CONVERTED, read_tensors, shapes_of, without_memory
-from vita_mctp.errors import CheckpointError, OutputError
+from vita_mctp.codecs.released import CONVERTED, without_memory
+from vita_mctp.errors import OutputError
 from vita_mctp.files import write_whole
-
-RELEASED = ".pt"
 
 
 class BlockEncoder(nn.Module):
@@ -148,18 +147,9 @@ class Glm4VoiceDecoder(WindowedDecoder):
 def load_decoder(
     folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> DecoderParts:
-    """Opens the folder for inference, HiFT's weight norm folded; each tensor goes straight where it belongs.
-
-    dtype: of the flow. HiFT, a small part of the work, stays in float32, which pitch and phases need.
-    Raises CheckpointError when a file is not there or cut short, or a tensor missing, surplus or of another shape.
-    """
+    """Opens the folder for inference; as `fill_parts`."""
     parts = _empty_parts(folder)
-    for name, part in (("flow", parts.flow), ("hift", parts.hift)):
-        part.load_state_dict(_read_part(name, part, folder), assign=True)
-        part.eval().requires_grad_(False)
-    parts.flow.to(device, dtype)
-    parts.hift.to(device, torch.float32)
-    fold_weight_norm(parts.hift)
+    fill_parts(parts.flow, parts.hift, folder, DECODER_REMEDY, device, dtype)
     return parts
 
 
@@ -170,7 +160,10 @@ def convert_decoder(source: Path, target: Path) -> list[Path]:
     Raises CheckpointError when `source` is not whole, OutputError when `target` cannot be written.
     """
     parts = _empty_parts(source)
-    tensors = {name: _read_part(name, part, source) for name, part in (("flow", parts.flow), ("hift", parts.hift))}
+    tensors = {
+        name: read_part(name, part, source, DECODER_REMEDY)
+        for name, part in (("flow", parts.flow), ("hift", parts.hift))
+    }
     written = []
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -191,12 +184,3 @@ def _empty_parts(folder: Path) -> DecoderParts:
     """The networks of a folder's configuration, without their numbers."""
     config = load_decoder_config(folder)
     return without_memory(lambda: DecoderParts(config, Glm4Flow(config.flow), Hift(config.hift)))
-
-
-def _read_part(name: str, part: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """The tensors of a part, exactly those it has, from the converted file where both are there."""
-    path = next((path for end in (CONVERTED, RELEASED) if (path := folder / f"{name}{end}").is_file()), None)
-    if path is None:
-        raise CheckpointError(f"{folder} has neither {name}{RELEASED} nor {name}{CONVERTED}: {DECODER_REMEDY}")
-    again = DECODER_REMEDY if path.suffix == RELEASED else "convert the released decoder again"
-    return read_tensors(path, shapes_of(part), again)

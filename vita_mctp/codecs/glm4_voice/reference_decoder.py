@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
-from vita_mctp.codecs.flow_decoder.hift import SourceNoise, starting_phase
+from vita_mctp.codecs.flow_decoder.hift import SourceNoise, starting_phase, vocode
 from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, SAMPLE_RATE
 from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4Flow, load_decoder
 from vita_mctp.errors import ConfigError
@@ -206,10 +206,7 @@ class Glm4VoiceReferenceDecoder:
     def _vocode(self, mel: Tensor, cache: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Samples and excitation (1, L); where `cache` reaches, it replaces the excitation's beginning."""
         drawn = self.draw_noise(generator, self.hift.m_source.harmonics, mel.shape[-1] * self.hift.hop_length)
-        random = SourceNoise(drawn.phase.to(mel.device), drawn.noise.to(mel.device))
-        source, _ = self.hift.m_source(self.hift.f0_predictor(mel), random)
-        source = torch.cat([cache, source[:, cache.shape[1] :]], 1)
-        return self.hift(mel, source), source
+        return vocode(self.hift, mel, cache, drawn)
 
     def _speak_held_back(self, spoken: Spoken) -> Tensor:
         """The released scripts never speak these frames; here they are spoken as they are."""
