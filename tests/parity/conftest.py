@@ -37,6 +37,8 @@ FILES = {
     "block_mask_file": "block_mask.safetensors",
     "mutations_file": "mutations.json",
     "cosyvoice2_full_size": "hift_state_dict.json",
+    "s3_batch_file": "batch.json",
+    "s3_tensors_file": "state_dict.json",
 }
 BESIDE = {
     "flow_tensors_file": "decoder_config.json",
@@ -50,6 +52,9 @@ INDEXED_CASES = {
     "cosyvoice2_flow": ("noise.safetensors", "flow/"),
     "cosyvoice2_hift": ("noise.safetensors", "hift/"),
     "cosyvoice2_stream": ("calls.json", "stream/(?!noise)"),
+    "s3_case": ("batch.json", r"s\d"),
+    "s3_long_case": ("batch.json", "long"),
+    "voice_case": ("batch.json", "voice_prompt/"),
 }
 """Arguments that are an `IndexedCase`: a file that only its codec's goldens have, and how a case's name begins."""
 

@@ -63,5 +63,20 @@ def decoder(source: Source, target: Target) -> None:
     _show(convert_decoder(source, target))
 
 
+@command(convert, help="prepare a recording as the voice that CosyVoice2 speaks in")
+def voice(
+    recording: Annotated[str, arg("RECORDING", "some seconds of one speaker, 16 kHz or more")],
+    source: Annotated[Path, arg("IN", "CosyVoice2's folder, with speech_tokenizer_v2.onnx and campplus.onnx")],
+    target: Annotated[Path, arg("OUT", "a new file; IN/voice.safetensors is found by itself")],
+) -> None:
+    """A recording and the two models that read it in, one file that speaking needs out."""
+    from vita_mctp.audio.io import read_wave
+    from vita_mctp.codecs.cosyvoice2.voice import OnnxModels, prepare_voice
+
+    models = OnnxModels(source)
+    prepare_voice(read_wave(recording), models).write(target)
+    _show([target])
+
+
 def _show(written: list[Path]) -> None:
     write("".join(f"{path}\n" for path in written))

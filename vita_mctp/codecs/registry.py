@@ -19,6 +19,7 @@ _CLASSES = {
         "glm4_voice": "vita_mctp.codecs.glm4_voice.tokenizer:Glm4VoiceTokenizer",
         "nano": "vita_mctp.codecs.nano:NanoTokenizer",
         "ramp": "vita_mctp.codecs.ramp:RampTokenizer",
+        "s3_tokenizer": "vita_mctp.codecs.s3_tokenizer:S3Tokenizer",
     },
     "audio decoder": {
         "cosyvoice2": "vita_mctp.codecs.cosyvoice2.decoder:CosyVoice2Decoder",
