@@ -38,12 +38,15 @@ FILES = {
     "mutations_file": "mutations.json",
     "cosyvoice2_full_size": "hift_state_dict.json",
     "s3_batch_file": "batch.json",
-    "s3_tensors_file": "state_dict.json",
+    "s3_full_size": "state_dict.json",
+    "xy_full_size": "state_dict.json",
 }
 BESIDE = {
     "flow_tensors_file": "decoder_config.json",
     "hift_tensors_file": "decoder_config.json",
     "cosyvoice2_full_size": "config.json",
+    "s3_full_size": "../batch.json",
+    "xy_full_size": "../positional_embedding_rows.safetensors",
 }
 """What lies beside a file of `FILES` whose name another codec's has too."""
 DECODER_CASES = {"flow_case": "flow", "hift_case": "hift", "stream_case": "stream"}
@@ -55,6 +58,10 @@ INDEXED_CASES = {
     "s3_case": ("batch.json", r"s\d"),
     "s3_long_case": ("batch.json", "long"),
     "voice_case": ("batch.json", "voice_prompt/"),
+    "xy_case": ("positional_embedding_rows.safetensors", r"s\d"),
+    "xy_long_case": ("positional_embedding_rows.safetensors", "long"),
+    "xy_windowed_case": ("positional_embedding_rows.safetensors", "windowed"),
+    "xy_positions": ("positional_embedding_rows.safetensors", "positional"),
 }
 """Arguments that are an `IndexedCase`: a file that only its codec's goldens have, and how a case's name begins."""
 
@@ -154,7 +161,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument, name in FILES.items():
         if argument in metafunc.fixturenames:
             beside = BESIDE.get(argument, name)
-            found = [file for file in find_golden_files(name) if file.with_name(beside).is_file()]
+            found = [file for file in find_golden_files(name) if (file.parent / beside).is_file()]
             metafunc.parametrize(argument, found, ids=label)
     for argument, kind in DECODER_CASES.items():
         if argument in metafunc.fixturenames:
@@ -194,6 +201,21 @@ def _decoder_cases(kind: str) -> list[Any]:
         if (file := weights.with_name("cases.json")).is_file()
         for case in json.loads(file.read_text()).get(kind, [])
     ]
+
+
+@pytest.fixture(scope="session")
+def two_tones() -> Callable[[dict[str, Tensor], int], Tensor]:
+    """(recorded tables, samples) -> the int16 samples of a long recording, as its index.json writes them out."""
+
+    def made(given: dict[str, Tensor], count: int) -> Tensor:
+        steps = torch.arange(count)
+        total = torch.zeros(count, dtype=torch.int32)
+        for name, every in (("a", 800), ("b", 1100)):
+            base, gain = given[f"base_{name}"].int(), given[f"gain_{name}"].int()
+            total += base[steps % len(base)] * gain[steps // every]
+        return total >> 8
+
+    return made
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 import vita_mctp
 from vita_mctp.codecs.registry import audio_decoder, audio_tokenizer
+from vita_mctp.codecs.s3_tokenizer import S3Config
 from vita_mctp.errors import CheckpointError, ConfigError
 
-GLM = Path(__file__).parents[1] / "parity" / "goldens" / "glm4_voice"
+GOLDENS = Path(__file__).parents[1] / "parity" / "goldens"
+GLM = GOLDENS / "glm4_voice"
 NANO = Path(vita_mctp.__file__).parent / "assets" / "nano" / "codec"
 RAMP = {"codebook_size": 64, "num_codebooks": 1, "sample_rate": 16_000, "look_ahead": 2, "frame_rate_numerator": 25}
 OPENERS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -25,18 +27,31 @@ OPENERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "glm4 features": (lambda folder: audio_tokenizer("glm4_voice", folder), "preprocessor_config.json"),
     "nano decoder": (lambda folder: audio_decoder("nano", folder), "config.json"),
     "nano tokenizer": (lambda folder: audio_tokenizer("nano", folder), "config.json"),
+    "cosyvoice2 decoder": (lambda folder: audio_decoder("cosyvoice2", folder), "config.json"),
+    "s3 tokenizer": (lambda folder: audio_tokenizer("s3_tokenizer", folder), "config.json"),
+    "xy tokenizer": (lambda folder: audio_tokenizer("xy_tokenizer", folder), "config.json"),
+    "xy decoder": (lambda folder: audio_decoder("xy_tokenizer", folder), "config.json"),
     "ramp": (lambda folder: audio_decoder("ramp", folder), "ramp.json"),
 }
 WRONG = [None, "", "8", -1, 0, 1, 3, 7, 10**6, 10**12, 1e300, 2.5, True, [], [0], [10**12], {}, {"a": 1}]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, cosyvoice2_folder: Callable[..., Path]) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("codecs")
     sources = {"glm4": GLM / "decoder", "tokenizer": GLM / "tokenizer" / "model", "nano": NANO}
     copies = {name: Path(shutil.copytree(source, root / name)) for name, source in sources.items()}
     (root / "ramp").mkdir()
     (root / "ramp" / "ramp.json").write_text(json.dumps(RAMP))
+    copies["cosyvoice2"] = cosyvoice2_folder(GOLDENS / "cosyvoice2", {})
+    for name in ("s3", "xy"):
+        (root / name).mkdir()
+        golden = GOLDENS / f"{name}_tokenizer"
+        (root / name / "model.safetensors").symlink_to(golden / "model.safetensors")
+        sizes = json.loads((golden / "index.json").read_text())["config"]
+        values = {key: sizes[key] for key in S3Config.model_fields if key in sizes} if name == "s3" else sizes
+        (root / name / "config.json").write_text(json.dumps(values))
+        copies[name] = root / name
     by_opener = {"glm4 decoder": "glm4", "glm4 tokenizer": "tokenizer", "glm4 features": "tokenizer"}
     return {name: copies.get(by_opener.get(name, name.split()[0]), root / "ramp") for name in OPENERS}
 

@@ -20,6 +20,7 @@ _CLASSES = {
         "nano": "vita_mctp.codecs.nano:NanoTokenizer",
         "ramp": "vita_mctp.codecs.ramp:RampTokenizer",
         "s3_tokenizer": "vita_mctp.codecs.s3_tokenizer:S3Tokenizer",
+        "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyTokenizer",
     },
     "audio decoder": {
         "cosyvoice2": "vita_mctp.codecs.cosyvoice2.decoder:CosyVoice2Decoder",
@@ -28,6 +29,7 @@ _CLASSES = {
         "glm4_voice_reference": "vita_mctp.codecs.glm4_voice.reference_decoder:Glm4VoiceReferenceDecoder",
         "nano": "vita_mctp.codecs.nano:NanoDecoder",
         "ramp": "vita_mctp.codecs.ramp:RampDecoder",
+        "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyDecoder",
     },
     "feature extractor": {"sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd"},
 }

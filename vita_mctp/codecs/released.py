@@ -41,10 +41,11 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def load_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+def load_tensors(path: Path, remedy: str, key: str | None = None) -> dict[str, Tensor]:
     """All tensors of a .safetensors file or of a pickled state dict, on the CPU, mapped from it where it allows that.
 
-    Raises CheckpointError: the file is missing, cut short, or holds something else.
+    key: of a pickled mapping that holds the state dict. Raises CheckpointError: the file is missing, cut short, or
+    holds something else.
     """
     try:
         tensors: Any = load_file(path) if path.suffix == CONVERTED else torch.load(path, "cpu", weights_only=True)
@@ -53,6 +54,8 @@ def load_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
     except _DAMAGED as error:
         fault = "cut short, damaged, or holds more than tensors"
         raise CheckpointError(f"{path} is {fault} ({type(error).__name__}): {remedy}") from None
+    if key is not None and isinstance(tensors, dict):
+        tensors = tensors.get(key)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(f"{path} holds something else than a mapping of names to tensors: {remedy}")
     return tensors

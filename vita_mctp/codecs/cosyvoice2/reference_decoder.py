@@ -38,7 +38,7 @@ _MEL_STREAM = 1 << 64
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """Every random number of one stream; a test puts recorded ones in its place."""
+    """Every random number of one stream; a test gives recorded ones instead."""
 
     seed: int = 0
 

@@ -129,6 +129,7 @@ def _open(path: Path) -> Any:
     raise CheckpointError(f"cannot open {path}: {reason}; download it from FunAudioLLM/CosyVoice2-0.5B") from None
 
 
-def _run(session: Any, *inputs: Any) -> Any:
+def _run(model: Any, *inputs: Any) -> Any:
     """The first output, inputs in the model's own order."""
-    return session.run(None, {given.name: value for given, value in zip(session.get_inputs(), inputs, strict=True)})[0]
+    values = {given.name: value for given, value in zip(model.get_inputs(), inputs, strict=True)}
+    return model.run(None, values)[0]

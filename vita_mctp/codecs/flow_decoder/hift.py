@@ -224,8 +224,8 @@ class Hift(nn.Module):
         counts = lengths and [n * self.hop_length // hop + 1 for n in lengths]
         window = _window(size, spectrum.device)[:, None].expand(streams, size, frames)
         own = masked(window, length_mask(counts, window, frames))
-        wave = _overlap_add(torch.fft.irfft(spectrum, size).transpose(1, 2) * own, hop)
-        envelope = _overlap_add(own.square(), hop).clamp(min=_MIN_ENVELOPE)
+        wave = overlap_add(torch.fft.irfft(spectrum, size).transpose(1, 2) * own, hop)
+        envelope = overlap_add(own.square(), hop).clamp(min=_MIN_ENVELOPE)
         return (wave / envelope)[:, size // 2 : -(size // 2)]
 
 
@@ -279,7 +279,7 @@ def _window(size: int, device: torch.device) -> Tensor:
     return torch.hann_window(size, device=device)
 
 
-def _overlap_add(pieces: Tensor, hop: int) -> Tensor:
+def overlap_add(pieces: Tensor, hop: int) -> Tensor:
     """(B, size, S) pieces, `hop` apart -> their sum (B, (S - 1) * hop + size)."""
     streams, size, frames = pieces.shape
     total = (frames - 1) * hop + size

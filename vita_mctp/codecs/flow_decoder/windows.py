@@ -116,12 +116,12 @@ class _Window:
 
 
 class _View(NamedTuple):
-    """What the flow sees of a window: codes and their positions, frames, the codes that own them and their places."""
+    """What the flow sees of a window: codes, frames, their positions, and the code that owns each frame."""
 
     codes: Tensor
     positions: Tensor
     owners: Tensor
-    places: Tensor
+    frames: Tensor
     known: Tensor
     """(M, F) of the frames whose mel is known, the first ones."""
     noise: Tensor
@@ -241,7 +241,7 @@ class WindowedDecoder:
     def _new_frames(self, windows: Sequence[_Window], steps: int) -> list[Tensor]:
         """(M, F) frames behind the spoken ones, of each window."""
         views = [self._view(window) for window in windows]
-        lengths = torch.tensor([len(view.places) for view in views])
+        lengths = torch.tensor([len(view.frames) for view in views])
         batch = CodeWindows(
             pad_sequence([view.codes for view in views], batch_first=True).to(self.flow.like.device),
             pad_sequence([view.owners for view in views], batch_first=True),
@@ -254,8 +254,8 @@ class WindowedDecoder:
         known = [view.known for view in views]
         cond = pad_frames([*known, known[0].new_zeros(self._bands, mu.shape[1])])[:-1].to(mu)
         noise = pad_frames([view.noise for view in views]).to(mu)
-        places = pad_sequence([view.places for view in views], batch_first=True)
-        mel = self.flow.solve(mu, cond, speaker, noise, lengths, steps, places)
+        frames = pad_sequence([view.frames for view in views], batch_first=True)
+        mel = self.flow.solve(mu, cond, speaker, noise, lengths, steps, frames)
         rows = zip(mel, known, lengths.tolist(), strict=True)
         return [row[:, old.shape[1] : length].to(old) for row, old, length in rows]
 
@@ -276,7 +276,7 @@ class WindowedDecoder:
             codes=torch.cat([self.voice.codes, window.codes]),
             positions=torch.cat([torch.arange(prompt), prompt + torch.arange(window.start, window.end)]),
             owners=torch.cat([before, prompt + owners]),
-            places=torch.cat([torch.arange(lead), lead + own]),
+            frames=torch.cat([torch.arange(lead), lead + own]),
             known=torch.cat([self.voice.mel.to(spoken), spoken], 1),
             noise=torch.cat(noise, 1),
         )

@@ -39,7 +39,7 @@ PIECE_FRAMES = 3000
 WINDOW_STEP, CUT_CODES = 2600, 50
 """The S3Tokenizer package's way with long recordings: log-mel frames from window to window, codes cut at each edge."""
 BATCH_SIZE = 16
-LEVELS = 3
+LEVELS, DIGITS = 3, 8
 _LARGEST = 0.999
 """Of what is rounded to a level, so that it never reaches a fourth one."""
 
@@ -54,10 +54,6 @@ class S3Config(Schema):
     n_codebook_size: Literal[6561] = 6561
     fsmn_kernel: Annotated[int, Field(ge=1, le=1 << 10)] = 31
     rope_theta: Annotated[float, Field(ge=1)] = 10_000.0
-
-    @property
-    def digits(self) -> int:
-        return 8
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
@@ -149,7 +145,7 @@ class S3Network(nn.Module):
     def __init__(self, config: S3Config) -> None:
         super().__init__()
         self.encoder = Encoder(config)
-        self.quantizer = named(_codebook=named(project_down=nn.Linear(config.n_audio_state, config.digits)))
+        self.quantizer = named(_codebook=named(project_down=nn.Linear(config.n_audio_state, DIGITS)))
 
     def levels(self, hidden: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, K) in (-1, 1), before it is rounded."""
