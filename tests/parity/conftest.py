@@ -144,12 +144,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _indexed_cases(marker: str, prefix: str) -> list[Any]:
-    marked = [path for file in find_golden_files(marker) for path in (file.parent, file.parents[1])]
+    around = [(file.parent, file.parents[1]) for file in find_golden_files(marker)]
+    nearest = (next((path for path in near if (path / "index.json").is_file()), None) for near in around)
     return [
         pytest.param(IndexedCase(folder, name), id=f"{label(folder)}-{name}")
-        for folder in dict.fromkeys(marked)
-        if (folder / "index.json").is_file()
-        for name in _read_index(folder).get("files", ())
+        for folder in filter(None, dict.fromkeys(nearest))
+        for name in _read_index(folder)["files"]
         if re.match(prefix, name) and name.endswith(".safetensors") and (folder / name).is_file()
     ]
 

@@ -106,6 +106,17 @@ def test_a_few_lines_of_yaml_cannot_stand_for_all_memory(folders: dict[str, Path
     opens_or_says_why("glm4 decoder", folders["glm4 decoder"], "\n".join(lines).encode())
 
 
+@pytest.mark.parametrize("name", ["s3 tokenizer", "xy tokenizer", "xy decoder"])
+@pytest.mark.parametrize("kept", [0, 9, -200])
+def test_a_weight_file_cut_short_is_one_line(name: str, kept: int, folders: dict[str, Path], tmp_path: Path) -> None:
+    opener, file = OPENERS[name]
+    shutil.copyfile(folders[name] / file, tmp_path / file)
+    (tmp_path / "model.safetensors").write_bytes((folders[name] / "model.safetensors").read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"model.safetensors is cut short") as caught:
+        opener(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["glm4 decoder", "nano decoder", "nano tokenizer", "glm4 tokenizer"])
 def test_every_size_has_a_bound(name: str, folders: dict[str, Path]) -> None:
     opener, file = OPENERS[name]
