@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vita_mctp.cancel import Cancel
 from vita_mctp.codecs.base import AudioChunker, AudioDecoder
 from vita_mctp.text.tokenizer import IncrementalDecoder, TextTokenizer
 from vita_mctp.types import (
@@ -133,16 +134,21 @@ def stream_answer(
     mode: str,
     clock: Clock,
     question: Turn | None = None,
+    cancel: Cancel | None = None,
 ) -> Generator[AnswerEvent, None, None]:
     """Text as it becomes final, sound as blocks fill, then `Done`.
 
     tokens: generated ones; a generator is closed when this one ends or is closed, which stops generation.
     sound: None for answers that are text only; otherwise the last chunk comes even when it holds no samples.
     question: what was asked, for `Done.turns`, which is empty without it.
+    cancel: once it is set, nothing comes but `Done`, with the turn as far as it was generated.
     """
+    cancel = cancel or Cancel()
     draft, text, vocabulary = _Draft(), IncrementalDecoder(tokenizer), tokenizer.vocabulary
     try:
         for token in tokens:
+            if cancel.is_set:
+                break
             draft.add_token(token, vocabulary.end_of_audio, clock)
             if token.kind is TokenKind.TEXT:
                 if piece := text.push([token.id]):
@@ -154,7 +160,9 @@ def stream_answer(
     finally:
         if isinstance(tokens, Generator):
             tokens.close()
-    if piece := text.flush():
+    if cancel.is_set:
+        draft.reason, sound = StopReason.CANCELLED, None
+    elif piece := text.flush():
         yield draft.add_text(piece, clock)
     if sound is not None:
         yield draft.add_chunk(sound.finish(clock))

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
+from vita_mctp.cancel import Cancel
 from vita_mctp.checkpoints.loading import parse_device, parse_dtype, parse_quantization
 from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open_model
 from vita_mctp.checkpoints.speech import SpeechSettings
@@ -163,9 +164,11 @@ class SpeechLM:
         max_new_tokens: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
+        cancel: Cancel | None = None,
     ) -> Generator[AnswerEvent, None, None]:
         """`TextDelta`s and `WaveChunk`s as they form, then one `Done`; closing the generator stops everything.
 
+        cancel: stops it from any thread; `Done` then follows at once, with the turns as far as they were generated.
         question: a recording for the tasks that hear (speech_to_speech, asr), a text for those that read (tts, text).
         mode, temperature: None takes the checkpoint's own for this task; temperature 0 is greedy.
         history: the turns of earlier answers, oldest first; the prompt holds the last `max_history_turns` questions of
@@ -180,10 +183,16 @@ class SpeechLM:
         self._check_voice(task, voice_prompt is not None)
         voice = None if voice_prompt is None else self._read_wave(voice_prompt)
         earlier = recent_turns(history, self.settings.max_history_turns)
-        return self._stages(self._read(question, task), task, decoding, earlier, voice)
+        return self._stages(self._read(question, task), task, decoding, earlier, voice, cancel)
 
     def _stages(
-        self, question: Wave | str, task: Task, decoding: Decoding, history: tuple[Turn, ...], voice: Wave | None
+        self,
+        question: Wave | str,
+        task: Task,
+        decoding: Decoding,
+        history: tuple[Turn, ...],
+        voice: Wave | None,
+        cancel: Cancel | None,
     ) -> Generator[AnswerEvent, None, None]:
         clock = Clock()
         speaker = None if voice is None else self.hear(voice)
@@ -191,8 +200,9 @@ class SpeechLM:
         if task.hears:
             clock.mark("heard")
         prompt = self.prompt(heard, task, history=history, voice=speaker)
-        tokens = self.generate(prompt, decoding)
-        yield from self.speak(tokens, prompt, mode=decoding.mode.name, seed=decoding.sampling.seed, clock=clock)
+        tokens = self.generate(prompt, decoding, cancel)
+        mode, seed = decoding.mode.name, decoding.sampling.seed
+        yield from self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel)
 
     def hear(self, recording: Recording) -> AudioCodes | AudioFeatures:
         """A recording as this model takes it in. Raises AudioError for one that is unusable or too long."""
@@ -236,12 +246,14 @@ class SpeechLM:
         chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
         return Decoding(chosen, sampling, max_new_tokens or self.settings.max_new_tokens)
 
-    def generate(self, prompt: Prompt, decoding: Decoding | None = None) -> Generator[TokenEvent, None, None]:
-        """The answer's tokens as they become final; closing the generator stops generation."""
+    def generate(
+        self, prompt: Prompt, decoding: Decoding | None = None, cancel: Cancel | None = None
+    ) -> Generator[TokenEvent, None, None]:
+        """The answer's tokens as they become final; closing the generator stops generation, as does `cancel`."""
         chosen = decoding or self.decoding(prompt.task)
         limit, eos_ids = chosen.max_new_tokens, self.defaults.eos_ids
         request = Request(prompt.ids, chosen.mode, limit, chosen.sampling, eos_ids, heard=prompt.heard)
-        return self.worker.stream(request)
+        return self.worker.stream(request, cancel)
 
     def speak(
         self,
@@ -251,13 +263,14 @@ class SpeechLM:
         mode: str = "",
         seed: int = 0,
         clock: Clock | None = None,
+        cancel: Cancel | None = None,
     ) -> Generator[AnswerEvent, None, None]:
         """Tokens to text and sound, as they form, then one `Done`; closing the generator closes `tokens`.
 
         mode: its name, for `Done`. seed: of the decoder's noise. clock: started when the question was handed over.
         """
         sound = SoundStream(self.audio_decoder, self.settings.block_sizes, seed) if prompt.task.speaks else None
-        return stream_answer(tokens, self.tokenizer, sound, mode, clock or Clock(), prompt.question)
+        return stream_answer(tokens, self.tokenizer, sound, mode, clock or Clock(), prompt.question, cancel)
 
     def _segment(self, heard: AudioCodes | AudioFeatures) -> Sequence[int] | AudioFeatures:
         """As content of a prompt."""

@@ -31,6 +31,26 @@ def resample(wave: Wave, sample_rate: int) -> Wave:
     return Wave(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
 
 
+class StreamResampler:
+    """`resample` piece by piece: the same samples however they are cut, a few hundredths of a second later."""
+
+    def __init__(self, old_rate: int, new_rate: int) -> None:
+        import soxr
+
+        same = old_rate == new_rate
+        self._stream = None if same else soxr.ResampleStream(old_rate, new_rate, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: FloatArray, is_last: bool = False) -> FloatArray:
+        if self._stream is None:
+            return samples
+        made: FloatArray = self._stream.resample_chunk(samples, last=is_last)
+        return made
+
+    def finish(self) -> FloatArray:
+        """What waited for more."""
+        return self.push(np.zeros(0, np.float32), is_last=True)
+
+
 def sinc_resample(samples: FloatArray, old_rate: int, new_rate: int) -> FloatArray:
     """(..., n) -> (..., ceil(n * new / old)), as torchaudio does it; rows, such as channels, do not mix."""
     divisor = gcd(old_rate, new_rate)

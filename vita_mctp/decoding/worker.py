@@ -10,6 +10,7 @@ from itertools import count
 from queue import SimpleQueue
 from weakref import WeakSet
 
+from vita_mctp.cancel import Cancel
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.request import Request
 from vita_mctp.types import TokenEvent
@@ -38,13 +39,13 @@ class EngineWorker:
         self._thread: threading.Thread | None = None
         _WORKERS.add(self)
 
-    def stream(self, request: Request) -> Generator[TokenEvent, None, None]:
-        """The events of one request as they become final; closing the generator cancels it.
+    def stream(self, request: Request, cancel: Cancel | None = None) -> Generator[TokenEvent, None, None]:
+        """The events of one request as they become final; closing the generator cancels it, as does `cancel`.
 
         The request is refused here and now, or queued at the first `next`. An error of the engine is raised.
         """
         self._engine.budget(request)
-        return self._events(request)
+        return self._events(request, cancel or Cancel())
 
     def cancel(self, request_id: str) -> None:
         """Ends every stream of this id before the next step; others go on."""
@@ -61,9 +62,10 @@ class EngineWorker:
         if thread is not None:
             thread.join()
 
-    def _events(self, request: Request) -> Generator[TokenEvent, None, None]:
+    def _events(self, request: Request, cancel: Cancel) -> Generator[TokenEvent, None, None]:
         outbox = _Outbox(request.id)
         number = self._submit(request, outbox)
+        forget = cancel.on_set(lambda: self._stop(number))
         try:
             while new := outbox.queue.get():
                 if isinstance(new, BaseException):
@@ -72,8 +74,12 @@ class EngineWorker:
                 if new[-1].ends is not None:
                     return
         finally:
-            with self._lock:
-                self._drop(number)
+            forget()
+            self._stop(number)
+
+    def _stop(self, number: str) -> None:
+        with self._lock:
+            self._drop(number)
 
     def _submit(self, request: Request, outbox: _Outbox) -> str:
         with self._lock:

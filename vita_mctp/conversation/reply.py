@@ -1,0 +1,116 @@
+"""What the model says to what was said: items in, the events of one answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from vita_mctp.answer import AnswerEvent
+from vita_mctp.cancel import Cancel
+from vita_mctp.conversation.items import ConversationError, Item
+from vita_mctp.speech_lm import SpeechLM
+from vita_mctp.types import Done, Role, StopReason, Task, TextDelta, Turn, Wave, WaveChunk
+
+
+@dataclass(frozen=True)
+class ReplyOptions:
+    """speaks: whether the answer has sound. The rest as for `SpeechLM.stream`."""
+
+    speaks: bool = True
+    mode: str | None = None
+    seed: int = 0
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+
+
+class Replies(Protocol):
+    """What a conversation needs of a model. Each call may take long, and is made in a thread of its own."""
+
+    sample_rate: int
+    """Of the answers' sound."""
+    longest_seconds: float
+    """Of a question."""
+
+    def reply(self, items: Sequence[Item], options: ReplyOptions, cancel: Cancel) -> Iterator[AnswerEvent]:
+        """The answer to the last thing that the user said. Raises VitaError."""
+        ...
+
+    def transcribe(self, wave: Wave, cancel: Cancel) -> Iterator[AnswerEvent]:
+        """What somebody said, in text. Raises VitaError."""
+        ...
+
+
+class ModelReplies:
+    """The replies of a `SpeechLM`. A model that was trained on single questions is given the last one alone."""
+
+    def __init__(self, speech_lm: SpeechLM) -> None:
+        self.speech_lm = speech_lm
+        self.sample_rate = speech_lm.audio_decoder.sample_rate
+        self.longest_seconds = speech_lm.settings.max_question_seconds
+
+    def reply(self, items: Sequence[Item], options: ReplyOptions, cancel: Cancel) -> Iterator[AnswerEvent]:
+        """A typed question is answered in text, and the text then spoken: models learn no spoken answer to it."""
+        last = next((i for i in reversed(range(len(items))) if items[i].role is Role.USER), None)
+        if last is None:
+            raise ConversationError("nothing_to_answer", "nobody has asked anything yet; send a question first")
+        question = items[last]
+        history = self._history(items[:last])
+        if question.wave is not None:
+            events = self._stream(question.wave, Task.SPEECH_TO_SPEECH, options, cancel, history)
+            yield from events if options.speaks else (event for event in events if not isinstance(event, WaveChunk))
+        elif options.speaks:
+            yield from self._spoken(question.text, options, cancel, history)
+        else:
+            yield from self._stream(question.text, Task.TEXT, options, cancel, history)
+
+    def transcribe(self, wave: Wave, cancel: Cancel) -> Iterator[AnswerEvent]:
+        return self._stream(wave, Task.ASR, ReplyOptions(), cancel)
+
+    def say(self, text: str, options: ReplyOptions, cancel: Cancel) -> Iterator[AnswerEvent]:
+        """Text read aloud."""
+        return self._stream(text, Task.TTS, options, cancel)
+
+    def _spoken(
+        self, text: str, options: ReplyOptions, cancel: Cancel, history: tuple[Turn, ...]
+    ) -> Iterator[AnswerEvent]:
+        for event in self._stream(text, Task.TEXT, replace(options, mode=None), cancel, history):
+            if not isinstance(event, Done):
+                yield event
+                continue
+            if event.reason is StopReason.CANCELLED or not event.text.strip():
+                yield event
+                return
+            written = event
+        for event in self._stream(written.text.strip(), Task.TTS, options, cancel):
+            if isinstance(event, Done):
+                yield replace(event, text=written.text, turns=written.turns)
+            elif not isinstance(event, TextDelta):
+                yield event
+
+    def _stream(
+        self, question: Wave | str, task: Task, options: ReplyOptions, cancel: Cancel, history: tuple[Turn, ...] = ()
+    ) -> Iterator[AnswerEvent]:
+        return self.speech_lm.stream(
+            question,
+            task,
+            options.mode,
+            seed=options.seed,
+            temperature=options.temperature,
+            max_new_tokens=options.max_new_tokens,
+            history=history,
+            cancel=cancel,
+        )
+
+    def _history(self, items: Sequence[Item]) -> tuple[Turn, ...]:
+        if not self.speech_lm.settings.max_history_turns:
+            return ()
+        return tuple(turn for item in items if (turn := self._turn(item)) is not None)
+
+    def _turn(self, item: Item) -> Turn | None:
+        if item.turn is None and item.wave is not None:
+            item.turn = self.speech_lm.prompt(self.speech_lm.hear(item.wave)).question
+        elif item.turn is None and item.text:
+            typed = self.speech_lm.prompt(item.text, Task.TEXT).question
+            item.turn = None if typed is None else replace(typed, role=item.role)
+        return item.heard_turn(self.speech_lm.tokenizer.vocabulary, self.speech_lm.audio_decoder.frame_rate)
