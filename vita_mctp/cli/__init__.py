@@ -26,6 +26,7 @@ COMMANDS = {
     "say": ("talk", "speak a text"),
     "transcribe": ("talk", "write down what a recording says"),
     "demo": ("talk", "open a page to talk to the model"),
+    "serve": ("serve", "serve OpenAI's endpoints for speech: HTTP and Realtime"),
     "doctor": ("talk", "show versions and devices, and whether the model answers rightly"),
     "train": ("train", "train a model by a recipe; run again, it goes on"),
     "data": ("data", "check and fetch what there is to train on"),

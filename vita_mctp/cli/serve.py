@@ -1,0 +1,82 @@
+"""`vita-mctp serve`: OpenAI's endpoints for speech, over one model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from vita_mctp.cli import write
+from vita_mctp.cli.options import ModelOptions, command, new_app, opt
+from vita_mctp.cli.talk import load_model
+from vita_mctp.errors import ConfigError, MissingExtraError
+
+app = new_app()
+
+KEY_VARIABLE = "VITA_MCTP_API_KEY"
+_NAME = "the model's name for clients (default: as --model, of a folder its last part)"
+_KEYS = f"a file with an API key on each line; one key may also stand in {KEY_VARIABLE} (default: no key is asked for)"
+_BUSY = "the next one is refused with 429"
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    host: Annotated[str, opt("ADDRESS", "address to listen on; 0.0.0.0 is everywhere")] = "127.0.0.1"
+    port: Annotated[int, opt("N", "port to listen on; 0 is any free one", min=0, max=65535)] = 8000
+    ssl_certificate: Annotated[str | None, opt("FILE", "PEM certificate, for https and wss")] = None
+    ssl_key: Annotated[str | None, opt("FILE", "PEM key of the certificate")] = None
+    api_keys: Annotated[str | None, opt("FILE", _KEYS)] = None
+    served_name: Annotated[str | None, opt("NAME", _NAME)] = None
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """Names and defaults as `serving.options.Limits`."""
+
+    running: Annotated[int, opt("N", "answers made at once", "--max-running", min=1)] = 16
+    waiting: Annotated[int, opt("N", f"answers that may wait; {_BUSY}", "--max-waiting", min=0)] = 32
+    conversations: Annotated[int, opt("N", f"Realtime conversations; {_BUSY}", "--max-conversations", min=0)] = 64
+    seconds: Annotated[float, opt("S", "of a recording to transcribe", "--max-seconds", min=1)] = 600.0
+    drain_seconds: Annotated[float, opt("S", "to finish answers in after SIGTERM", min=0)] = 30.0
+
+
+@command(app)
+def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -> None:
+    """Serves until SIGTERM or Ctrl-C, which let answers be finished; a second one ends it."""
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None or find_spec("prometheus_client") is None:
+        raise MissingExtraError('the server needs FastAPI; get it with: pip install "vita-mctp[serve]"')
+    from vita_mctp.serving.app import build_app
+    from vita_mctp.serving.metrics import log_to_stderr
+    from vita_mctp.serving.options import Limits, ServerOptions
+    from vita_mctp.serving.run import serve as run
+
+    keys = read_keys(listening.api_keys)
+    name = listening.served_name or (Path(model.model).resolve().name if Path(model.model).is_dir() else model.model)
+    chosen = Limits(**{field.name: getattr(limits, field.name) for field in fields(limits)})
+    log_to_stderr()
+    application = build_app(load_model(model), ServerOptions(name, keys, chosen))
+    run(
+        application,
+        listening.host,
+        listening.port,
+        certificate=listening.ssl_certificate,
+        key=listening.ssl_key,
+        started=lambda address: write(f"{name} is served at {address}; Ctrl-C ends it\n"),
+    )
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """Raises ConfigError for a file that cannot be read or has no key."""
+    given = os.environ.get(KEY_VARIABLE, "").strip()
+    keys = (given,) if given else ()
+    if path is None:
+        return keys
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the API keys in {path}: {error}; wanted a text file, a key a line") from None
+    if not lines:
+        raise ConfigError(f"{path} holds no API key; put one on each line, or leave --api-keys out")
+    return (*keys, *lines)

@@ -1,0 +1,83 @@
+"""How a server is set up, and which names of models and voices it takes for its own."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from vita_mctp.serving.errors import ApiError
+
+VOICES = (
+    "default", "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer",
+    "verse",
+)  # fmt: skip
+"""Names that clients send: each is the model's one voice."""
+
+_FOREIGN_MODELS = re.compile(r"(gpt|whisper|tts)-[\w.-]{1,60}")
+"""Names of OpenAI's speech models, which stock clients send unless told otherwise: each is the model served."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on. running: answers made at once; waiting: those that wait for them, the next is refused.
+
+    body_bytes: of a request or a message; seconds: of an uploaded recording. idle_seconds: after which a silent
+    Realtime connection is closed. drain_seconds: to finish answers in when the server is to end.
+    """
+
+    running: int = 16
+    waiting: int = 32
+    conversations: int = 64
+    body_bytes: int = 25 << 20
+    seconds: float = 600.0
+    text_characters: int = 4096
+    idle_seconds: float = 900.0
+    drain_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """model: the name that the model is served by. api_keys: none lets everybody in."""
+
+    model: str = "nano"
+    api_keys: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+    def check_model(self, name: str | None) -> str:
+        """The name of the model that a client asks for. Raises ApiError for one that is not here."""
+        if name is None or name == self.model or _FOREIGN_MODELS.fullmatch(name):
+            return self.model
+        message = f"the model {name[:60]!r} was asked for; here is {self.model}: see /v1/models"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+    def allows(self, key: str | None) -> bool:
+        """Whether a key is one of ours, in a time that says nothing of how far it is right."""
+        if not self.api_keys:
+            return True
+        given = sha256((key or "").encode()).digest()
+        matches = [hmac.compare_digest(given, sha256(known.encode()).digest()) for known in self.api_keys]
+        return any(matches)
+
+
+def check_voice(voice: str | dict[str, str] | None, param: str = "voice") -> None:
+    """Raises ApiError for a voice whose name is not known."""
+    name = voice.get("id") if isinstance(voice, dict) else voice
+    if name is not None and name.lower() not in VOICES:
+        message = f"the voice {name[:60]!r} came; wanted one of {', '.join(VOICES)}, which are this model's one voice"
+        raise ApiError(400, message, param=param, code="invalid_voice")
+
+
+def bearer(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key in a request's headers; of a browser's WebSocket, which cannot set them, the one in its subprotocols."""
+    for name, value in headers:
+        text = value.decode("latin-1")
+        if name.lower() == b"authorization" and text[:7].lower() == "bearer ":
+            return text[7:].strip()
+        if name.lower() == b"sec-websocket-protocol":
+            for protocol in text.split(","):
+                if protocol.strip().startswith("openai-insecure-api-key."):
+                    return protocol.strip().partition(".")[2]
+    return None

@@ -1,0 +1,94 @@
+"""What all endpoints of one server have in common: the model, who is let in, and what is counted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from typing import TypeVar
+
+from vita_mctp.cancel import Cancel
+from vita_mctp.conversation.items import Item
+from vita_mctp.conversation.reply import ModelReplies, ReplyOptions
+from vita_mctp.decoding.modes import parse_mode
+from vita_mctp.errors import VitaError
+from vita_mctp.serving.answers import Gate, in_thread
+from vita_mctp.serving.errors import as_api_error
+from vita_mctp.serving.metrics import Metrics
+from vita_mctp.serving.options import ServerOptions
+from vita_mctp.serving.schemas import Body
+from vita_mctp.speech_lm import SpeechLM
+from vita_mctp.types import Done, WaveChunk
+
+T = TypeVar("T")
+KEPT_SECONDS = 3600
+_KEPT_ANSWERS = 1000
+
+
+class Service:
+    def __init__(self, speech_lm: SpeechLM, options: ServerOptions) -> None:
+        self.options, self.metrics = options, Metrics()
+        self.replies = ModelReplies(speech_lm)
+        self.gate = Gate(options.limits, self.metrics)
+        self.answers = EarlierAnswers()
+
+    def reply_options(self, body: Body, *, speaks: bool = True, max_new_tokens: int | None = None) -> ReplyOptions:
+        """Raises ConfigError for a mode that is none."""
+        if body.mode is not None:
+            parse_mode(body.mode, num_blocks=0)
+        return ReplyOptions(speaks, body.mode, body.seed or 0, body.temperature, max_new_tokens)
+
+    async def answer(self, endpoint: str, make: Callable[[Cancel], Iterator[T]]) -> AsyncGenerator[T, None]:
+        """What an answer gives, made in a thread once there is room for it. Raises ApiError."""
+        asked, first_sound = time.monotonic(), None
+        async with self.gate.answer(), aclosing(in_thread(make)) as events:
+            try:
+                async for event in events:
+                    if first_sound is None and isinstance(event, bytes | WaveChunk):
+                        first_sound = time.monotonic() - asked
+                    if isinstance(event, Done):
+                        self.metrics.answered(endpoint, event, first_sound)
+                    yield event
+            except VitaError as error:
+                raise as_api_error(error) from None
+
+
+class EarlierAnswers:
+    """Spoken answers that a client may refer to by their ids, for an hour."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._answers: OrderedDict[str, tuple[int, Item]] = OrderedDict()
+        self._now = now
+
+    def keep(self, audio_id: str, item: Item) -> int:
+        """Gives back when it will be forgotten, in seconds since 1970."""
+        expires = int(self._now()) + KEPT_SECONDS
+        self._answers[audio_id] = (expires, item)
+        while len(self._answers) > _KEPT_ANSWERS:
+            self._answers.popitem(last=False)
+        return expires
+
+    def get(self, audio_id: str) -> Item | None:
+        expires, item = self._answers.get(audio_id, (0, None))
+        return item if expires > self._now() else None
+
+
+async def opened(events: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+    """The same, once its first value is there: what is wrong until then is an error, not half an answer."""
+    first = [await anext(events)]
+
+    async def rest() -> AsyncIterator[T]:
+        async with aclosing(events):
+            for event in first:
+                yield event
+            async for event in events:
+                yield event
+
+    return rest()
+
+
+def server_sent(values: object) -> str:
+    """One event of a text/event-stream."""
+    return f"data: {json.dumps(values)}\n\n"
