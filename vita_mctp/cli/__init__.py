@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -88,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _complain(f"file name too long: {str(error.filename)[:60]}...; give a path of this system", USAGE_ERROR)
 
 
 def parse(arguments: Sequence[str] | None = None) -> typer.Context:

@@ -75,8 +75,9 @@ def read_lines(path: Path, schema: type[Line]) -> list[Line]:
     """The objects of a file of JSON lines. Raises DataError for a file that is not there, or naming the wrong line."""
     try:
         return parse_lines(path.read_text(encoding="utf-8"), path, schema)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; wanted: the folder of a finished run") from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {reason}; wanted: the folder of a finished run") from None
 
 
 def parse_lines(text: str, path: Path, schema: type[Line]) -> list[Line]:
@@ -85,7 +86,7 @@ def parse_lines(text: str, path: Path, schema: type[Line]) -> list[Line]:
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
         try:
             values = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: {error}; wanted: a JSON object; run the evaluation again") from None
         found.append(schema.parse(values, f"{path}:{number}", DataError))
     return found

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict
 
 from vita_mctp.errors import DataError
 from vita_mctp.evaluation.metrics import SOUND, Comparison, Estimate, ResultRow, compare, counted, ratio
 from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.run import ROWS, SUMMARY, RunResult
+from vita_mctp.schema import Schema
 
 _NOTE = """\
 Metrics have bootstrap 95 % intervals over samples (1,000 draws). Those of text and speech are percent: error rates are
@@ -21,18 +22,58 @@ interval draws samples for both runs together (Bisani and Ney 2004), p is two-si
 10,000 shuffles (Noreen 1989)."""
 
 
+class _Part(Schema):
+    """Of summary.json, what this page needs; there is more in it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Benchmark(_Part):
+    name: str
+    samples: int | None
+
+
+class _System(_Part):
+    model: str
+    seed: int
+
+
+class _Config(_Part):
+    system: _System
+
+
+class _Environment(_Part):
+    date: str
+    commit: str
+    processor: str
+    accelerators: tuple[str, ...]
+
+
+class _Summary(_Part):
+    task: str
+    benchmark: _Benchmark
+    config: _Config
+    weights: str
+    mode: str | None
+    judges: tuple[str, ...]
+    rules: dict[str, str]
+    whole_set: bool
+    n_failed: int
+    environment: _Environment
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run's summary, and its rows by id."""
 
     name: str
-    summary: dict[str, Any]
+    summary: _Summary
     rows: dict[str, ResultRow]
 
     @property
     def about(self) -> tuple[str, str]:
         """The model and its mode of decoding."""
-        return self.summary["config"]["system"]["model"], self.summary["mode"] or "-"
+        return self.summary.config.system.model, self.summary.mode or "-"
 
 
 @dataclass(frozen=True)
@@ -49,10 +90,7 @@ class Side:
 def read_run(folder: Path) -> FinishedRun:
     """Raises DataError for a folder without a finished run."""
     rows = read_lines(folder / ROWS, ResultRow)
-    try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {folder / SUMMARY}: {error}; run the evaluation to its end") from None
+    summary = _Summary.read_json(folder / SUMMARY, DataError)
     return FinishedRun(folder.name, summary, {row.id: row for row in rows})
 
 
@@ -76,9 +114,8 @@ def compare_runs(runs: Sequence[FinishedRun], seed: int = 0) -> list[Side]:
 
 def side_by_side(runs: Sequence[FinishedRun], sides: Sequence[Side]) -> str:
     """A Markdown page."""
-    benchmark = runs[0].summary["benchmark"]
-    title = f"# {benchmark['name']}: {len(runs)} runs over the same {len(runs[0].rows)} samples"
-    part = "" if runs[0].summary["whole_set"] else f"\n\n{_partial(runs[0])}"
+    title = f"# {runs[0].summary.benchmark.name}: {len(runs)} runs over the same {len(runs[0].rows)} samples"
+    part = "" if runs[0].summary.whole_set else f"\n\n{_partial(runs[0])}"
     head = ("run", "model", "mode", "n (failed)", "rule", "of", "metric", "difference", "p")
     return "\n\n".join([title + part, table(head, [_cells(side) for side in sides]), _NOTE, _made(runs)]) + "\n"
 
@@ -117,21 +154,22 @@ def outcome(result: RunResult, folder: Path) -> str:
 
 
 def _check_alike(first: FinishedRun, run: FinishedRun) -> None:
-    if other := sorted(first.rows.keys() ^ run.rows.keys()):
+    if lone := sorted(first.rows.keys() ^ run.rows.keys()):
         raise DataError(
-            f"{first.name} and {run.name} differ in {len(other)} samples, such as {other[0]!r}; compare runs over the "
+            f"{first.name} and {run.name} differ in {len(lone)} samples, such as {lone[0]!r}; compare runs over the "
             "same samples"
         )
     for what in ("task", "judges", "rules"):
-        if first.summary[what] != run.summary[what]:
+        one, other = getattr(first.summary, what), getattr(run.summary, what)
+        if one != other:
             raise DataError(
-                f"{first.name} and {run.name} differ in their {what}: {first.summary[what]} and {run.summary[what]}; "
+                f"{first.name} and {run.name} differ in their {what}: {one} and {other}; "
                 "their metrics cannot be compared"
             )
 
 
 def _cells(side: Side) -> list[str]:
-    failed = f"{len(side.run.rows)} ({side.run.summary['n_failed']})"
+    failed = f"{len(side.run.rows)} ({side.run.summary.n_failed})"
     found = ["", ""]
     if side.against is not None:
         p = side.against.p_value
@@ -140,18 +178,18 @@ def _cells(side: Side) -> list[str]:
 
 
 def _partial(run: FinishedRun) -> str:
-    whole = run.summary["benchmark"]["samples"]
+    whole = run.summary.benchmark.samples
     size = "varies by release" if whole is None else f"has {whole} samples"
     return f"The whole set {size}: these metrics are not comparable with published ones."
 
 
 def _made(runs: Sequence[FinishedRun]) -> str:
-    lines = [f"- judge: {', '.join(runs[0].summary['judges']) or 'none'}"]
-    lines += [f"- rule {name}: {version}" for name, version in runs[0].summary["rules"].items()]
+    lines = [f"- judge: {', '.join(runs[0].summary.judges) or 'none'}"]
+    lines += [f"- rule {name}: {version}" for name, version in runs[0].summary.rules.items()]
     for run in runs:
-        around, system = run.summary["environment"], run.summary["config"]["system"]
+        around = run.summary.environment
         lines.append(
-            f"- {run.name}: weights {run.summary['weights']}, seed {system['seed']}, commit {around['commit']}, "
-            f"{', '.join(around['accelerators']) or around['processor']}, {around['date']}"
+            f"- {run.name}: weights {run.summary.weights}, seed {run.summary.config.system.seed}, commit {around.commit}, "
+            f"{', '.join(around.accelerators) or around.processor}, {around.date}"
         )
     return "\n".join(lines)
