@@ -1,4 +1,4 @@
-"""Whatever a file or an option holds: a right result, or exit code 2 and one line; within ten seconds of computing, and nothing written astray.
+"""Whatever a file or an option holds: a right result, or exit code 2 and one line; no hang, nothing written astray.
 
 Each case is drawn from its number. `VITA_MCTP_CASES=200 pytest tests/robustness -n 2` is the full run.
 """
@@ -186,8 +186,8 @@ ODD = [
     "x" * 5000,
     "\0",
 ]
-OPTIONS = ["--mode", "--seed", "--temperature", "--max-new-tokens", "--model", "--device", "--dtype", "--quantize", "--attn",
-           "--voice-prompt", "--audio-tokenizer", "--audio-decoder", "-o", "--json"]  # fmt: skip
+OPTIONS = ["--mode", "--seed", "--temperature", "--max-new-tokens", "--model", "--device", "--dtype", "--quantize",
+           "--attn", "--voice-prompt", "--audio-tokenizer", "--audio-decoder", "-o", "--json"]  # fmt: skip
 DEVICES = ["meta", "cuda:99", "mps", "cpu:0", "vulkan", "cuda"]
 
 
@@ -264,7 +264,7 @@ ROW = {
 SUMMARY = {
     "task": "asr", "benchmark": {"name": "b", "samples": 1}, "judges": [], "rules": {"plain": "plain/1"},
     "whole_set": False, "weights": "0123", "config": {"system": {"model": "nano", "seed": 0}}, "mode": "boost",
-    "environment": {"commit": "abc", "accelerators": [], "processor": "p", "date": "today"}, "n_total": 1, "n_failed": 0,
+    "environment": {"commit": "abc", "accelerators": [], "processor": "p", "date": "today"}, "n_failed": 0,
 }  # fmt: skip
 
 

@@ -187,9 +187,9 @@ def _made(runs: Sequence[FinishedRun]) -> str:
     lines = [f"- judge: {', '.join(runs[0].summary.judges) or 'none'}"]
     lines += [f"- rule {name}: {version}" for name, version in runs[0].summary.rules.items()]
     for run in runs:
-        around = run.summary.environment
+        around, seed = run.summary.environment, run.summary.config.system.seed
         lines.append(
-            f"- {run.name}: weights {run.summary.weights}, seed {run.summary.config.system.seed}, commit {around.commit}, "
+            f"- {run.name}: weights {run.summary.weights}, seed {seed}, commit {around.commit}, "
             f"{', '.join(around.accelerators) or around.processor}, {around.date}"
         )
     return "\n".join(lines)
