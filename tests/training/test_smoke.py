@@ -78,6 +78,15 @@ def test_each_checkpoint_says_where_it_comes_from(trained: Path) -> None:
     assert (final / "data_position.json").is_file() and not [*final.glob("*.pt"), *final.glob("*.bin")]
 
 
+def test_a_finished_run_names_what_another_recipe_changes(
+    trained: Path, tokens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("stage1_alignment", tokens, trained, "log_interval=3")) == 0
+    assert main(arguments("stage1_alignment", tokens, trained, "seed=8", "max_steps=13")) == 2
+    line = capsys.readouterr().err
+    assert "max_steps was 12 and is 13" in line and "seed was 7 and is 8" in line
+
+
 def test_a_trained_model_is_asked_as_it_stands(trained: Path, tmp_path: Path) -> None:
     question = str(ROOT / "vita_mctp" / "assets" / "nano" / "question.wav")
     for run in ("smoke1", "smoke4"):  # begun from nothing with nano's tokenizer, and three stages on
@@ -94,7 +103,7 @@ def test_adapters_resume_and_merge_into_a_plain_checkpoint(trained: Path, tokens
 
     def interrupt(_model: object, step: int) -> str:
         if step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
         return "none"
 
     for name, evaluate in (("whole", None), ("broken", interrupt), ("broken", None)):

@@ -85,7 +85,7 @@ def training_arguments(recipe: Recipe, folder: Path, recipe_folder: Path) -> Tra
         save_steps=recipe.checkpoint_interval or recipe.num_steps,
         ignore_data_skip=True,  # the rows come from a saved position, not from replaying what was trained on
         seed=recipe.seed,
-        report_to=[],
+        report_to=list(recipe.report_to),
         disable_tqdm=not sys.stderr.isatty(),
         remove_unused_columns=False,
     )
@@ -184,17 +184,21 @@ class StopWhen(TrainerCallback):
 
 
 class StopFlag:
-    """Set by a SIGTERM while the block runs."""
+    """Set by SIGTERM or Ctrl-C while the block runs; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.is_set = False
 
     def __enter__(self) -> StopFlag:
-        self._before = signal.signal(signal.SIGTERM, self._set)
+        self._before = {number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _set(self, _number: int, _frame: FrameType | None) -> None:
+    def _set(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.is_set:
+            raise KeyboardInterrupt
         self.is_set = True
+        os.write(2, b"stopping: this step is finished and saved first; Ctrl-C once more stops at once\n")

@@ -229,6 +229,8 @@ class Recipe(Schema):
     checkpoint_interval: Interval = 500
     eval_interval: Interval = 0
     """Steps between calls of the evaluation callback; 0: only at the end."""
+    report_to: tuple[Literal["wandb", "mlflow", "comet_ml", "trackio", "swanlab"], ...] = ()
+    """Trackers of transformers' Trainer, where their packages are installed; tensorboard's files are written anyway."""
 
     @property
     def model_type(self) -> str:

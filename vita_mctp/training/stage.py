@@ -40,7 +40,8 @@ from vita_mctp.training.run_folder import DATA_FILE, RunFolder, TrainingRecord, 
 from vita_mctp.training.start import find_parent, released_folder, start_model
 from vita_mctp.training.trainer import VitaTrainer
 
-_MAY_CHANGE = frozenset({"max_tokens", "max_steps", "log_interval", "checkpoint_interval", "eval_interval"})
+_INTERVALS = frozenset({"log_interval", "checkpoint_interval", "eval_interval", "report_to"})
+_MAY_CHANGE = _INTERVALS | {"max_tokens", "max_steps"}
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,18 @@ def train_stage(
         evaluate: (model, step) -> a line for the log, called as the recipe says.
 
     Returns:
-        The finished checkpoint; None when a SIGTERM ended the run early, everything saved.
+        The finished checkpoint; None when SIGTERM or Ctrl-C ended the run early, everything saved.
 
     Raises:
         ConfigError: recipe, mixture or data are wrong or missing.
-        CheckpointError: the parent is missing or of another stage, or the recipe changed since the run began.
+        CheckpointError: the parent is missing or of another stage, or the recipe changed since the run began or was finished.
     """
     recipe = load_recipe(recipe_path, settings)
     folder = RunFolder(out / recipe.name)
     if not resume and rank() == 0:
         folder.clear()
     if folder.final.exists():
+        _check_same_recipe(read_record(folder.final).recipe, recipe.to_json_values(), _INTERVALS)
         return folder.final
     with stdout_to_stderr():
         return _Run(recipe, recipe_path.parent, folder, data).finish(out, evaluate)
@@ -233,13 +235,14 @@ def save_checkpoint(
         copy_speech(last, folder)
 
 
-def _check_same_recipe(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Raises CheckpointError if a resumed run would follow another recipe than the one it began with."""
-    changed = sorted(key for key in current if key not in _MAY_CHANGE and saved.get(key) != current[key])
+def _check_same_recipe(
+    saved: dict[str, Any], current: dict[str, Any], may_change: frozenset[str] = _MAY_CHANGE
+) -> None:
+    """Raises CheckpointError if a run would follow another recipe than the one it began with, or was finished with."""
+    changed = [key for key in sorted(current) if key not in may_change and saved.get(key) != current[key]]
     if changed:
-        raise CheckpointError(
-            f"the recipe changed since this run began ({', '.join(changed)}); restore it, or start anew"
-        )
+        words = "; ".join(f"{key} was {saved.get(key)!r} and is {current[key]!r}" for key in changed)
+        raise CheckpointError(f"the recipe changed since this run began ({words}); restore it, or give another --out")
 
 
 def _keep_layer_inputs_only(model: nn.Module) -> None:
