@@ -84,7 +84,7 @@ def test_a_finished_run_names_what_another_recipe_changes(
     assert main(arguments("stage1_alignment", tokens, trained, "log_interval=3")) == 0
     assert main(arguments("stage1_alignment", tokens, trained, "seed=8", "max_steps=13")) == 2
     line = capsys.readouterr().err
-    assert "max_steps was 12 and is 13" in line and "seed was 7 and is 8" in line
+    assert "max_steps was 12 and is 13" in line and "seed was 42 and is 8" in line
 
 
 def test_a_trained_model_is_asked_as_it_stands(trained: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def train_stage(
 
     Raises:
         ConfigError: recipe, mixture or data are wrong or missing.
-        CheckpointError: the parent is missing or of another stage, or the recipe changed since the run began or was finished.
+        CheckpointError: the parent is missing or of another stage, or the recipe changed since the run began.
     """
     recipe = load_recipe(recipe_path, settings)
     folder = RunFolder(out / recipe.name)
