@@ -5,6 +5,7 @@ Each case is drawn from its number. `VITA_MCTP_CASES=200 pytest tests/robustness
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -30,6 +31,13 @@ ROOT = Path(__file__).parents[2]
 Try = Callable[[list[str], str], int]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_imported_once_is_imported(tiny_speech_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("warm")
+    command = ["ask", str(_tone(folder / "q.wav")), "-o", str(folder / "a.wav"), "--model", str(tiny_speech_folder)]
+    assert main([*command, "--max-new-tokens=9"]) == 0
+
+
 class Hang(BaseException):
     """Of no type that a program catches."""
 
@@ -39,6 +47,7 @@ def attempt(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     """Runs one command in `tmp_path/in`; what it may write is `tmp_path/out` alone. Gives its exit code."""
     (tmp_path / "in").mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / "in")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     limit = sys.getrecursionlimit()
 
     def alarm(*_: object) -> None:

@@ -55,9 +55,9 @@ def read_wave(
             if not stat.S_ISREG(path.stat().st_mode):  # a pipe cannot be seeked in
                 return _decode_stream(file, str(path), limit_seconds, channel)
             _not_empty(file.read(1), str(path))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AudioError(f"cannot read {path}: {reason}; wanted {_KINDS}: give its path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"cannot read {str(path)!r}: {reason}; wanted {_KINDS}: give its path") from None
     return _decode(str(path), str(path), limit_seconds, channel)
 
 

@@ -47,7 +47,7 @@ class StrictLoading(_Base):
         try:
             with quiet_transformers():
                 model, info = super().from_pretrained(name, *args, **(kwargs | strict))
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{name} cannot be read ({reason}): get it again") from error
         _refuse_incomplete(name, info)
@@ -57,7 +57,7 @@ class StrictLoading(_Base):
         hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
         try:
             model.generation_config = GenerationConfig.from_pretrained(name, _from_model_config=None, **hub)
-        except OSError as error:  # a checkpoint without generation settings keeps the defaults
+        except (OSError, RecursionError) as error:  # a checkpoint without generation settings keeps the defaults
             if (damaged := Path(name) / GENERATION_CONFIG_NAME).is_file():
                 raise CheckpointError(f"{damaged} is damaged ({error}): download it again") from error
         return (model, info) if wants_info else model
