@@ -208,6 +208,7 @@ def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
         (["timeline", "--tokens", "6", "--modes", "turbo"], 6),
         (["scaling", "--tokens", "3", "--histories", "9", "--batches", "1", "2"], 6),
         (["memory", "--tokens", "5"], 7),
+        (["drafts", "--runs", "1", "--prefill", "6"], 8),
         (["decoder", "--seconds", "4", "--streams", "1", "2"], 2),
     ],
 )

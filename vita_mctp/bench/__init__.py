@@ -132,6 +132,11 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def spent(device: torch.device) -> float:
+    """Processor seconds on a CPU, which other work on the machine hardly changes; on other devices seconds."""
+    return time.process_time() if device.type == "cpu" else now(device)
+
+
 _COPY_BYTES = 256 * 2**20
 _SIDE = {"cpu": 1536, "cuda": 8192}
 """Of the square matrices, by kind of device."""

@@ -6,7 +6,6 @@ model's own forward, what it has not read yet. Unlike the slow twin it computes 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from vita_mctp.bench import Cell, now
+from vita_mctp.bench import Cell, spent
 from vita_mctp.bench.models import LoadedModel
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode, PlanCursor
@@ -79,7 +78,6 @@ def _generate(loaded: LoadedModel, request: Request) -> list[int]:
 
 
 def _timed(loaded: LoadedModel, job: Callable[[], list[int]]) -> tuple[list[int], float]:
-    on_cpu = loaded.device.type == "cpu"
-    start = time.process_time() if on_cpu else now(loaded.device)
+    start = spent(loaded.device)
     ids = job()
-    return ids, (time.process_time() if on_cpu else now(loaded.device)) - start
+    return ids, spent(loaded.device) - start

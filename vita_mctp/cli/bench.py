@@ -135,6 +135,50 @@ def scaling(
     _run(study, random, partial(measure, histories=histories, batches=batches))
 
 
+@command(bench, help="what verified drafts bring on nano's held-out questions and sentences")
+def verified(
+    study: StudyOptions,
+    questions: Annotated[int, opt("N", "held-out questions, and as many whose answer was never spoken", min=1)] = 300,
+    sentences: Annotated[int, opt("N", "held-out sentences to say", min=1)] = 100,
+    temperature: Annotated[float, opt("T", "of the questions once more, sampled", min=1e-3)] = 0.8,
+    stop_below: Annotated[
+        float | None, opt("P", "product of probabilities that ends a chain (default: the mode's)")
+    ] = None,
+    work: Annotated[Path, opt("FOLDER", "for speech")] = Path("runs/drafts"),
+) -> None:
+    """Acceptance and speed of verified drafts."""
+    from vita_mctp.bench.models import LoadedModel
+    from vita_mctp.bench.verified import bench_verified
+    from vita_mctp.decoding.modes import MODES
+    from vita_mctp.nano.drafts import draft_sets
+    from vita_mctp.speech_lm import SpeechLM
+
+    choice = study.choice()
+    speech_lm = SpeechLM.from_pretrained(choice.model, device=study.device, dtype=study.dtype, attn=study.attn)
+    sizes = {"questions": questions, "sentences": sentences}
+    sets, spelling = draft_sets(speech_lm, work, **sizes, temperature=temperature, seed=study.seed)
+    loaded = LoadedModel(choice.name, speech_lm.model)
+    stop = MODES["verified"].stop_below if stop_below is None else stop_below
+    measure = partial(bench_verified, loaded, sets=sets, spelling=spelling, stop_below=stop)
+    _show(study, choice.name, False, measure, loaded.dtype)
+
+
+@command(bench, help="where verified drafts pay: costs of passes and blocks of a shape")
+def drafts(
+    study: StudyOptions,
+    random: Shape = None,
+    tokens_a_pass: Annotated[float, opt("N", "tokens a backbone pass, as `bench verified` counts them", min=1)] = 7.5,
+    blocks_a_pass: Annotated[float, opt("N", "blocks run a pass", min=0)] = 9.0,
+    prefill: Prefill = 32,
+    runs: Annotated[int, opt("N", "of each part; the best counts", min=1)] = 20,
+) -> None:
+    """A token of Vanilla, Boost and verified."""
+    from vita_mctp.bench.drafts import bench_drafts
+
+    measure = partial(bench_drafts, tokens_a_pass=tokens_a_pass, blocks_a_pass=blocks_a_pass)
+    _run(study, random, partial(measure, prefill=prefill, runs=runs))
+
+
 @command(bench, help="what weights and caches take")
 def memory(
     study: StudyOptions, random: Shape = None, modes: Modes = _BOOST, tokens: Tokens = 4096, prefill: Prefill = 32

@@ -48,7 +48,7 @@ MODES: Mapping[str, Mode] = MappingProxyType(
             Mode("balance", (1, 4, 3, 8, 4, 10)),
             Mode("boost", (1, 10, 4, 10)),
             Mode("turbo", (1, 10)),
-            Mode("verified", (8192, 0), verified=True, stop_below=0.5),
+            Mode("verified", (8192, 0), verified=True, stop_below=0.1),
         )
     }
 )
