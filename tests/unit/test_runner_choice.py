@@ -16,6 +16,7 @@ from vita_mctp.decoding.runners import runner_for
 from vita_mctp.decoding.runners.cycles import CycleRunner
 from vita_mctp.decoding.runners.eager import EagerLevels
 from vita_mctp.decoding.runners.onnx import OnnxLevels
+from vita_mctp.decoding.runners.packed import PackedLevels
 
 REQUEST = Request((7, 1, 30, 2), MODES["boost"], 30)
 
@@ -35,11 +36,17 @@ def test_float32_on_a_cpu_gets_onnx_runtime_and_the_same_answer(
     assert Engine(runner_for(model)).generate([REQUEST]) == Engine(eager).generate([REQUEST])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_types_keep_their_own_forward(
-    make_tiny_model: Callable[..., torch.nn.Module], dtype: torch.dtype
+@pytest.mark.parametrize("has_products", [True, False])
+def test_bfloat16_gets_packed_products_where_the_processor_has_them(
+    make_tiny_model: Callable[..., torch.nn.Module], monkeypatch: pytest.MonkeyPatch, has_products: bool
 ) -> None:
-    assert levels_of(make_tiny_model(seed=5, num_blocks=2).to(dtype)) is EagerLevels
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_products)
+    model = make_tiny_model(seed=5, num_blocks=2)
+    assert levels_of(model.to(torch.bfloat16)) is (PackedLevels if has_products else EagerLevels)
+
+
+def test_other_types_keep_their_own_forward(make_tiny_model: Callable[..., torch.nn.Module]) -> None:
+    assert levels_of(make_tiny_model(seed=5, num_blocks=2)) is EagerLevels
 
 
 @pytest.mark.parametrize(("key", "value"), [("hidden_act", "gelu"), ("model_type", "another")])

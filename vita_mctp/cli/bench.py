@@ -147,17 +147,16 @@ def verified(
     work: Annotated[Path, opt("FOLDER", "for speech")] = Path("runs/drafts"),
 ) -> None:
     """Acceptance and speed of verified drafts."""
-    from vita_mctp.bench.models import LoadedModel
+    from vita_mctp.bench.models import open_language_model
     from vita_mctp.bench.verified import bench_verified
     from vita_mctp.decoding.modes import MODES
     from vita_mctp.nano.drafts import draft_sets
     from vita_mctp.speech_lm import SpeechLM
 
     choice = study.choice()
-    speech_lm = SpeechLM.from_pretrained(choice.model, device=study.device, dtype=study.dtype, attn=study.attn)
+    loaded, speech_lm = open_language_model(choice), SpeechLM.from_pretrained(choice.model)
     sizes = {"questions": questions, "sentences": sentences}
     sets, spelling = draft_sets(speech_lm, work, **sizes, temperature=temperature, seed=study.seed)
-    loaded = LoadedModel(choice.name, speech_lm.model)
     stop = MODES["verified"].stop_below if stop_below is None else stop_below
     measure = partial(bench_verified, loaded, sets=sets, spelling=spelling, stop_below=stop)
     _show(study, choice.name, False, measure, loaded.dtype)

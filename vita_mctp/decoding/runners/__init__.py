@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vita_mctp.decoding.request import Request, SequenceState
 from vita_mctp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vita_mctp.models.registry import SpeechModel
 
 Token = tuple[int, int]
@@ -36,11 +39,11 @@ class Runner(Protocol):
 
 
 _ONNX_BYTES = 2 << 30
-"""Weights beyond this stay with their model: ONNX Runtime holds them a second time, packed for its products."""
+"""Weights beyond this stay with their model: ONNX Runtime and oneDNN hold them a second time, packed for products."""
 
 
 def runner_for(model: SpeechModel) -> Runner:
-    """The fastest runner of a model where it lies; in float32 on a CPU that is ONNX Runtime's, if it has the graphs."""
+    """The fastest runner of a model where it lies: on a CPU ONNX Runtime's for float32, oneDNN's for bfloat16."""
     import torch
 
     from vita_mctp.decoding.runners.cycles import CycleRunner
@@ -57,4 +60,19 @@ def runner_for(model: SpeechModel) -> Runner:
         except ConfigError:  # another family, or an architecture that the graphs do not have
             return EagerRunner(model)
         return CycleRunner(levels)
+    if _is_packable(weights.values()):
+        from vita_mctp.decoding.runners.packed import PackedLevels
+
+        with suppress(ConfigError):
+            return CycleRunner(PackedLevels(model.config.to_dict(), weights))
     return EagerRunner(model)
+
+
+def _is_packable(weights: Collection[Tensor]) -> bool:
+    """Whether this processor's oneDNN has products for these weights, and room for them a second time."""
+    import torch
+
+    bfloat16 = (torch.bfloat16, torch.device("cpu"))
+    plain = all(type(w) is torch.Tensor and (w.dtype, w.device) == bfloat16 for w in weights)
+    small = sum(weight.nbytes for weight in weights) <= _ONNX_BYTES
+    return plain and small and torch.ops.mkldnn._is_mkldnn_bf16_supported()
