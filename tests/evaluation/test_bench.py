@@ -208,6 +208,7 @@ def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
         (["timeline", "--tokens", "6", "--modes", "turbo"], 6),
         (["scaling", "--tokens", "3", "--histories", "9", "--batches", "1", "2"], 6),
         (["memory", "--tokens", "5"], 7),
+        (["streams", "--tokens", "40", "--streams", "1", "3", "--modes", "boost"], 2),
         (["drafts", "--runs", "1", "--prefill", "6"], 8),
         (["decoder", "--seconds", "4", "--streams", "1", "2"], 2),
     ],
@@ -226,6 +227,19 @@ def test_every_study_prints_a_table_and_writes_json_and_a_plot(
     assert found["benchmark"] == arguments[0] and len(found["rows"]) == rows and not found["random_weights"]
     assert found["machine"]["bytes_per_second"] == 1e9 and {"commit", "threads", "load"} <= set(found["environment"])
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+@pytest.mark.usefixtures("small_copies")
+def test_the_table_of_a_gpu_is_made_on_a_cpu_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--device", "cpu", "--dtype", "float32", "--json", str(tmp_path / "gpu.json")]
+    sizes = ["--tokens", "40", "--streams", "1", "2", "--modes", "vanilla", "turbo"]
+    assert main(["bench", "gpu", "--shapes", "nano", *sizes, *where]) == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [(row["shape"], row["mode"], row["streams"]) for row in rows] == [
+        ("random nano", mode, n) for mode in ("vanilla", "turbo") for n in (1, 2)
+    ]
+    assert all(row["limit"] * row["of the limit"] == pytest.approx(100 * row["tokens a second"]) for row in rows)
+    assert all(row["first 11 tokens p50"] > 0 and row["peak memory"] > 0 for row in rows)
 
 
 @pytest.mark.usefixtures("small_copies")

@@ -79,7 +79,7 @@ def _chain_seconds(loaded: LoadedModel, rows: int, prefill: int, runs: int) -> f
             hidden = levels.chain(first, last, [Read(slot, start, ids, hidden=hidden)])[0].hidden
 
     run(0, ids, hidden)
-    hidden = levels.concatenate([hidden, hidden])[:rows]
+    hidden = levels.concatenate([hidden] * rows)[:rows]
     return _best(loaded, runs, lambda: run(prefill, np.zeros(rows, np.int64), hidden))
 
 

@@ -31,8 +31,10 @@ Modes = Annotated[list[str], opt("MODE...", "vanilla, balance, boost, turbo, ver
 Tokens = Annotated[int, opt("N", "to make", min=1)]
 Prefill = Annotated[int, opt("N", "tokens of prompt", min=1)]
 Runs = Annotated[int, opt("N", "of each mode", min=1)]
+Streams = Annotated[list[int], opt("N...", "answers at once, a row for each number", min=1)]
 _FOUR = ["vanilla", "boost", "balance", "turbo"]
 _TWO, _TURBO, _BOOST, _ONE = ["vanilla", "boost"], ["turbo"], ["boost"], [1]
+_SHAPES, _STREAMS, _GPU_STREAMS = ["0.5b", "7b"], [1, 8, 16, 32, 64], [1, 8, 64, 256]
 _HISTORIES, _BATCHES = [32, 512, 1024, 2048, 4096, 8192], [1, 2, 4, 8, 16]
 
 
@@ -176,6 +178,47 @@ def drafts(
 
     measure = partial(bench_drafts, tokens_a_pass=tokens_a_pass, blocks_a_pass=blocks_a_pass)
     _run(study, random, partial(measure, prefill=prefill, runs=runs))
+
+
+@command(bench, help="many answers at once that begin at random moments")
+def streams(
+    study: StudyOptions,
+    random: Shape = None,
+    modes: Modes = _TWO,
+    streams: Streams = _STREAMS,
+    tokens: Annotated[int, opt("N", "of each stream", min=1)] = 256,
+    prefill: Prefill = 32,
+) -> None:
+    """Streams with staggered starts."""
+    from vita_mctp.bench.streams import bench_streams
+
+    measure = partial(bench_streams, modes=_parse(modes), streams=streams)
+    _run(study, random, partial(measure, tokens=tokens, prefill=prefill))
+
+
+@dataclass(frozen=True)
+class GpuOptions(StudyOptions):
+    """The same, on a GPU."""
+
+    device: Device = "cuda"
+    dtype: Annotated[str | None, opt("DTYPE", "bfloat16, float16 or float32")] = "bfloat16"
+
+
+@command(bench, help="shapes, modes and numbers of streams in one table, on a GPU")
+def gpu(
+    study: GpuOptions,
+    shapes: Annotated[list[str], opt("SHAPE...", "random weights in these shapes")] = _SHAPES,
+    modes: Modes = _FOUR,
+    streams: Streams = _GPU_STREAMS,
+    tokens: Annotated[int, opt("N", "of each stream", min=1)] = 256,
+    prefill: Prefill = 32,
+) -> None:
+    """The table of a machine with a GPU."""
+    from vita_mctp.bench.streams import bench_gpu
+
+    choices, chosen = [study.choice(shape) for shape in shapes], _parse(modes)
+    measure = partial(bench_gpu, choices=choices, modes=chosen, streams=streams, tokens=tokens, prefill=prefill)
+    _show(study, ", ".join(choice.name for choice in choices), True, measure, choices[0].dtype)
 
 
 @command(bench, help="what weights and caches take")

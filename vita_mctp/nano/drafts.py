@@ -31,8 +31,8 @@ def draft_sets(
     questions: of each kind, as far as there are so many. Raises MissingExtraError without a synthesiser.
     """
     plan = make_plan(Sizes(questions=max(questions, sentences), answers=0, sentences=0, babble=0), _SEED)
-    wanted = {name: plan[part][: sentences if part == "eval_sentences" else questions] for name, part in _PARTS.items()}
-    corpus = build_planned(folder, {_PARTS[name]: items for name, items in wanted.items()}, _SEED)
+    chosen = {name: plan[part][: sentences if part == "eval_sentences" else questions] for name, part in _PARTS.items()}
+    corpus = build_planned(folder, {_PARTS[name]: items for name, items in chosen.items()}, _SEED)
     answers = {qa.question: qa.answer for qa in build_domain().questions}
     sets: dict[str, list[Asked]] = {}
     for name, part in _PARTS.items():

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vita_mctp.decoding.modes import PlanCursor
 from vita_mctp.decoding.request import Request, SequenceState
 from vita_mctp.decoding.runners import Token
 from vita_mctp.decoding.sampling import Scores, softmax
@@ -139,9 +140,10 @@ class CycleRunner:
     def open(self, request: Request) -> Memory:
         blocks = self.num_blocks
         segments = self.levels.segments if request.sampling.is_argmax else [(k, k + 1) for k in range(blocks)]
+        reach = PlanCursor.start(request.mode, blocks).reach
         budget = request.token_budget(self.vocab_size, self.max_positions)
         slot = self.levels.open(len(request.prompt_ids) + budget + _PASSES + blocks)
-        return Memory(slot, [_Segment(first, last) for first, last in segments])
+        return Memory(slot, [_Segment(first, min(last, reach)) for first, last in segments if first < reach])
 
     def run(self, states: Sequence[SequenceState]) -> list[list[Token]]:
         tasks = [_Task(state) for state in states]
