@@ -22,13 +22,13 @@ from vita_mctp.evaluation.text_scores import TEXT_RULES, WordErrors, plain, same
     ],
 )
 def test_word_errors_by_hand(reference: str, hypothesis: str, wanted: WordErrors) -> None:
-    assert text_rule("plain").score(reference, hypothesis).errors == wanted
+    assert text_rule("plain").score(reference, hypothesis) == wanted
 
 
 def rate(name: str, pairs: list[tuple[str, str]]) -> Estimate:
     """A data set's error rate."""
     rule = text_rule(name)
-    fractions = [rule.fraction(rule.score(*pair).errors) for pair in pairs]
+    fractions = [rule.fraction(rule.score(*pair)) for pair in pairs]
     return ratio([part for part, _ in fractions], [whole for _, whole in fractions])
 
 

@@ -1,4 +1,4 @@
-"""`whisper_en` and `whisper_basic` against what openai/whisper documents of its normalisers.
+"""`whisper_en` against what openai/whisper documents of its normalisers.
 
 The English cases are those of its tests/test_normalizer.py and of the lists in its whisper/normalizers/english.py.
 """
@@ -9,9 +9,9 @@ from importlib.resources import files
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-from vita_mctp.evaluation.text_scores import WordErrors, text_rule, whisper_basic, whisper_english
+from vita_mctp.evaluation.text_scores import WordErrors, text_rule, whisper_english
 
 pytest.importorskip("whisper_normalizer")
 NUMBERS = {
@@ -82,48 +82,6 @@ def test_english_is_normalised_as_documented(text: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("Hello, WORLD!", "hello world"),
-        ("Ça va, l'été?", "ça va l été"),
-        ("Grüße [Musik] (lacht) aus Köln", "grüße aus köln"),
-        ("¿Qué tal?", "qué tal"),
-        ("<unk> привет — мир", "привет мир"),
-        ("twenty one", "twenty one"),
-        ("ｆｕｌｌ　ｗｉｄｔｈ", "full width"),
-        ("你好，世界。", "你好 世界"),
-        ("", ""),
-        ("...", ""),
-        ("it's", "it s"),
-        ("don't stop", "don t stop"),
-        ("e-mail", "e mail"),
-        ("3.14", "3 14"),
-        ("1,000", "1 000"),
-        ("$5 and 50%", "5 and 50"),
-        ("a_b", "a b"),
-        ("a  b\tc\nd", "a b c d"),
-        ("x (y) z", "x z"),
-        ("x [y z] w", "x w"),
-        ("x <y> z", "x z"),
-        ("x () y", "x y"),
-        ("¡Hola!", "hola"),
-        ("« oui »", "oui"),
-        ("naïve café", "naïve café"),
-        ("STRASSE", "strasse"),
-        ("İstanbul", "i stanbul"),
-        ("ﬁn", "fin"),
-        ("x²", "x2"),
-        ("ＡＢＣ", "abc"),
-        ("한국어!", "한국어"),
-        ("東京（とうきょう）", "東京 とうきょう"),
-        ("🙂 ok", "ok"),
-    ],
-)
-def test_other_languages_keep_diacritics_and_lose_symbols(text: str, wanted: str) -> None:
-    assert whisper_basic(text) == wanted
-
-
-@pytest.mark.parametrize(
     ("reference", "hypothesis", "wanted"),
     [
         ("Mr. Smith paid twenty one dollars.", "mister smith paid $21", WordErrors(0, 0, 0, 4)),
@@ -134,7 +92,7 @@ def test_other_languages_keep_diacritics_and_lose_symbols(text: str, wanted: str
     ],
 )
 def test_word_errors_follow_normalising(reference: str, hypothesis: str, wanted: WordErrors) -> None:
-    assert text_rule("whisper_en").score(reference, hypothesis).errors == wanted
+    assert text_rule("whisper_en").score(reference, hypothesis) == wanted
 
 
 SPOKEN = st.lists(
@@ -152,4 +110,3 @@ def test_another_copy_of_whispers_normalisers_agrees(text: str) -> None:
     """transformers keeps its own, without the table of spellings, which is OpenAI's english.json."""
     spellings = json.loads((files("whisper_normalizer") / "normalizers" / "english.json").read_text())
     assert whisper_english(text) == EnglishTextNormalizer(spellings)(text).strip()
-    assert whisper_basic(text) == BasicTextNormalizer()(text).strip()

@@ -103,7 +103,7 @@ def test_killed_at_any_moment_and_once_out_of_space_it_ends_the_same(
         assert shards <= len(found) <= shards + 1
         if trial == 5:
             (folder / "shard-000007.safetensors").unlink(missing_ok=True)
-            with monkeypatch.context() as full, pytest.raises(OutputError, match="No space left on device; free space"):
+            with monkeypatch.context() as full, pytest.raises(OutputError, match="No space left on device"):
                 full.setattr(os, "fsync", _no_space)
                 tokenize_manifest(manifest, folder, codec, OPTIONS)
         assert tokenize_manifest(manifest, folder, codec, OPTIONS).finished
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_nothing_that_counts_as_done(
         fsync(file) if calls[0] <= 3 else _no_space(file)
 
     monkeypatch.setattr(os, "fsync", full_after_three)
-    with pytest.raises(OutputError, match=r"shard-000003.safetensors: No space left on device; free space") as error:
+    with pytest.raises(OutputError, match=r"shard-000003.safetensors: No space left on device") as error:
         tokenize_manifest(manifest, folder, codec, OPTIONS)
     assert "\n" not in str(error.value)
     assert contents(folder) == {

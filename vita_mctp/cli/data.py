@@ -73,27 +73,21 @@ def tokenize(
     processes: Annotated[int, opt("N", "on this machine")] = 1,
     lines_per_shard: Annotated[int, opt("N", "of the manifest")] = 1024,
     skip_bad: Annotated[bool, flag("--skip-bad", "leave unusable recordings out, and count them")] = False,
-    ray: Annotated[bool, flag("--ray", "on a Ray cluster that shares the folders (extra cluster)")] = False,
     max_seconds: MaxSeconds = 600.0,
 ) -> None:
     """Prints a line for each shard to standard error, and the sum at the end."""
-    from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest, tokenize_on_ray
+    from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest
 
     source = CodecSource(codec, _codec_folder(codec, codec_folder), device, features)
     options = TokenizeOptions(lines_per_shard, max_seconds, skip_bad)
     start = time.perf_counter()
-    if ray:
-        done = tokenize_on_ray(manifest, out, source, options, _show_shard)
-    else:
-        split = {"rank": rank, "world_size": world_size, "processes": processes}
-        done = tokenize_manifest(manifest, out, source, options, **split, progress=_show_shard)
-    hours = (time.perf_counter() - start) / 3600
-    speed = f"{done.encoded / 3600 / hours:.1f} h an hour"
-    if not ray:
-        speed += f", {done.encoded / 3600 / hours / processes:.1f} h per core-hour"
+    split = {"rank": rank, "world_size": world_size, "processes": processes}
+    done = tokenize_manifest(manifest, out, source, options, **split, progress=_show_shard)
+    speed = done.encoded / (time.perf_counter() - start)
     _line(
         f"{done.shards} shards, {done.samples} samples, {done.seconds / 3600:.4f} h of audio, of which "
-        f"{done.encoded / 3600:.4f} h encoded now at {speed}; {done.bad} samples left out"
+        f"{done.encoded / 3600:.4f} h encoded now at {speed:.1f} h an hour, {speed / processes:.1f} h per core-hour; "
+        f"{done.bad} samples left out"
     )
     _line(f"{out} is whole" if done.finished else "shards of other ranks are still missing")
 

@@ -1,4 +1,4 @@
-"""A manifest's audio to token shards: dealt to ranks, within a rank to processes, or to a Ray cluster.
+"""A manifest's audio to token shards: dealt to ranks, and within a rank to processes.
 
 Shard g holds the manifest's lines g * n + 1 to (g + 1) * n, so shards do not depend on how the work is split. Each
 recording is known by the SHA-256 of its bytes: a shard that is already there lends its codes to recordings that have
@@ -9,21 +9,13 @@ the index follows when all are there.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import partial
 from itertools import groupby, islice
-from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,16 +44,9 @@ from vita_mctp.data.token_store import (
     shard_bytes,
     shard_file,
 )
-from vita_mctp.errors import (
-    AudioError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    MissingExtraError,
-    OutputError,
-    VitaError,
-)
-from vita_mctp.files import write_whole
+from vita_mctp.errors import AudioError, CheckpointError, ConfigError, DataError, OutputError
+from vita_mctp.files import cannot_write, write_output
+from vita_mctp.processes import share_out
 
 LINES_PER_SHARD = 1024
 FRONT_END = "sensevoice"
@@ -142,7 +127,6 @@ def codec_digest(source: CodecSource) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=1)
 def load_codec(source: CodecSource, digest: str) -> LoadedCodec:
     """The tokenizer; `digest` is that of its folder now. Raises ConfigError, CheckpointError."""
     tokenizer = audio_tokenizer(source.name, source.folder, source.device)
@@ -156,30 +140,31 @@ def load_codec(source: CodecSource, digest: str) -> LoadedCodec:
     return LoadedCodec(identity, tokenizer, extractor)
 
 
-@dataclass(frozen=True)
-class ShardWriter:
-    """Makes shards in `folder`, in whichever process it is called; digest: that of the codec's folder."""
+def _writing(
+    folder: Path, source: CodecSource, digest: str, options: TokenizeOptions, worker: int
+) -> Callable[[ShardSpec], ShardDone]:
+    """Makes a shard with what an earlier one of its name knows, and puts it there unless it is there already.
 
-    folder: Path
-    source: CodecSource
-    digest: str
-    options: TokenizeOptions
+    On one thread: more of them compute no faster on a busy machine.
+    """
+    import torch
 
-    def __call__(self, spec: ShardSpec) -> ShardDone:
-        """Make the shard, with what an earlier one of its name knows, and put it there unless it is there already.
+    torch.set_num_threads(1)
+    codec = load_codec(source, digest)
 
-        Raises DataError with the manifest's file and line, OutputError.
-        """
-        path, codec = self.folder / shard_file(spec.group), load_codec(self.source, self.digest)
-        data, done = tokenize_shard(spec, codec, self.options, _known(path, codec.identity))
-        try:
-            if not _holds(path, data):
-                (self.folder / INDEX_FILE).unlink(missing_ok=True)
+    def write(spec: ShardSpec) -> ShardDone:
+        path = folder / shard_file(spec.group)
+        data, done = tokenize_shard(spec, codec, options, _known(path, codec.identity))
+        if not _holds(path, data):
+            try:
+                (folder / INDEX_FILE).unlink(missing_ok=True)
                 _remove_parts(path)
-                write_whole(path, data)
-        except OSError as error:
-            raise _not_written(path, error) from error
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            write_output(path, data)
         return done
+
+    return write
 
 
 def tokenize_shard(
@@ -217,11 +202,11 @@ def finish_store(specs: list[ShardSpec], folder: Path, codec: CodecIdentity) -> 
     index, data = folder / INDEX_FILE, index_bytes(headers)
     try:
         if not _holds(index, data):
-            write_whole(index, data)
-        _remove_parts(index)
-    except OSError as error:
+            write_output(index, data)
+    except OutputError:
         if not _holds(index, data):  # else another rank has written it, and removed this one's part
-            raise _not_written(index, error) from error
+            raise
+    _remove_parts(index)
     return True
 
 
@@ -233,10 +218,6 @@ def _remove_parts(path: Path) -> None:
     """What killed processes left of writing `path`."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
-
-
-def _not_written(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {path}: {error.strerror}; free space or choose another folder, and run it again")
 
 
 class _Encoder:
@@ -306,7 +287,6 @@ def _known(path: Path, codec: CodecIdentity) -> dict[bytes, TokenizedAudio]:
 
 
 _DEFAULTS = TokenizeOptions()
-Progress = Callable[[ShardDone], None]
 
 
 @dataclass(frozen=True)
@@ -330,7 +310,7 @@ def tokenize_manifest(
     rank: int = 0,
     world_size: int = 1,
     processes: int = 1,
-    progress: Progress = lambda done: None,
+    progress: Callable[[ShardDone], None] = lambda done: None,
 ) -> Tokenized:
     """Tokenize this rank's shards, every `world_size`-th from `rank` on; write the index once nobody's is missing.
 
@@ -341,115 +321,28 @@ def tokenize_manifest(
             f"wanted 0 <= rank < world size, and at least 1 process and 1 line a shard; got rank {rank}, "
             f"world size {world_size}, {processes} processes, {options.lines_per_shard} lines"
         )
-    specs, write = _prepare(manifest, folder, codec, options)
-    done: list[ShardDone] = []
-    for each in _run(specs[rank::world_size], write, processes):
-        progress(each)
-        done.append(each)
-    return _sum(done, specs, folder)
-
-
-def tokenize_on_ray(
-    manifest: Path,
-    folder: Path,
-    codec: CodecSource,
-    options: TokenizeOptions = _DEFAULTS,
-    progress: Progress = lambda done: None,
-) -> Tokenized:
-    """The store that `tokenize_manifest` writes, byte for byte; each shard a task of one core, or of one GPU on cuda.
-
-    The machines of the cluster that Ray finds (`RAY_ADDRESS`, or this one alone) share all folders. Raises as
-    `tokenize_manifest`, and MissingExtraError without Ray.
-    """
     try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise MissingExtraError("tokenize --ray wants Ray: pip install 'vita-mctp[cluster]'") from None
-    specs, writer = _prepare(manifest.resolve(), folder.resolve(), codec, options)
-
-    def write(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return {"result": writer(row["spec"])}
-        except VitaError as error:  # raised in a task, it would arrive without its type
-            return {"result": error}
-
-    needs = {"num_gpus": 1} if codec.device.startswith("cuda") else {"num_cpus": 1}
-    rows = ray.data.from_items([{"spec": spec} for spec in specs], override_num_blocks=len(specs)).map(write, **needs)
-    done: list[ShardDone] = []
-    for row in rows.iter_rows():
-        if isinstance(row["result"], VitaError):
-            raise row["result"]
-        progress(row["result"])
-        done.append(row["result"])
-    return _sum(done, specs, folder)
-
-
-def _sum(done: Sequence[ShardDone], specs: list[ShardSpec], folder: Path) -> Tokenized:
-    """The sum of some shards, after writing the index if it can be written."""
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    specs, done = plan_shards(manifest, options.lines_per_shard), list[ShardDone]()
+    writing = partial(_writing, folder, codec, codec_digest(codec), options)
+    with _threads_kept():
+        for each in share_out("tokenizing", writing, specs[rank::world_size], processes):
+            progress(each)
+            done.append(each)
     finished = finish_store(specs, folder, done[0].codec) if done else (folder / INDEX_FILE).is_file()
     samples, bad = sum(each.samples for each in done), sum(len(each.bad) for each in done)
     seconds, encoded = sum(each.seconds for each in done), sum(each.encoded for each in done)
     return Tokenized(len(done), samples, seconds, encoded, bad, finished)
 
 
-def _prepare(
-    manifest: Path, folder: Path, codec: CodecSource, options: TokenizeOptions
-) -> tuple[list[ShardSpec], ShardWriter]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_written(folder, error) from error
-    specs = plan_shards(manifest, options.lines_per_shard)
-    return specs, ShardWriter(folder, codec, codec_digest(codec), options)
-
-
-def _run(specs: Sequence[ShardSpec], write: ShardWriter, processes: int) -> Iterator[ShardDone]:
-    """Shards in the order in which they are done. One thread each: more of them compute no faster on a busy machine."""
-    if processes == 1:
-        with _one_thread():
-            yield from map(write, specs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_begin_worker) as pool:
-        waiting, running = iter(specs), set[Future[ShardDone]]()
-        try:
-            while True:
-                running |= {pool.submit(write, spec) for spec in islice(waiting, 2 * processes - len(running))}
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise OutputError(
-                "a process that tokenized was killed, perhaps for want of memory; what it wrote is whole, run it again "
-                "with fewer processes"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """An interrupt ends a worker without a word, and so does its parent's end. torch is still to be imported."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        wait_for_end([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _threads_kept() -> Iterator[None]:
+    """torch computes on as many threads as before, whatever number is set meanwhile."""
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         yield
     finally:

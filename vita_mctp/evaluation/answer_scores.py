@@ -12,7 +12,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -24,7 +23,7 @@ from vita_mctp.evaluation.judges import open_client
 from vita_mctp.evaluation.text_scores import same_text
 
 LLM_PREFIX = "llm:"
-ANSWER_RULES = ("exact", "contains", "contains_words", "has_answer")
+ANSWER_RULES = ("exact", "contains", "has_answer")
 _CONTAINS_DROPPED = re.compile(f"[{string.punctuation.replace(chr(39), '')}]")
 """As the script builds it: every ASCII mark but the apostrophe and the backslash, which there escapes a bracket."""
 
@@ -62,18 +61,14 @@ def _exact(question: str, references: Sequence[str], answer: str) -> Verdict:
     return Verdict(right, "" if right else f"is none of {', '.join(map(repr, references))}")
 
 
-def _contains(whole_words: bool, question: str, references: Sequence[str], answer: str) -> Verdict:
+def _contains(question: str, references: Sequence[str], answer: str) -> Verdict:
     """Every word of a reference is in the answer, in any order; a reference that is a number may also be in digits.
 
-    whole_words: "art" is not in "party", and a reference without words never counts. The public script looks for
-    substrings, so there it is and does.
+    The public script looks for substrings: "art" is in "party", and a reference without words always counts.
     """
     said, names = _without_marks(answer), [_without_marks(reference).strip() for reference in references]
-    words = set(said.split())
     for name in [*names, *_in_digits(names)]:
-        if whole_words and name and set(name.split()) <= words:
-            return Verdict(True, f"contains {name!r}")
-        if not whole_words and all(word in said for word in name.split(" ")):
+        if all(word in said for word in name.split(" ")):
             return Verdict(True, f"contains {name!r}")
     return Verdict(False, f"contains none of {', '.join(map(repr, references)) or 'no references'}")
 
@@ -157,9 +152,8 @@ def answer_rule(name: str) -> AnswerRule:
         return AnswerRule(name, "exact/1", _exact)
     if name == "has_answer":
         return AnswerRule(name, f"has_answer/1 ({versions('regex')})", _has_answer)
-    if name in ("contains", "contains_words"):
+    if name == "contains":
         require(f"the rule {name}", "eval", "word2number")
-        judge = partial(_contains, name == "contains_words")
-        return AnswerRule(name, f"{name}/1 ({versions('word2number')})", judge)
+        return AnswerRule(name, f"contains/1 ({versions('word2number')})", _contains)
     known = ", ".join((*ANSWER_RULES, f"{LLM_PREFIX}URL#MODEL"))
     raise ConfigError(f"there is no answer rule {name!r}; choose one of {known}")

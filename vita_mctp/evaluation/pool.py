@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Generic, TypeVar
 
-from vita_mctp.errors import DataError, VitaError
+from vita_mctp.errors import DataError
 from vita_mctp.evaluation.benchmarks import Case
 from vita_mctp.files import cannot_write
+from vita_mctp.processes import share_out
 from vita_mctp.schema import Schema
 
 
@@ -112,52 +109,10 @@ def complete(
     entries = journal.entries()
     left = [case for case in cases if case.id not in entries]
     done = len(cases) - len(left)
-    for entry in _results(name, open_job, left, min(processes, len(left))) if left else ():
+    for entry in share_out(name, open_job, left, min(processes, len(left))) if left else ():
         journal.append(entry)
         entries[entry.id] = entry
         done += 1
         if progress is not None:
             progress(name, done, len(cases))
     return entries
-
-
-def _results(name: str, open_job: Open[Kind], cases: Sequence[Case], processes: int) -> Iterator[Kind]:
-    if processes == 1:
-        yield from map(open_job(0), cases)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU, nor the parent's threads
-    numbers = context.SimpleQueue()
-    for number in range(processes):
-        numbers.put(number)
-    with ProcessPoolExecutor(processes, context, _open, (open_job, numbers)) as pool:
-        futures: list[Future[Kind]] = [pool.submit(_run, case) for case in cases]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise VitaError(
-                f"a process that was {name} ended without a word, perhaps for lack of memory; run the same "
-                "command again, with fewer --processes, and it goes on"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_job: Callable[[Case], Any] | VitaError | None = None
-
-
-def _open(open_job: Open[Any], numbers: Any) -> None:
-    """In a new process. A VitaError is kept for the first case: what an initialiser raises loses its words."""
-    global _job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the work
-    try:
-        _job = open_job(numbers.get())
-    except VitaError as error:
-        _job = error
-
-
-def _run(case: Case) -> Any:
-    if isinstance(_job, VitaError):
-        raise _job
-    assert _job is not None
-    return _job(case)

@@ -11,7 +11,7 @@ import functools
 import re
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import regex
@@ -24,12 +24,17 @@ Normaliser = Callable[[str], str]
 
 @dataclass(frozen=True)
 class WordErrors:
-    """The edits that turn a reference into a hypothesis, and the reference's number of words (or characters)."""
+    """The edits that turn a reference into a hypothesis, and the reference's number of words (or characters).
+
+    reference, hypothesis: one sample's texts as they were compared, tokens apart by blanks.
+    """
 
     substitutions: int
     deletions: int
     insertions: int
     reference_words: int
+    reference: str = field(default="", compare=False)
+    hypothesis: str = field(default="", compare=False)
 
     @property
     def total(self) -> int:
@@ -39,15 +44,6 @@ class WordErrors:
     def rate(self) -> float:
         """Edits for each reference word; with no reference words, the number of words inserted, as jiwer has it."""
         return self.total / (self.reference_words or 1)
-
-
-@dataclass(frozen=True)
-class PairScore:
-    """One sample's texts as they were compared (tokens apart by blanks), and the edits between them."""
-
-    reference: str
-    hypothesis: str
-    errors: WordErrors
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class TextRule:
     def version(self) -> str:
         return f"{self.name}/{self.revision} ({versions('jiwer', *self.packages)})"
 
-    def score(self, reference: str, hypothesis: str) -> PairScore:
+    def score(self, reference: str, hypothesis: str) -> WordErrors:
         """A sample that failed is scored with an empty hypothesis: every reference word is deleted."""
         import jiwer
 
@@ -78,7 +74,7 @@ class TextRule:
         edits = jiwer.process_words(said, heard)
         said, heard = (" ".join(side[0]) for side in (edits.references, edits.hypotheses))
         counts = (edits.substitutions, edits.deletions, edits.insertions)
-        return PairScore(said, heard, WordErrors(*counts, len(edits.references[0])))
+        return WordErrors(*counts, len(edits.references[0]), said, heard)
 
     def fraction(self, errors: WordErrors) -> tuple[float, int]:
         """A sample's (part, whole): a data set's rate is sum(part) / sum(whole)."""
@@ -118,13 +114,6 @@ def _whisper_english() -> Any:
     return EnglishTextNormalizer()
 
 
-def whisper_basic(text: str) -> str:
-    """Whisper's normaliser for any language: brackets and symbols dropped, diacritics kept."""
-    from whisper_normalizer.basic import BasicTextNormalizer
-
-    return str(BasicTextNormalizer()(text)).strip()
-
-
 def wenet_characters(text: str) -> str:
     """WeNet's `--char=1`: each letter without case (Han, for one) is a token, and so is each run of ASCII, in capitals.
 
@@ -132,20 +121,6 @@ def wenet_characters(text: str) -> str:
     """
     tokens = (match["token"] for match in _WENET_TOKEN.finditer(text) if match["token"])
     return " ".join(token for token in (_TAG.sub("", token.upper()) for token in tokens) if token)
-
-
-def spoken_chinese(text: str) -> str:
-    """Simplified characters, numbers as they are said: 2024年 is 二零二四年, 3.5% is 百分之三点五."""
-    import cn2an
-
-    return str(cn2an.transform(simplified(text), "an2cn"))
-
-
-def simplified(text: str) -> str:
-    """Mainland Chinese for Chinese in any script."""
-    import zhconv
-
-    return str(zhconv.convert(text, "zh-cn"))
 
 
 def seed_tts_english(text: str) -> str:
@@ -169,12 +144,10 @@ def _seed_tts_punctuation() -> dict[int, None]:
     return dict.fromkeys(map(ord, (punctuation + string.punctuation).replace("'", "")))
 
 
-def _spoken_wenet_characters(text: str) -> str:
-    return wenet_characters(spoken_chinese(text))
-
-
 def _simplified_seed_tts_chinese(text: str) -> str:
-    return seed_tts_chinese(simplified(text))
+    import zhconv
+
+    return seed_tts_chinese(zhconv.convert(text, "zh-cn"))
 
 
 _RULES: Mapping[str, TextRule] = {
@@ -182,9 +155,7 @@ _RULES: Mapping[str, TextRule] = {
     for rule in (
         TextRule("plain", plain),
         TextRule("whisper_en", whisper_english, packages=("whisper_normalizer",)),
-        TextRule("whisper_basic", whisper_basic, packages=("whisper_normalizer",)),
         TextRule("zh_cer", wenet_characters),
-        TextRule("zh_cer_spoken", _spoken_wenet_characters, extra="zh", packages=("zhconv", "cn2an")),
         TextRule("seed_tts_en", seed_tts_english, None, by_sample=True, extra="zh", packages=("zhon",)),
         TextRule("seed_tts_zh", seed_tts_chinese, _simplified_seed_tts_chinese, True, "zh", ("zhon", "zhconv")),
     )

@@ -223,9 +223,9 @@ class Scorers:
 
 def _score_text(rule: TextRule, references: Sequence[str], hypothesis: str, on: str) -> Score:
     """The error rate against the nearest reference."""
-    pair = min((rule.score(reference, hypothesis) for reference in references), key=lambda pair: pair.errors.rate)
-    part, whole = rule.fraction(pair.errors)
-    return Score(rule=rule.name, on=on, part=part, whole=whole, reference=pair.reference, hypothesis=pair.hypothesis)
+    found = min((rule.score(reference, hypothesis) for reference in references), key=lambda errors: errors.rate)
+    part, whole = rule.fraction(found)
+    return Score(rule=rule.name, on=on, part=part, whole=whole, reference=found.reference, hypothesis=found.hypothesis)
 
 
 def _sound_of(folder: Path, case: Case) -> Path:
