@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from vita_mctp.data.manifest import Form, parse_line
 from vita_mctp.errors import ConfigError, DataError, MissingExtraError, OutputError
@@ -23,8 +25,7 @@ MANIFEST_FILE = "manifest.jsonl"
 _FILES_PER_FOLDER = 1000
 
 
-@dataclass(frozen=True)
-class HubPart:
+class HubPart(NamedTuple):
     """One repository, configuration and split; data_files: which of its files, None for all."""
 
     repository: str
@@ -49,19 +50,8 @@ class HubSet:
     messages: str | None = None
 
 
-def _read_sets(path: Path) -> Mapping[str, HubSet]:
-    return {
-        name: HubSet(
-            Form(values.pop("form")),
-            tuple(HubPart(*part) for part in values.pop("parts")),
-            question=tuple(values.pop("question", ())),
-            **values,
-        )
-        for name, values in read_yaml(path).items()
-    }
-
-
-HUB_SETS = _read_sets(Path(__file__).parents[1] / "assets" / "hub_sets.yaml")
+_SETS = read_yaml(Path(__file__).parents[1] / "assets" / "hub_sets.yaml")
+HUB_SETS = TypeAdapter(dict[str, HubSet]).validate_python(_SETS)
 
 
 @dataclass(frozen=True)

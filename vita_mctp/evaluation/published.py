@@ -1,4 +1,4 @@
-"""The field's benchmarks: for each kind of set the reader of its published layout, and the sets that are read by it.
+"""The field's benchmarks: a reader for each published layout; `assets/benchmarks.yaml` has the sets that it reads.
 
 What the samples are is read from transcripts and tables alone, in their order, never from the recordings that happen to
 be there: a recording that is missing is a sample that fails, not one that is gone.
@@ -12,29 +12,11 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vita_mctp.data.hub import HubPart, HubSet
-from vita_mctp.data.manifest import Form
+from pydantic import TypeAdapter
+
 from vita_mctp.errors import DataError
-from vita_mctp.evaluation.benchmarks import (
-    ASR,
-    SQA,
-    TTS,
-    Benchmark,
-    Case,
-    answer_case,
-    distinct,
-    say_case,
-    transcribe_case,
-)
-
-WHISPER, PARAFORMER = ("whisper-large-v3",), ("paraformer-zh",)
-_FORMS = {ASR: Form.ASR, TTS: Form.TTS, SQA: Form.SPEECH_QA}
-
-
-def _hub(
-    task: str, repository: str, config: str | None, split: str, answer: str, question: tuple[str, ...] = ()
-) -> HubSet:
-    return HubSet(_FORMS[task], (HubPart(repository, config, split),), "audio", question=question, answer=answer)
+from vita_mctp.evaluation.benchmarks import Benchmark, Case, answer_case, distinct, say_case, transcribe_case
+from vita_mctp.yaml_file import read_yaml
 
 
 def librispeech(folder: Path, part: str) -> Iterator[Case]:
@@ -42,12 +24,6 @@ def librispeech(folder: Path, part: str) -> Iterator[Case]:
     for table in _found(folder, f"{part}/*/*/*.trans.txt"):
         for name, words in _named_lines(table):
             yield transcribe_case(name, table.parent / f"{name}.flac", words)
-
-
-def _librispeech(part: str, config: str, split: str, samples: int) -> Benchmark:
-    name, source, licence = f"librispeech-{part}", "https://www.openslr.org/12", "CC BY 4.0"
-    hub = _hub(ASR, "openslr/librispeech_asr", config, split, "text")
-    return Benchmark(name, ASR, "en", source, part, licence, samples, ("whisper_en",), reader=librispeech, hub=hub)
 
 
 def fleurs(folder: Path, part: str) -> Iterator[Case]:
@@ -58,12 +34,6 @@ def fleurs(folder: Path, part: str) -> Iterator[Case]:
         if len(cells) < 4:
             raise DataError(f"{table}:{number} has {len(cells)} columns, Fleurs has 7; get the file again")
         yield transcribe_case(Path(cells[1]).stem, folder / "audio" / part / cells[1], cells[3])
-
-
-def _fleurs(language: str, config: str, samples: int, rule: str) -> Benchmark:
-    name, source = f"fleurs-{language}", f"https://huggingface.co/datasets/google/fleurs (data/{config})"
-    hub = _hub(ASR, "google/fleurs", config, "test", "transcription")
-    return Benchmark(name, ASR, language, source, "test", "CC BY 4.0", samples, (rule,), reader=fleurs, hub=hub)
 
 
 def aishell1(folder: Path, part: str) -> Iterator[Case]:
@@ -91,19 +61,10 @@ def kaldi(folder: Path, part: str) -> Iterator[Case]:
         yield transcribe_case(name, folder / paths.get(name, f"{name}.wav"), words)
 
 
-def _kaldi(name: str, source: str, part: str, licence: str, samples: int) -> Benchmark:
-    return Benchmark(name, ASR, "zh", source, part, licence, samples, ("zh_cer",), reader=kaldi)
-
-
 def common_voice(folder: Path, part: str) -> Iterator[Case]:
     """PART.tsv with a header (path, sentence, ...) and clips/PATH."""
     for row in _rows(folder / f"{part}.tsv", "\t", ("path", "sentence")):
         yield transcribe_case(Path(row["path"]).stem, folder / "clips" / row["path"], row["sentence"])
-
-
-def _common_voice(language: str, rule: str) -> Benchmark:
-    name, source = f"common-voice-{language}", "https://commonvoice.mozilla.org/datasets"
-    return Benchmark(name, ASR, language, source, "test", "CC0 1.0", None, (rule,), reader=common_voice)
 
 
 def seed_tts(folder: Path, part: str) -> Iterator[Case]:
@@ -116,25 +77,10 @@ def seed_tts(folder: Path, part: str) -> Iterator[Case]:
         yield say_case(cells[0].removesuffix(".wav"), cells[3], table.parent / cells[2])
 
 
-def _seed_tts(name: str, part: str, samples: int, language: str, judges: tuple[str, ...]) -> Benchmark:
-    source = "https://github.com/BytedanceSpeech/seed-tts-eval"
-    licence, rules = "Common Voice CC0 1.0 (en), DiDiSpeech-2: research (zh)", (f"seed_tts_{language}",)
-    return Benchmark(name, TTS, language, source, part, licence, samples, rules, judges, seed_tts)
-
-
 def libritts(folder: Path, part: str) -> Iterator[Case]:
     """PART/SPEAKER/CHAPTER/ID.normalized.txt, one sentence each."""
     for table in _found(folder, f"{part}/*/*/*.normalized.txt"):
         yield say_case(table.name.removesuffix(".normalized.txt"), _text(table).strip())
-
-
-def _libritts(name: str, part: str, samples: int) -> Benchmark:
-    source, licence, rules = "https://www.openslr.org/60", "CC BY 4.0", ("whisper_en",)
-    hub = _hub(TTS, "mythicinfinity/libritts", "clean", "test.clean", "text_normalized")
-    return Benchmark(name, TTS, "en", source, part, licence, samples, rules, WHISPER, libritts, hub)
-
-
-_QA_LICENCE, _QA_RULES = "as the questions: see the source", ("contains", "has_answer")
 
 
 def jsonl(folder: Path, part: str) -> Iterator[Case]:
@@ -150,16 +96,6 @@ def jsonl(folder: Path, part: str) -> Iterator[Case]:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{table}:{number} lacks audio, prompt and reference: {error!r}") from None
         yield answer_case(Path(audio).stem, folder / audio, prompt, distinct(answers))
-
-
-def _questions(
-    name: str, repository: str, part: str, samples: int, question: str, answer: str, config: str | None = None
-) -> Benchmark:
-    source, hub = (
-        f"https://huggingface.co/datasets/{repository}",
-        _hub(SQA, repository, config, part, answer, (question,)),
-    )
-    return Benchmark(name, SQA, "en", source, part, _QA_LICENCE, samples, _QA_RULES, WHISPER, jsonl, hub)
 
 
 _OPEN_AUDIO_BENCH: Mapping[str, tuple[str, tuple[str, ...], str]] = {
@@ -179,41 +115,6 @@ def open_audio_bench(folder: Path, part: str) -> Iterator[Case]:
         answers = [each for cell in cells for each in (cell.split(between) if between else [cell])]
         audio = Path(row["audio_filename"])
         yield answer_case(audio.stem, folder / "audios" / audio, row[question], distinct(answers))
-
-
-def _open_audio_bench(part: str, samples: int) -> Benchmark:
-    name = f"openaudiobench-{part.replace('_', '-')}"
-    source = "https://huggingface.co/datasets/baichuan-inc/OpenAudioBench"
-    return Benchmark(name, SQA, "en", source, part, _QA_LICENCE, samples, _QA_RULES, WHISPER, open_audio_bench)
-
-
-_WENETSPEECH, _AISHELL = "https://github.com/wenet-e2e/WenetSpeech", "https://www.openslr.org/33"
-
-BENCHMARKS = (
-    _librispeech("test-clean", "clean", "test", 2620),
-    _librispeech("test-other", "other", "test", 2939),
-    _librispeech("dev-clean", "clean", "validation", 2703),
-    _librispeech("dev-other", "other", "validation", 2864),
-    _fleurs("en", "en_us", 647, "whisper_en"),
-    _fleurs("zh", "cmn_hans_cn", 945, "zh_cer"),
-    Benchmark("aishell-1", ASR, "zh", _AISHELL, "test", "Apache 2.0", 7176, ("zh_cer",), reader=aishell1),
-    _kaldi("aishell-2-ios", "https://www.aishelltech.com/aishell_2", "iOS/test", "research, on request", 5000),
-    _kaldi("wenetspeech-test-net", _WENETSPEECH, "test_net", "CC BY 4.0", 24774),
-    _kaldi("wenetspeech-test-meeting", _WENETSPEECH, "test_meeting", "CC BY 4.0", 8370),
-    _common_voice("en", "whisper_en"),
-    _common_voice("zh", "zh_cer"),
-    _seed_tts("seed-tts-en", "en/meta.lst", 1088, "en", WHISPER),
-    _seed_tts("seed-tts-zh", "zh/meta.lst", 2020, "zh", PARAFORMER),
-    _seed_tts("seed-tts-hard", "zh/hardcase.lst", 400, "zh", PARAFORMER),
-    _libritts("libritts-test-clean", "test-clean", 4837),
-    _questions("llama-questions", "TwinkStart/llama-questions", "test", 300, "Questions", "Answer"),
-    _questions("trivia-qa", "TwinkStart/speech-triavia-qa", "test", 1024, "question", "answer"),
-    _questions("web-questions", "TwinkStart/speech-web-questions", "test", 2032, "question", "answers"),
-    _open_audio_bench("llama_questions", 300),
-    _open_audio_bench("trivia_qa", 1000),
-    _open_audio_bench("web_questions", 1000),
-    _questions("voicebench-sd-qa-usa", "hlt-lab/voicebench", "usa", 553, "prompt", "reference", "sd-qa"),
-)
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
@@ -254,3 +155,22 @@ def _text(path: Path) -> str:
         raise DataError(
             f"cannot read {path}: {reason}; give the folder that holds the set as it was published"
         ) from None
+
+
+_READERS = (librispeech, fleurs, aishell1, kaldi, common_voice, seed_tts, libritts, jsonl, open_audio_bench)
+_BENCHMARK = TypeAdapter(Benchmark)
+
+
+def _benchmarks() -> Iterator[Benchmark]:
+    """Of `assets/benchmarks.yaml`, which says how it is written."""
+    layouts = read_yaml(Path(__file__).parents[1] / "assets" / "benchmarks.yaml")
+    for reader in _READERS:
+        shared = layouts[reader.__name__]
+        for name, own in shared.pop("sets").items():
+            values = {"name": name, "reader": reader, **shared, **own}
+            if streamed := values.pop("streamed", None):
+                values["hub"] = {**values["hub"], "parts": [streamed]}
+            yield _BENCHMARK.validate_python(values)
+
+
+BENCHMARKS = tuple(_benchmarks())
