@@ -13,10 +13,10 @@ import torch
 
 from vita_mctp.bench import Machine, Study, measure_machine, models
 from vita_mctp.bench.baseline import generate_plain
-from vita_mctp.bench.costs import bench_scaling
 from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model, random_language_model
 from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline, flops, request_of
 from vita_mctp.bench.render import _table
+from vita_mctp.bench.scaling import bench_scaling
 from vita_mctp.cli import main
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.decoding.naive import generate_naive
@@ -207,7 +207,6 @@ def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
         (["first-audio", "--runs", "2", "--warm-up", "1", "--modes", "1,10,4,10"], 5),
         (["timeline", "--tokens", "6", "--modes", "turbo"], 6),
         (["scaling", "--tokens", "3", "--histories", "9", "--batches", "1", "2"], 6),
-        (["memory", "--tokens", "5"], 7),
         (["streams", "--tokens", "40", "--streams", "1", "3", "--modes", "boost"], 2),
         (["drafts", "--runs", "1", "--prefill", "6"], 8),
         (["decoder", "--seconds", "4", "--streams", "1", "2"], 2),

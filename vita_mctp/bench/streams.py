@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import resource
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +14,6 @@ import numpy as np
 import torch
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now, spent
-from vita_mctp.bench.costs import peak_memory
 from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model
 from vita_mctp.bench.modes import Traffic, flops, request_of
 from vita_mctp.decoding.engine import Engine
@@ -112,7 +113,7 @@ def _rows(
             row["step p50"] = None if run is None else 1e3 * median(run.steps)
             row[f"first {_FIRST} tokens p50"] = None if run is None else 1e3 * median(run.firsts)
             row |= {"limit": limit, "of the limit": None if speed is None else 100 * speed / limit}
-            yield row | {"peak memory": peak_memory(loaded.device) / _MIB}
+            yield row | {"peak memory": _peak_memory(loaded.device) / _MIB}
             _free(loaded.device)
 
 
@@ -157,3 +158,10 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the most that was allocated on a GPU, or resident in this process, so far."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

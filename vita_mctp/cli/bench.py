@@ -33,7 +33,7 @@ Prefill = Annotated[int, opt("N", "tokens of prompt", min=1)]
 Runs = Annotated[int, opt("N", "of each mode", min=1)]
 Streams = Annotated[list[int], opt("N...", "answers at once, a row for each number", min=1)]
 _FOUR = ["vanilla", "boost", "balance", "turbo"]
-_TWO, _TURBO, _BOOST, _ONE = ["vanilla", "boost"], ["turbo"], ["boost"], [1]
+_TWO, _TURBO, _ONE = ["vanilla", "boost"], ["turbo"], [1]
 _SHAPES, _STREAMS, _GPU_STREAMS = ["0.5b", "7b"], [1, 8, 16, 32, 64], [1, 8, 64, 256]
 _HISTORIES, _BATCHES = [32, 512, 1024, 2048, 4096, 8192], [1, 2, 4, 8, 16]
 
@@ -131,9 +131,11 @@ def scaling(
     batches: Annotated[list[int], opt("N...", "requests at once", min=1)] = _BATCHES,
 ) -> None:
     """History, batch and blocks, in one table."""
-    from vita_mctp.bench.costs import bench_scaling
+    from vita_mctp.bench.scaling import bench_scaling
 
-    measure = partial(bench_scaling, mode=_parse_one(modes), tokens=tokens, prefill=prefill)
+    if len(modes) != 1:
+        raise ConfigError(f"--modes {' '.join(modes)} was given; wanted: one mode for this study")
+    measure = partial(bench_scaling, mode=_parse(modes)[0], tokens=tokens, prefill=prefill)
     _run(study, random, partial(measure, histories=histories, batches=batches))
 
 
@@ -221,16 +223,6 @@ def gpu(
     _show(study, ", ".join(choice.name for choice in choices), True, measure, choices[0].dtype)
 
 
-@command(bench, help="what weights and caches take")
-def memory(
-    study: StudyOptions, random: Shape = None, modes: Modes = _BOOST, tokens: Tokens = 4096, prefill: Prefill = 32
-) -> None:
-    """Weights, caches and the peak."""
-    from vita_mctp.bench.costs import bench_memory
-
-    _run(study, random, partial(bench_memory, mode=_parse_one(modes), tokens=tokens, prefill=prefill))
-
-
 @command(bench, help="cost of each chunk of sound, and its borders")
 def decoder(
     study: StudyOptions,
@@ -267,12 +259,6 @@ def _parse(modes: Sequence[str]) -> list[Mode]:
     from vita_mctp.decoding.modes import parse_mode
 
     return [parse_mode(mode, num_blocks=0) for mode in modes]
-
-
-def _parse_one(modes: Sequence[str]) -> Mode:
-    if len(modes) != 1:
-        raise ConfigError(f"--modes {' '.join(modes)} was given; wanted: one mode for this study")
-    return _parse(modes)[0]
 
 
 def _run(study: StudyOptions, random: str | None, measure: Callable[..., Study]) -> None:
