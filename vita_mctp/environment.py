@@ -20,6 +20,7 @@ import torch
 from vita_mctp import __version__
 from vita_mctp.errors import MissingExtraError
 
+ABSENT = "not installed"
 _READ_BYTES = 1 << 24
 _PACKAGES = ("torch", "transformers", "numpy", "pocketsphinx", "jiwer")
 
@@ -54,7 +55,7 @@ class CommandCost:
 def look_around() -> Environment:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     versions = {"vita-mctp": __version__, "python": platform.python_version()} | {
-        name: _version(name) for name in _PACKAGES
+        name: installed_version(name) for name in _PACKAGES
     }
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     chips = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -134,8 +135,9 @@ def _cpu_facts(name: str) -> list[str]:
     return [line.partition(":")[2].strip() for line in lines if line.startswith(name)]
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """Its version, or ABSENT."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return ABSENT

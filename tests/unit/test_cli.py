@@ -189,7 +189,7 @@ def test_doctor_knows_every_extra_and_what_it_lacks(monkeypatch: pytest.MonkeyPa
         'mypy; extra == "dev"',
     ]
     monkeypatch.setattr(doctor, "requires", lambda _: stated)
-    monkeypatch.setattr(doctor, "_version", lambda name: "6.31" if name == "gradio" else "not installed")
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "6.31" if name == "gradio" else "not installed")
     assert doctor.missing_of_extras() == {"demo": [], "train": ["no-such.package"]}
 
 

@@ -50,8 +50,8 @@ def problems_of(path: Path) -> tuple[list[str], dict[str, Any]]:
     problems: list[str] = []
     check = ManifestCheck(problems.append, max_seconds=2.0)
     check.read(path)
-    assert check.summary.problems == len(problems)
-    return [problem.removeprefix(f"{path}:") for problem in problems], check.summary.as_dict()
+    assert check.problems == len(problems)
+    return [problem.removeprefix(f"{path}:") for problem in problems], check.summary()
 
 
 def test_every_form_and_every_kind_of_audio_is_read(tmp_path: Path) -> None:

@@ -38,13 +38,13 @@ def check(
     found = ManifestCheck(problems.append if as_json else _line, max_seconds)
     for manifest in manifests:
         found.read(manifest)
-    summary = found.summary.as_dict()
+    summary = found.summary()
     if as_json:
         _line(json.dumps({"problems": problems, "summary": summary}))
     else:
         for key, value in summary.items():
             _line(f"{key:<13} {_shown(value)}")
-    return CHECK_FAILED if found.summary.problems else 0
+    return CHECK_FAILED if found.problems else 0
 
 
 @command(data, help="stream a set of the paper from the hub: its audio and a manifest (extra data)")

@@ -81,11 +81,11 @@ def demo(
 @command(app)
 def doctor(model: ModelOptions, as_json: Json = False) -> int:
     """0 when the model answers its built-in question rightly, 1 when it does not."""
-    from vita_mctp.evaluation.doctor import examine
+    from vita_mctp.evaluation.doctor import as_text, examine
 
     report = examine(model.model, **model.loading)
-    write((json.dumps(report.as_dict()) if as_json else report.as_text()) + "\n")
-    return 0 if report.healthy else 1
+    write((json.dumps(report) if as_json else as_text(report)) + "\n")
+    return 0 if report["healthy"] else 1
 
 
 def find(model: ModelOptions) -> tuple[SpeechSettings, Callable[[], SpeechLM]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,51 +27,36 @@ USUAL_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 
 _PERCENTILES = {"shortest": 0, "p5": 5, "median": 50, "p95": 95, "longest": 100}
 
 
-@dataclass
-class ManifestSummary:
-    """Running counts; samples with a problem count as lines alone."""
+class ManifestCheck:
+    """Reads manifests one after the other; ids may not repeat in any of them. Of a bad sample only the line counts."""
 
-    lines: int = 0
-    problems: int = 0
-    forms: Counter[str] = field(default_factory=Counter)
-    rates: Counter[int] = field(default_factory=Counter)
-    """Recordings of each sample rate."""
-    codecs: Counter[str] = field(default_factory=Counter)
-    """Audios given as codes of each codec."""
-    seconds: array[float] = field(default_factory=lambda: array("d"))
-    """Length of each recording."""
-    characters: array[int] = field(default_factory=lambda: array("q"))
-    """Length of each sample's messages."""
+    def __init__(self, report: Callable[[str], None], max_seconds: float = MAX_SECONDS) -> None:
+        """report: called with each problem, `file:line: what is wrong`."""
+        self.lines = self.problems = 0
+        self._report, self._max_seconds = report, max_seconds
+        self._first_of: dict[str, str] = {}
+        self._forms, self._rates, self._codecs = Counter[str](), Counter[int](), Counter[str]()
+        self._seconds, self._characters = array("d"), array("q")
 
-    def as_dict(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """JSON values; lengths as shortest, 5th percentile, median, 95th and longest."""
         return {
             "lines": self.lines,
             "problems": self.problems,
-            "samples": dict(sorted(self.forms.items())),
-            "hours": round(sum(self.seconds) / 3600, 4),
-            "recordings": len(self.seconds),
-            "sample_rates": {str(rate): count for rate, count in sorted(self.rates.items())},
-            "given_codes": dict(sorted(self.codecs.items())),
-            "seconds": _spread(self.seconds),
-            "characters": _spread(self.characters),
+            "samples": dict(sorted(self._forms.items())),
+            "hours": round(sum(self._seconds) / 3600, 4),
+            "recordings": len(self._seconds),
+            "sample_rates": {str(rate): count for rate, count in sorted(self._rates.items())},
+            "given_codes": dict(sorted(self._codecs.items())),
+            "seconds": _spread(self._seconds),
+            "characters": _spread(self._characters),
         }
-
-
-class ManifestCheck:
-    """Reads manifests one after the other; ids may not repeat in any of them."""
-
-    def __init__(self, report: Callable[[str], None], max_seconds: float = MAX_SECONDS) -> None:
-        """report: called with each problem, `file:line: what is wrong`."""
-        self.summary = ManifestSummary()
-        self._report, self._max_seconds = report, max_seconds
-        self._first_of: dict[str, str] = {}
 
     def read(self, path: Path) -> None:
         """Check every line of `path`, and decode every recording."""
         try:
             for line in read_lines(path):
-                self.summary.lines += 1
+                self.lines += 1
                 self._check(line, path)
         except DataError as error:
             self._complain(str(error))
@@ -87,8 +71,8 @@ class ManifestCheck:
         for problem in problems:
             self._complain(problem)
         if not problems:
-            self.summary.forms[sample.form.value] += 1
-            self.summary.characters.append(sum(len(message.content) for message in sample.messages))
+            self._forms[sample.form.value] += 1
+            self._characters.append(sum(len(message.content) for message in sample.messages))
 
     def _repeated_id(self, sample: ManifestSample) -> Iterator[str]:
         if sample.id in self._first_of:
@@ -101,20 +85,20 @@ class ManifestCheck:
         for number, audio in enumerate(sample.audios):
             where = f"{sample.where}: audios[{number}]"
             if isinstance(audio, GivenCodes):
-                self.summary.codecs[audio.codec] += 1
+                self._codecs[audio.codec] += 1
                 continue
             try:
                 wave = decode(read_bytes(audio, where), where, self._max_seconds)
             except DataError as error:
                 yield str(error)
                 continue
-            self.summary.rates[wave.sample_rate] += 1
-            self.summary.seconds.append(wave.seconds)
+            self._rates[wave.sample_rate] += 1
+            self._seconds.append(wave.seconds)
             if wave.sample_rate not in USUAL_RATES:
                 yield f"{where} has the unusual sample rate of {wave.sample_rate} Hz; see to its header"
 
     def _complain(self, problem: str) -> None:
-        self.summary.problems += 1
+        self.problems += 1
         self._report(problem)
 
 

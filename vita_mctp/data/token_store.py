@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,6 @@ from vita_mctp.types import AudioFeatures
 Frames = npt.NDArray[np.int16]
 """(F, D) features as the upper halves of float32, which is bfloat16."""
 
-FORMAT: Literal[1] = 1
 INDEX_FILE = "index.json"
 KEY_BYTES = 32
 _HEADER = "shard"  # the only metadata key: safetensors writes several in any order
@@ -63,9 +62,7 @@ _ENDS_IN = {"line_ends": "lines", "audio_ends": "keys", "code_ends": "codes", "f
 """The tensor whose length the last of the ends is."""
 
 
-_Kind = TypeVar("_Kind", bound=Schema)
 _Count = Annotated[int, Field(ge=0, lt=1 << 48)]
-_Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class CodecIdentity(Schema):
@@ -84,17 +81,20 @@ class CodecIdentity(Schema):
         return feature_positions(self.features.partition(" ")[0], frames)
 
 
-class ShardHeader(Schema):
-    """What a shard says of itself."""
+class _Totals(Schema):
+    """What a shard and an index both say of themselves."""
 
     format: Literal[1]
     codec: CodecIdentity
-    source: str
-    """SHA-256 of the manifest lines it was made from, left-out ones included."""
     samples: _Count
     audios: _Count
     codes: _Count
-    seconds: _Seconds
+    seconds: Annotated[float, Field(ge=0, le=1e12)]
+
+
+class ShardHeader(_Totals):
+    source: str
+    """SHA-256 of the manifest lines it was made from, left-out ones included."""
     left_out: tuple[_Count, ...] = ()
     """Numbers of the lines whose recordings could not be used."""
 
@@ -105,13 +105,7 @@ class _IndexEntry(Schema):
     source: str
 
 
-class _Index(Schema):
-    format: Literal[1]
-    codec: CodecIdentity
-    samples: _Count
-    audios: _Count
-    codes: _Count
-    seconds: _Seconds
+class _Index(_Totals):
     left_out: _Count
     shards: tuple[_IndexEntry, ...]
 
@@ -168,7 +162,7 @@ def shard_bytes(lines: Sequence[TokenizedLine], codec: CodecIdentity, source: st
     audios = [audio for line in lines for audio in line.audios]
     text, codes = b"".join(line.line for line in lines), [code for audio in audios for code in audio.codes]
     header = ShardHeader(
-        format=FORMAT,
+        format=1,
         codec=codec,
         source=source,
         samples=len(lines),
@@ -215,7 +209,7 @@ def index_bytes(headers: Sequence[ShardHeader]) -> bytes:
     """The index of a store whose shards are all there, in order."""
     totals = ("samples", "audios", "codes", "seconds")
     index = _Index(
-        format=FORMAT,
+        format=1,
         codec=headers[0].codec,
         **{name: sum(getattr(header, name) for header in headers) for name in totals},
         left_out=sum(len(header.left_out) for header in headers),
@@ -233,7 +227,10 @@ class TokenStore:
     def __init__(self, folder: str | Path) -> None:
         """Raises DataError for a folder without a whole index."""
         self.folder = Path(folder)
-        index = _read_index(self.folder / INDEX_FILE)
+        try:
+            index = _Index.read_json(self.folder / INDEX_FILE, DataError)
+        except DataError as error:
+            raise DataError(f"{folder} holds no finished token store: {error}; finish `vita-mctp tokenize`") from None
         self.codec, self.seconds, self.audios, self.num_codes = index.codec, index.seconds, index.audios, index.codes
         self._shards = index.shards
         self._ends = list(accumulate(shard.samples for shard in index.shards))
@@ -277,11 +274,12 @@ class _Shard:
         self.path = path
         try:
             self._file = safe_open(str(path), framework="np")
-            self.header = _parse(ShardHeader, (self._file.metadata() or {}).get(_HEADER, "{}"), path)
+            header = (self._file.metadata() or {}).get(_HEADER, "{}")
+            self.header = ShardHeader.parse_json(header, "its metadata", DataError)
             self._layout = _LAYOUT | (_FEATURE_LAYOUT if self.header.codec.features else {})
             self._slices = {name: self._file.get_slice(name) for name in self._layout}
             self._ends = {name: self.read(name) for name in _ENDS_IN.keys() & self._layout.keys()}
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, DataError) as error:
             raise DataError(f"{path} is no whole token shard ({error}); tokenize again into this folder") from error
         self._check()
 
@@ -357,23 +355,6 @@ class _Shard:
 
     def _damaged(self, what: str) -> DataError:
         return DataError(f"the token shard {self.path} is damaged: {what}; tokenize again into this folder")
-
-
-def _read_index(path: Path) -> _Index:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path.parent} holds no finished token store ({error.strerror}); finish `vita-mctp tokenize`"
-        ) from error
-    return _parse(_Index, data, path)
-
-
-def _parse(kind: type[_Kind], text: str | bytes, path: Path) -> _Kind:
-    try:
-        return kind.parse_json(text, str(path), DataError)
-    except DataError as error:
-        raise DataError(f"{error}; tokenize again into this folder") from None
 
 
 def _ends(lengths: Any) -> npt.NDArray[np.int64]:
