@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from vita_mctp import environment
+from vita_mctp.audio import wav_bytes
 from vita_mctp.errors import ConfigError, DataError, EndpointError, MissingExtraError
 from vita_mctp.evaluation import judges
 from vita_mctp.evaluation.benchmarks import Question
-from vita_mctp.evaluation.judges import judge_version, open_judge, wav_bytes
+from vita_mctp.evaluation.judges import judge_version, open_judge
 from vita_mctp.evaluation.systems import SystemConfig
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.nano.voices import ANSWER_VOICE, speak

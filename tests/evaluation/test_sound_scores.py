@@ -90,11 +90,9 @@ def test_a_comparison_wants_a_reference(speaker_model: Path) -> None:
         sound_rule(f"speaker:{speaker_model}").score(SPEECH)
 
 
-def test_unknown_rules_are_told_the_known_ones_and_absent_ones_the_way_around() -> None:
+def test_unknown_rules_are_told_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=", ".join(SOUND_RULES)):
         sound_rule("mos")
-    with pytest.raises(ConfigError, match="tarepan/SpeechMOS"):
-        sound_rule("utmos")
 
 
 def test_missing_packages_are_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,7 @@ from vita_mctp.decoding.modes import MODES, parse_mode
 from vita_mctp.errors import AudioError, ConfigError, MissingExtraError
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.serving import page as page_module
-from vita_mctp.serving.page import answer, build_page, launch_page
-from vita_mctp.serving.page_text import EXAMPLES, metrics_table
+from vita_mctp.serving.page import EXAMPLES, answer, build_page, launch_page, metrics_table
 from vita_mctp.types import Done, StopReason, Timings, Turn, Wave
 
 gradio = pytest.importorskip("gradio")

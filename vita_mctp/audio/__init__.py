@@ -1,7 +1,16 @@
 """Waves: reading, checking, resampling, finding the speech in them, writing."""
 
-from vita_mctp.audio.io import check_target, read_wave, wave_from_array, write_wave
+from vita_mctp.audio.io import check_target, read_wave, wav_bytes, wave_from_array, write_wave
 from vita_mctp.audio.resample import resample
 from vita_mctp.audio.speech_span import cut_to_speech, speech_span
 
-__all__ = ["check_target", "cut_to_speech", "read_wave", "resample", "speech_span", "wave_from_array", "write_wave"]
+__all__ = [
+    "check_target",
+    "cut_to_speech",
+    "read_wave",
+    "resample",
+    "speech_span",
+    "wav_bytes",
+    "wave_from_array",
+    "write_wave",
+]

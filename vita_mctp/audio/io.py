@@ -77,7 +77,7 @@ def write_wave(target: str | os.PathLike[str], wave: Wave) -> None:
 
     A file appears whole under its name or not at all. Raises OutputError.
     """
-    data = _encode(wave, check_target(target))
+    data = _encode(wave, *_FORMATS[check_target(target)])
     if str(target) == STDIO:
         _write_stdout(data)
         return
@@ -175,10 +175,14 @@ def _decode_stream(stream: IO[bytes], name: str, limit_seconds: float, channel: 
     return _decode(io.BytesIO(data), name, limit_seconds, channel)
 
 
-def _encode(wave: Wave, suffix: str) -> bytes:
+def wav_bytes(wave: Wave, subtype: str | None = "PCM_16") -> bytes:
+    """A WAV file of 16-bit samples, or of another of libsndfile's subtypes."""
+    return _encode(wave, "WAV", subtype)
+
+
+def _encode(wave: Wave, name: str, subtype: str | None) -> bytes:
     import soundfile
 
-    name, subtype = _FORMATS[suffix]
     buffer = io.BytesIO()
     samples = np.clip(wave.samples, -1.0, 1.0)
     with soundfile.SoundFile(buffer, "w", wave.sample_rate, 1, subtype, format=name) as sound:

@@ -5,7 +5,6 @@ Each transcribes one wave at a time, whole; nothing is carried to the next. Thei
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import soundfile
 
-from vita_mctp.audio import resample
+from vita_mctp.audio import resample, wav_bytes
 from vita_mctp.environment import require, versions
 from vita_mctp.errors import ConfigError, EndpointError
 from vita_mctp.types import Wave
@@ -216,10 +214,3 @@ def open_client(address: str, purpose: str) -> tuple[Any, str]:
     from openai import OpenAI
 
     return OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none")), model
-
-
-def wav_bytes(wave: Wave, subtype: str = "PCM_16") -> bytes:
-    """A WAV file, of 16-bit samples unless another of libsndfile's subtypes is named."""
-    file = io.BytesIO()
-    soundfile.write(file, wave.samples, wave.sample_rate, format="WAV", subtype=subtype)
-    return file.getvalue()

@@ -6,7 +6,7 @@ T samples at 16 kHz. `speaker` compares two voices, whatever is said.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,6 @@ SPEAKER_MODEL = "microsoft/wavlm-base-plus-sv"
 """WavLM with an x-vector head, trained to tell speakers apart."""
 
 SOUND_RULES = ("dnsmos", "speaker")
-_ELSEWHERE: Mapping[str, str] = {
-    "utmos": "UTMOS has no package that runs beside this one's torch; run tarepan/SpeechMOS over a run's waves, in an "
-    "environment of its own, or use dnsmos",
-    "utmosv2": "UTMOSv2 is not on the package index; run sarulab-speech/UTMOSv2 over a run's waves, or use dnsmos",
-    "seed_tts_sim": "Seed-TTS's WavLM-large speaker model is in no package; run seed-tts-eval's cal_sim.sh over a "
-    "run's waves, or use speaker, whose values are not comparable with its",
-}
-
 Samples = NDArray[np.float32]
 Measure = Callable[[Samples, Samples], dict[str, float]]
 
@@ -61,8 +53,8 @@ class SoundRule:
 def sound_rule(name: str) -> SoundRule:
     """The rule of that name; "speaker:MODEL" takes another x-vector model than WavLM's, a hub name or a folder.
 
-    Raises ConfigError for an unknown name, with what to do about the scores that no package offers;
-    MissingExtraError for a rule whose packages are not installed; CheckpointError for a model that is not there.
+    Raises ConfigError for an unknown name, MissingExtraError for a rule whose packages are not installed,
+    CheckpointError for a model that is not there.
     """
     if name == "dnsmos":
         require("the rule dnsmos", "sound", "speechmos", "librosa", "onnxruntime", "requests")
@@ -71,8 +63,7 @@ def sound_rule(name: str) -> SoundRule:
     if rule == "speaker":
         model = model or SPEAKER_MODEL
         return SoundRule(rule, f"speaker/1 ({model})", True, _speaker_measure(model))
-    known = ", ".join((*SOUND_RULES, "speaker:MODEL"))
-    raise ConfigError(_ELSEWHERE.get(name, f"there is no sound rule {name!r}; choose one of {known}"))
+    raise ConfigError(f"there is no sound rule {name!r}; choose one of {', '.join(SOUND_RULES)}, speaker:MODEL")
 
 
 def _samples(wave: Wave, whose: str) -> Samples:

@@ -18,13 +18,13 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from vita_mctp.answer import Answer, collect
-from vita_mctp.audio import read_wave
+from vita_mctp.audio import read_wave, wav_bytes
 from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
 from vita_mctp.evaluation.benchmarks import Question
-from vita_mctp.evaluation.judges import ENDPOINT, open_client, wav_bytes
+from vita_mctp.evaluation.judges import ENDPOINT, open_client
 from vita_mctp.schema import Schema
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import StopReason, Task, Wave

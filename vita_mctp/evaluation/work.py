@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vita_mctp.audio import read_wave
+from vita_mctp.audio import read_wave, wav_bytes
 from vita_mctp.errors import AudioError, ConfigError, EndpointError, OutputError, VitaError
 from vita_mctp.evaluation.answer_scores import LLM_PREFIX, AnswerRule, Verdict, answer_rule
 from vita_mctp.evaluation.benchmarks import Case
-from vita_mctp.evaluation.judges import Transcriber, wav_bytes
+from vita_mctp.evaluation.judges import Transcriber
 from vita_mctp.evaluation.metrics import SOUND, SPEECH, TEXT, AnswerEntry, ResultRow, Score
 from vita_mctp.evaluation.pool import Entry, Journal
 from vita_mctp.evaluation.sound_scores import sound_rule

@@ -7,7 +7,6 @@ server.
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Generator
@@ -16,23 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from vita_mctp.answer import join_chunks
-from vita_mctp.audio import read_wave
+from vita_mctp.audio import read_wave, wav_bytes
 from vita_mctp.checkpoints.opening import NANO
 from vita_mctp.decoding.modes import MODES
 from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
-from vita_mctp.serving.page_text import (
-    ABOUT_NANO,
-    INTRODUCTION,
-    LATE_SOUND,
-    MODE_HINT,
-    conversation_hint,
-    metrics_table,
-)
 from vita_mctp.speech_lm import SpeechLM, recent_turns
-from vita_mctp.types import FloatArray, TextDelta, Turn, Wave, WaveChunk
+from vita_mctp.types import Done, TextDelta, Turn, Wave, WaveChunk
 
 PcmArray = npt.NDArray[np.int16]
 Update = tuple[Any, Any, Any, Any]
@@ -43,6 +33,45 @@ AT_ONCE = 2
 MAX_WAITING = 32
 MAX_UPLOAD = "50mb"
 _EMPTY: Update = ("", None, "", ())
+
+
+INTRODUCTION = """# Ask aloud, hear the answer
+Record a question or upload one (wav, flac, ogg or mp3), press **Ask**, and hear the answer while it is being made.
+"""
+
+EXAMPLES = {
+    "addition": "how much is seven plus six",
+    "subtraction": "please take three from nine",
+    "weekdays": "what day comes after monday",
+    "months": "which month comes before march",
+    "seasons": "what season is july in",
+    "opposites": "what is the opposite of hot",
+    "colors": "what color is the sky",
+    "capitals": "what is the capital of france",
+    "animals": "how many legs has a spider",
+    "counting": "count from three to eight",
+    "talk": "what is your name",
+}
+"""One question of each kind that the nano model knows."""
+
+ABOUT_NANO = (
+    """
+This is **nano**, a model of a few megabytes that knows one small world and nothing else. It learned from synthetic
+voices alone: a real voice, a noisy room or a question of another kind will often be misheard, and it then answers
+something wrong without noticing. It was trained on single questions: each is answered by itself, without those before
+it. It can be asked:
+
+"""
+    + "\n".join(f"- {kind}: *{question}*" for kind, question in EXAMPLES.items())
+    + "\n"
+)
+
+MODE_HINT = (
+    "Vanilla: the backbone makes every token. Turbo: after each of its tokens the MCTP blocks make ten more. "
+    "Balance and Boost lie between. Verified: the blocks draft, the backbone checks, the answer is Vanilla's."
+)
+
+LATE_SOUND = "*ffmpeg is not installed here, so the sound comes whole, at the end of the answer.*"
 
 
 def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
@@ -153,7 +182,7 @@ def answer(
             elif isinstance(event, WaveChunk):
                 chunks.append(event)
                 if streams and len(event.samples):
-                    yield same, _wav_bytes(event), same, same
+                    yield same, wav_bytes(Wave(event.samples, event.sample_rate)), same, same
             else:
                 whole = same if streams else _pcm(join_chunks(chunks))
                 kept = recent_turns([*history, *event.turns], remembered) if remembered else ()
@@ -166,19 +195,11 @@ def _example(speech_lm: SpeechLM) -> tuple[int, PcmArray] | None:
     return None if check is None else _pcm(read_wave(check.question))
 
 
-def _wav_bytes(chunk: WaveChunk) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, _int16(chunk.samples), chunk.sample_rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
 def _pcm(wave: Wave) -> tuple[int, PcmArray] | None:
     """What gradio takes without scaling it to its peak; None for a wave without samples."""
-    return (wave.sample_rate, _int16(wave.samples)) if len(wave.samples) else None
-
-
-def _int16(samples: FloatArray) -> PcmArray:
-    return np.round(samples.clip(-1, 1) * np.iinfo(np.int16).max).astype(np.int16)
+    if not len(wave.samples):
+        return None
+    return wave.sample_rate, np.round(wave.samples.clip(-1, 1) * np.iinfo(np.int16).max).astype(np.int16)
 
 
 def _gradio() -> Any:
@@ -187,3 +208,28 @@ def _gradio() -> Any:
     except ImportError:
         raise MissingExtraError('the page needs gradio; get it with: pip install "vita-mctp[demo]"') from None
     return gradio
+
+
+def conversation_hint(questions: int) -> str:
+    """Says how much of a conversation the model is given."""
+    earlier = "the last question and its answer" if questions == 1 else f"the last {questions} questions and answers"
+    return f"*With each question the model is given {earlier} of this visit, until **New conversation**.*"
+
+
+def metrics_table(done: Done) -> str:
+    """The metrics of an answer as a Markdown table, one in a row."""
+    times = done.timings
+    metrics = {
+        "mode": done.mode,
+        "tokens": str(times.tokens),
+        "tokens/s": f"{times.tokens_per_second:.1f}",
+        "first audio tokens": _number(times.first_audio_tokens, 3, " s"),
+        "first sound": _number(times.first_sound, 3, " s"),
+        "sound": _number(times.audio_seconds, 2, " s"),
+        "real-time factor": _number(times.real_time_factor, 2),
+    }
+    return "\n".join(["| metric | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in metrics.items())])
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    return "none" if value is None else f"{value:.{digits}f}{unit}"
