@@ -87,6 +87,14 @@ def versions(*packages: str) -> str:
     return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
+def quiet_libraries() -> None:
+    """Standard error is for errors: transformers' bars and warnings are kept off it, once downloads are over."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 _METER = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()

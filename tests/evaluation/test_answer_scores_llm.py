@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vita_mctp.errors import ConfigError
+from vita_mctp.errors import ConfigError, EndpointError
 from vita_mctp.evaluation.answer_scores import answer_rule
 
 pytest.importorskip("openai")
@@ -71,7 +71,12 @@ def test_any_other_reply_is_a_failure_that_quotes_it(reply: str) -> None:
     assert verdict.correct is None and repr(reply) in verdict.reason
 
 
-def test_a_judge_that_fails_for_good_is_a_failure_with_its_reason() -> None:
+def test_a_judge_that_fails_for_good_ends_the_run() -> None:
+    with endpoint([401]) as (name, _), pytest.raises(EndpointError, match=r"did not reply.*401.*run again"):
+        answer_rule(name).judge("Who?", ["Ann"], "It is Ann.")
+
+
+def test_a_judge_that_refuses_an_answer_is_a_failure_with_its_reason() -> None:
     with endpoint([400]) as (name, _):
         verdict = answer_rule(name).judge("Who?", ["Ann"], "It is Ann.")
     assert verdict.correct is None and "did not reply" in verdict.reason and "400" in verdict.reason

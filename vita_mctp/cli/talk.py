@@ -95,9 +95,10 @@ def find(model: ModelOptions) -> tuple[SpeechSettings, Callable[[], SpeechLM]]:
     opened = open_model(model.model, model.audio_tokenizer, model.audio_decoder)
 
     def load() -> SpeechLM:
-        quiet_libraries()
+        from vita_mctp.environment import quiet_libraries
         from vita_mctp.speech_lm import SpeechLM
 
+        quiet_libraries()
         return SpeechLM.from_opened(opened, **model.placement)
 
     return opened.speech, load
@@ -106,14 +107,6 @@ def find(model: ModelOptions) -> tuple[SpeechSettings, Callable[[], SpeechLM]]:
 def load_model(model: ModelOptions) -> SpeechLM:
     """The model that the options name. Raises as `SpeechLM.from_pretrained`."""
     return find(model)[1]()
-
-
-def quiet_libraries() -> None:
-    """Standard error is for errors: transformers' bars and warnings are kept off it, once downloads are over."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:

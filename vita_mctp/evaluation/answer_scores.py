@@ -18,8 +18,8 @@ from typing import Any
 import regex
 
 from vita_mctp.environment import require, versions
-from vita_mctp.errors import ConfigError
-from vita_mctp.evaluation.judges import open_client
+from vita_mctp.errors import ConfigError, EndpointError
+from vita_mctp.evaluation.judges import open_client, refuses_sample
 from vita_mctp.evaluation.text_scores import same_text
 
 LLM_PREFIX = "llm:"
@@ -106,8 +106,8 @@ class LlmJudge:
     """A language model reads question, references and answer, and says Yes or No; most of three votes decide.
 
     Votes are drawn at temperature 0.5 and top-p 0.95, as VoiceBench draws them. A vote that is neither Yes nor No, and
-    an endpoint that fails after its retries, give no verdict. prompt holds the fields {question}, {reference} and
-    {answer}; client is openai's.
+    a refusal of the sample, give no verdict; an endpoint that fails after its retries ends the run. prompt holds the
+    fields {question}, {reference} and {answer}; client is openai's.
     """
 
     model: str
@@ -123,7 +123,10 @@ class LlmJudge:
             try:
                 reply = self._reply(asked, seed)
             except OpenAIError as error:
-                return Verdict(None, f"the judge {self.model} did not reply: {error}")
+                complaint = f"the judge {self.model} did not reply: {error}"
+                if refuses_sample(error):
+                    return Verdict(None, complaint)
+                raise EndpointError(f"{complaint}; mend it and run again") from None
             vote = _VOTE.get(reply.strip().removesuffix(".").lower())
             if vote is None:
                 return Verdict(None, f"the judge {self.model} was to reply Yes or No and said {reply[:_SHOWN]!r}")

@@ -205,6 +205,11 @@ def _kind(name: str) -> _Kind:
     return _KINDS[name]
 
 
+def refuses_sample(error: Exception) -> bool:
+    """Whether what openai's client raised speaks of what was sent, so that another sample may do better."""
+    return getattr(error, "status_code", None) in (400, 413, 415, 422)
+
+
 def open_client(address: str, purpose: str) -> tuple[Any, str]:
     """openai's client and the model for "URL#MODEL". The key comes from OPENAI_API_KEY; many servers want none."""
     url, _, model = address.partition("#")

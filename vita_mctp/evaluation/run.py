@@ -1,14 +1,11 @@
-"""A benchmark run: cases are answered, the answers heard, both scored. Killed anywhere, it goes on where it stopped.
+"""A benchmark run: cases are answered, then the answers heard and scored. Killed anywhere, it goes on where it stopped.
 
 The run's folder, in the order in which it fills:
 
     run.json        what was asked for; another run cannot go on in the same folder
     cases.jsonl     the samples, and questions/ with their recordings where they come from the hub
     answers.jsonl   one entry for each case, in the order they came, and audio/ID.wav
-    heard.jsonl     the judge's transcripts of the same; heard-2.jsonl a second judge's
-    sound.jsonl     how they sound, where that is asked for
-    verdicts.jsonl  a language model's, where one judges the answers
-    rows.jsonl      one row for each case, failures too, in the set's order; made anew of all the above
+    rows.jsonl      one row for each case, failures too: what judges heard and rules said; at the end in the set's order
     summary.json    the metrics, computed from the rows, and all that they depend on
 
 How many processes share the work decides nothing but the time it takes.
@@ -26,22 +23,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from vita_mctp.environment import look_around
+from vita_mctp.environment import look_around, quiet_libraries
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.benchmarks import ASR, TASKS, Benchmark, Case, find_benchmark, read_cases
 from vita_mctp.evaluation.judges import Transcriber, judge_version, open_judge
 from vita_mctp.evaluation.metrics import AnswerEntry, Metric, ResultRow, by_tag, metrics
-from vita_mctp.evaluation.pool import Journal, Kind, Open, Progress, as_lines, complete, read_lines
+from vita_mctp.evaluation.pool import Journal, Progress, as_lines, complete, read_lines
 from vita_mctp.evaluation.systems import System, SystemConfig
-from vita_mctp.evaluation.work import (
-    Scorers,
-    SoundEntry,
-    TranscriptEntry,
-    answering,
-    check_sound,
-    measuring,
-    transcribing,
-)
+from vita_mctp.evaluation.work import Scorer, answering, scoring
 from vita_mctp.files import write_output
 from vita_mctp.schema import Schema
 
@@ -73,10 +62,11 @@ class RunConfig(Schema):
 
 
 class RunFile(Schema):
-    """run.json: the config, and what else decides what comes of it."""
+    """run.json: the config, and what else decides what comes of it. versions: of the rules, by name."""
 
     config: RunConfig
     weights: str
+    versions: dict[str, str]
     judge_versions: tuple[str, ...]
 
 
@@ -111,46 +101,38 @@ def evaluate(
     benchmark = find_benchmark(config.benchmark)
     config = config.completed(benchmark)
     judges, task = config.judges or (), TASKS[benchmark.task]
-    scorers = Scorers(task, config.rules or (), judges, folder)
+    open_scorer = partial(Scorer, task, config.rules or (), judges, config.sound, folder)
+    scorer = open_scorer()
     if open_system is None:
         config.system.check()
         open_system, weights = partial(_open_system, config.system, device), config.system.weights()
-    versions = tuple(judge_version(name) if open_transcriber is None else name for name in judges)
+    known = tuple(judge_version(name) if open_transcriber is None else name for name in judges)
     open_transcriber = open_transcriber or partial(_open_judge, benchmark.language, device)
-    run = RunFile(config=config, weights=weights or "not here", judge_versions=versions)
+    run = RunFile(config=config, weights=weights or "not here", versions=scorer.versions, judge_versions=known)
     _claim(folder / "run.json", run)
     cases = _cases(benchmark, config, folder)
-    rules = scorers.versions | check_sound(config.sound, cases)
-
-    def do(file: str, kind: type[Kind], name: str, open_job: Open[Kind], chosen: Sequence[Case]) -> dict[str, Kind]:
-        return complete(Journal(folder / file, kind), name, open_job, chosen, processes, progress)
-
-    answers = do("answers.jsonl", AnswerEntry, "answering", partial(answering, open_system, task, folder), cases)
-    audible = [case for case in cases if answers[case.id].audio is not None]
-    heard: dict[str, dict[str, TranscriptEntry]] = {}
-    for number, name in enumerate(judges, start=1):
-        file, open_one = f"heard{'' if number == 1 else f'-{number}'}.jsonl", partial(open_transcriber, name)
-        heard[name] = do(file, TranscriptEntry, "transcribing", partial(transcribing, open_one, folder), audible)
-    sound: dict[str, SoundEntry] = {}
-    if config.sound:
-        sound = do("sound.jsonl", SoundEntry, "scoring sound", partial(measuring, config.sound, folder), audible)
-    measures = tuple(dict.fromkeys(name for entry in sound.values() for name in entry.values)) or config.sound
-    rows = []
-    for case in cases:
-        transcripts = {name: entries[case.id] for name, entries in heard.items() if case.id in entries}
-        rows.append(scorers.row(case, answers[case.id], transcripts, sound.get(case.id), measures))
-    result = RunResult(tuple(rows), _summary(benchmark, run, device, rules, rows), tuple(metrics(rows, _seed(config))))
+    scorer.check(cases)
+    answer = partial(answering, open_system, task, folder)
+    answers = complete(Journal(folder / "answers.jsonl", AnswerEntry), "answering", answer, cases, processes, progress)
+    score = partial(scoring, open_scorer, partial(_open_judges, open_transcriber, judges), answers)
+    scored = complete(Journal(folder / ROWS, ResultRow), "scoring", score, cases, processes, progress)
+    rows = tuple(scored[case.id] for case in cases)
+    summary = _summary(benchmark, run, device, rows)
+    result = RunResult(rows, summary, tuple(metrics(rows, config.system.seed)))
     write_output(folder / ROWS, as_lines(rows).encode())
-    write_output(folder / SUMMARY, (json.dumps(result.summary, indent=1, ensure_ascii=False) + "\n").encode())
+    write_output(folder / SUMMARY, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
     return result
 
 
 def _open_system(config: SystemConfig, device: str, worker: int) -> System:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    quiet_libraries()
     return config.open(_device_of(device, worker))
+
+
+def _open_judges(
+    open_one: Callable[[str, int], Transcriber], names: Sequence[str], worker: int
+) -> dict[str, Transcriber]:
+    return {name: open_one(name, worker) for name in names}
 
 
 def _open_judge(language: str, device: str, name: str, worker: int) -> Transcriber:
@@ -163,10 +145,6 @@ def _device_of(device: str, worker: int) -> str:
     import torch
 
     return f"cuda:{worker % max(torch.cuda.device_count(), 1)}"
-
-
-def _seed(config: RunConfig) -> int:
-    return config.system.seed
 
 
 def _claim(path: Path, run: RunFile) -> None:
@@ -197,10 +175,8 @@ def _cases(benchmark: Benchmark, config: RunConfig, folder: Path) -> list[Case]:
     return cases
 
 
-def _summary(
-    benchmark: Benchmark, run: RunFile, device: str, rules: dict[str, str], rows: Sequence[ResultRow]
-) -> dict[str, Any]:
-    seed = _seed(run.config)
+def _summary(benchmark: Benchmark, run: RunFile, device: str, rows: Sequence[ResultRow]) -> dict[str, Any]:
+    seed = run.config.system.seed
     keys = ("name", "task", "language", "source", "part", "licence", "samples")
     return {
         "task": benchmark.task,
@@ -210,7 +186,7 @@ def _summary(
         "device": device,
         "mode": ", ".join(dict.fromkeys(row.mode for row in rows if row.mode)) or run.config.system.mode,
         "judges": list(run.judge_versions),
-        "rules": rules,
+        "rules": run.versions,
         "whole_set": len(rows) == benchmark.samples,
         **_measured(rows, seed),
         **_speed(rows),

@@ -24,16 +24,21 @@ SPEAKER_MODEL = "microsoft/wavlm-base-plus-sv"
 """WavLM with an x-vector head, trained to tell speakers apart."""
 
 SOUND_RULES = ("dnsmos", "speaker")
+_MOS = ("ovrl_mos", "sig_mos", "bak_mos", "p808_mos")
 Samples = NDArray[np.float32]
 Measure = Callable[[Samples, Samples], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class SoundRule:
-    """wants_reference: whether a wave is scored against another one. measure: (T,) and (T,) -> values by name."""
+    """values: the names of what it measures. wants_reference: whether a wave is scored against another one.
+
+    measure: (T,) and (T,) -> values by name.
+    """
 
     name: str
     version: str
+    values: tuple[str, ...]
     wants_reference: bool
     measure: Measure
 
@@ -58,11 +63,11 @@ def sound_rule(name: str) -> SoundRule:
     """
     if name == "dnsmos":
         require("the rule dnsmos", "sound", "speechmos", "librosa", "onnxruntime", "requests")
-        return SoundRule(name, f"dnsmos/1 ({versions('speechmos')})", False, _dnsmos)
+        return SoundRule(name, f"dnsmos/1 ({versions('speechmos')})", _MOS, False, _dnsmos)
     rule, _, model = name.partition(":")
     if rule == "speaker":
         model = model or SPEAKER_MODEL
-        return SoundRule(rule, f"speaker/1 ({model})", True, _speaker_measure(model))
+        return SoundRule(rule, f"speaker/1 ({model})", ("speaker_similarity",), True, _speaker_measure(model))
     raise ConfigError(f"there is no sound rule {name!r}; choose one of {', '.join(SOUND_RULES)}, speaker:MODEL")
 
 

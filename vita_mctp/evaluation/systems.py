@@ -24,7 +24,7 @@ from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
 from vita_mctp.evaluation.benchmarks import Question
-from vita_mctp.evaluation.judges import ENDPOINT, open_client
+from vita_mctp.evaluation.judges import ENDPOINT, open_client, refuses_sample
 from vita_mctp.schema import Schema
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import StopReason, Task, Wave
@@ -156,13 +156,13 @@ class EndpointSystem:
     model: str
 
     def answer(self, question: Question, task: Task) -> Reply:
-        from openai import APIConnectionError, APIStatusError, OpenAIError
+        from openai import APIConnectionError, OpenAIError
 
         start = time.perf_counter()
         try:
             text, sound = self._ask(question, task)
         except OpenAIError as error:
-            if isinstance(error, APIStatusError) and error.status_code in _OF_THE_SAMPLE:
+            if refuses_sample(error):
                 raise DataError(f"the server of {self.model} refused the sample: {error}") from None
             what = "is not reached" if isinstance(error, APIConnectionError) else "failed"
             raise EndpointError(f"the server of {self.model} {what}: {error}; mend it and run again") from None
@@ -195,10 +195,6 @@ class EndpointSystem:
         if message.audio is None:
             return message.content or "", b""
         return message.content or message.audio.transcript or "", base64.b64decode(message.audio.data)
-
-
-_OF_THE_SAMPLE = (400, 413, 415, 422)
-"""HTTP statuses that speak of what was sent: another sample may do better."""
 
 
 def _finished(model: str) -> Path:
