@@ -33,5 +33,5 @@ def write_output(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path, error: OSError) -> OutputError:
+def cannot_write(path: object, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror}; name another path or free some space")

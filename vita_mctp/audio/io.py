@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vita_mctp.errors import AudioError, OutputError
-from vita_mctp.files import write_whole
+from vita_mctp.files import cannot_write, write_whole
 from vita_mctp.types import FloatArray, Wave
 
 STDIO = "-"
@@ -88,7 +88,7 @@ def write_wave(target: str | os.PathLike[str], wave: Wave) -> None:
         else:
             write_whole(path.resolve(), data)
     except OSError as error:
-        raise OutputError(_cannot_write(path, error)) from None
+        raise cannot_write(path, error) from None
 
 
 def check_target(target: str | os.PathLike[str]) -> str:
@@ -199,8 +199,4 @@ def _write_stdout(data: bytes) -> None:
         raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
-        raise OutputError(_cannot_write("standard output", error)) from None
-
-
-def _cannot_write(target: object, error: OSError) -> str:
-    return f"cannot write {target}: {error.strerror}; free some space there, or give another path"
+        raise cannot_write("standard output", error) from None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from vita_mctp.audio import read_wave
 from vita_mctp.bench import Line, Machine, Panel, Row, Study, now
@@ -157,36 +156,25 @@ def first_sound(stages: SpeechLM | RandomSpeechLM, question: Wave, mode: Mode, s
     start = now(device)
     prompt = stages.prompt(stages.hear(question))
     heard = now(device)
-    tokens = _TimedTokens(stages.generate(prompt, stages.decoding(mode=mode, seed=seed)), device, heard)
-    answer = stages.speak(tokens, prompt, seed=seed)
+    seconds: list[float] = []
+    events: list[TokenEvent] = []
+
+    def timed() -> Iterator[TokenEvent]:
+        """The tokens, with what each of them took, whatever is done between them."""
+        asked = heard
+        for event in stages.generate(prompt, stages.decoding(mode=mode, seed=seed)):
+            seconds.append(now(device) - asked)
+            events.append(event)
+            yield event
+            asked = now(device)
+
+    answer = stages.speak(timed(), prompt, seed=seed)
     for event in answer:
         if isinstance(event, WaveChunk) and len(event.samples):
-            spoken = now(device) - heard - sum(tokens.seconds)
+            spoken = now(device) - heard - sum(seconds)
             answer.close()
-            parts = (heard - start, tokens.seconds[0], sum(tokens.seconds[1:]), spoken)
-            return FirstSound(parts, tokens.events, len(prompt.ids))
-    raise ConfigError(f"the model answered {len(tokens.events)} tokens without sound; ask it another --question")
-
-
-@dataclass(eq=False)
-class _TimedTokens:
-    """Tokens, with the seconds that each of them took, the first one since `start`, whatever is done between them."""
-
-    tokens: Iterator[TokenEvent]
-    device: torch.device
-    start: float
-    seconds: list[float] = field(default_factory=list)
-    events: list[TokenEvent] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[TokenEvent]:
-        return self
-
-    def __next__(self) -> TokenEvent:
-        start = now(self.device) if self.events else self.start
-        event = next(self.tokens)
-        self.seconds.append(now(self.device) - start)
-        self.events.append(event)
-        return event
+            return FirstSound((heard - start, seconds[0], sum(seconds[1:]), spoken), events, len(prompt.ids))
+    raise ConfigError(f"the model answered {len(events)} tokens without sound; ask it another --question")
 
 
 def _least(stages: SpeechLM | RandomSpeechLM, run: FirstSound, traffic: Traffic, machine: Machine) -> tuple[float, ...]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vita_mctp.bench import Cell, Line, Panel, Result, Study
-from vita_mctp.environment import Environment
-from vita_mctp.errors import ConfigError, MissingExtraError, OutputError
-from vita_mctp.files import write_whole
+from vita_mctp.environment import Environment, require
+from vita_mctp.errors import ConfigError
+from vita_mctp.files import write_output
 
 PICTURES = (".svg", ".png")
 _PANEL_INCHES = (7.0, 4.2)
@@ -41,14 +41,6 @@ def check_targets(json_file: Path | None, plot: Path | None) -> None:
         _matplotlib_drawing()
 
 
-def write(target: Path, data: bytes) -> None:
-    """Raises OutputError."""
-    try:
-        write_whole(target, data)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}; free some space or name another file") from None
-
-
 def draw(result: Result, target: Path) -> None:
     """The panels below each other, in an SVG or PNG whose bytes depend on the result alone."""
     from io import BytesIO
@@ -68,16 +60,15 @@ def draw(result: Result, target: Path) -> None:
     picture = BytesIO()
     kind = target.suffix.removeprefix(".")
     drawing.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    write(target, picture.getvalue())
+    write_output(target, picture.getvalue())
 
 
 def _matplotlib_drawing() -> Any:
     """matplotlib's Figure alone: its pyplot keeps state and looks for a screen."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("--plot draws with matplotlib: pip install 'vita-mctp[bench]'") from None
+    require("--plot", "bench", "matplotlib")
+    import matplotlib
+    from matplotlib.figure import Figure
+
     matplotlib.rcParams["svg.hashsalt"] = "vita-mctp"
     return Figure
 

@@ -32,7 +32,7 @@ COMMANDS = {
     "train": ("train", "train a model by a recipe; run again, it goes on"),
     "data": ("data", "check and fetch what there is to train on"),
     "tokenize": ("data", "turn a manifest's audio into token shards; run again, it goes on"),
-    "convert": ("convert", "bring a checkpoint into another form"),
+    "convert": ("train", "bring a checkpoint into another form"),
     "evaluate": ("evaluate", "measure a model, and write rows and metrics"),
     "bench": ("bench", "measure speed, and what the machine would allow"),
 }

@@ -275,6 +275,7 @@ def _show(study: StudyOptions, subject: str, is_random: bool, measure: Callable[
 
     from vita_mctp.bench import render, run_study
     from vita_mctp.checkpoints.loading import parse_device
+    from vita_mctp.files import write_output
 
     result = run_study(
         partial(measure, seed=study.seed),
@@ -285,7 +286,7 @@ def _show(study: StudyOptions, subject: str, is_random: bool, measure: Callable[
         dtype=dtype or torch.float32,
     )
     if study.json:
-        render.write(study.json, render.to_json(result).encode())
+        write_output(study.json, render.to_json(result).encode())
     if study.plot:
         render.draw(result, study.plot)
     write(render.to_markdown(result))

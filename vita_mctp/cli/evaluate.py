@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from vita_mctp.cli import write
 from vita_mctp.cli.options import MaxNewTokens, Mode, ModelOptions, Seed, Temperature, arg, command, flag, new_app, opt
 
 if TYPE_CHECKING:
+    from vita_mctp.evaluation.pool import Progress
     from vita_mctp.evaluation.run import RunConfig
 
 app, evaluate = new_app(), new_app()
@@ -55,8 +58,8 @@ def nano(
     from vita_mctp.nano.benchmark import NanoOptions, evaluate_nano
 
     chosen = NanoOptions(model.model, n, tuple(modes or _MODES), work, out, seed)
-    with _Bar() as bar:
-        evaluate_nano(load_model(model), chosen, progress=bar.show)
+    with _bar() as show:
+        evaluate_nano(load_model(model), chosen, progress=show)
     write(f"{out}\n")
 
 
@@ -139,33 +142,27 @@ def _evaluate(
     }
     config = RunConfig.parse(values, "the command")
     folder = run.out or Path("runs/evaluate") / _run_name(config)
-    with _Bar() as bar:
-        result = run_benchmark(config, folder, device=model.device, processes=run.processes, progress=bar.show)
+    with _bar() as show:
+        result = run_benchmark(config, folder, device=model.device, processes=run.processes, progress=show)
     write(outcome(result, folder))
 
 
-class _Bar:
+@contextmanager
+def _bar() -> Iterator[Progress]:
     """A progress bar for each part of the work, where standard error is a terminal."""
+    from tqdm import tqdm
 
-    def __init__(self) -> None:
-        self._what = ""
-        self._bar: Any = None
+    with ExitStack() as last:
+        name, bar = "", tqdm(disable=True)
 
-    def __enter__(self) -> _Bar:
-        return self
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal name, bar
+            if what != name:
+                last.close()
+                name, bar = what, last.enter_context(tqdm(desc=what, total=total, initial=done - 1, disable=None))
+            bar.update()
 
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """One more is done."""
-        from tqdm import tqdm
-
-        if self._bar is None or what != self._what:
-            self.__exit__()
-            self._what, self._bar = what, tqdm(desc=what, total=total, initial=done - 1, disable=None)
-        self._bar.update()
+        yield show
 
 
 def _run_name(config: RunConfig) -> str:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from vita_mctp.data.manifest import Form, parse_line
-from vita_mctp.errors import ConfigError, DataError, MissingExtraError, OutputError
+from vita_mctp.environment import require
+from vita_mctp.errors import ConfigError, DataError, OutputError
 from vita_mctp.text.chat import ASR_INSTRUCTION, TTS_INSTRUCTION
 from vita_mctp.text.vocabulary import AUDIO_TAG
 from vita_mctp.yaml_file import read_yaml
@@ -94,10 +95,9 @@ def fetch(hub_set: HubSet, folder: Path, limit: int | None = None) -> Fetched:
 
 def stream_rows(hub_set: HubSet) -> Iterator[Mapping[str, Any]]:
     """The set's rows as they come; a recording is {"bytes", "path"}, not decoded. Raises what `fetch` raises."""
-    try:
-        import datasets
-    except ImportError:
-        raise MissingExtraError("streaming from the hub wants datasets: pip install 'vita-mctp[data]'") from None
+    require("streaming from the hub", "data", "datasets")
+    import datasets
+
     for part in hub_set.parts:
         try:
             opened = datasets.load_dataset(

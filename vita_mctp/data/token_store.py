@@ -342,12 +342,12 @@ class _Shard:
         sizes = {"samples": header.samples, "audios": header.audios, "codes": header.codes, "key": KEY_BYTES}
         shapes = {name: self._slices[name].get_shape() for name in self._layout}
         for name, (dtype, axes) in self._layout.items():
-            fits = len(shapes[name]) == len(axes) and all(
-                sizes.get(axis, size) == size for axis, size in zip(axes, shapes[name], strict=True)
-            )
-            if not fits or self._slices[name].get_dtype() != dtype:
-                found = f"{self._slices[name].get_dtype()} {shapes[name]}"
-                raise self._damaged(f"{name} is {found}, not {dtype} {[sizes.get(axis, axis) for axis in axes]}")
+            shape, found = shapes[name], self._slices[name].get_dtype()
+            wanted = [sizes.get(axis, size) for axis, size in zip(axes, shape, strict=False)]
+            if (found, shape, len(shape)) != (dtype, wanted, len(axes)):
+                raise self._damaged(
+                    f"{name} is {found} {shape}, not {dtype} {[sizes.get(axis, axis) for axis in axes]}"
+                )
         for name, ends in self._ends.items():
             total = shapes[_ENDS_IN[name]][0]
             if (np.diff(ends, prepend=0) < 0).any() or (int(ends[-1]) if len(ends) else 0) != total:

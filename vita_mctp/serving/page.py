@@ -20,7 +20,8 @@ from vita_mctp.answer import join_chunks
 from vita_mctp.audio import read_wave, wav_bytes
 from vita_mctp.checkpoints.opening import NANO
 from vita_mctp.decoding.modes import MODES
-from vita_mctp.errors import ConfigError, MissingExtraError, VitaError
+from vita_mctp.environment import require
+from vita_mctp.errors import ConfigError, VitaError
 from vita_mctp.speech_lm import SpeechLM, recent_turns
 from vita_mctp.types import Done, TextDelta, Turn, Wave, WaveChunk
 
@@ -203,10 +204,9 @@ def _pcm(wave: Wave) -> tuple[int, PcmArray] | None:
 
 
 def _gradio() -> Any:
-    try:
-        import gradio
-    except ImportError:
-        raise MissingExtraError('the page needs gradio; get it with: pip install "vita-mctp[demo]"') from None
+    require("the page", "demo", "gradio")
+    import gradio
+
     return gradio
 
 
