@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def share_out(
+def run_jobs(
     name: str, open_job: Callable[[int], Callable[[Item], Result]], items: Sequence[Item], processes: int
 ) -> Iterator[Result]:
     """Each item's result, as they are done; what a job raises ends the work.

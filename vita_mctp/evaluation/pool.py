@@ -10,7 +10,7 @@ from typing import IO, Generic, TypeVar
 from vita_mctp.errors import DataError
 from vita_mctp.evaluation.benchmarks import Case
 from vita_mctp.files import cannot_write
-from vita_mctp.processes import share_out
+from vita_mctp.processes import run_jobs
 from vita_mctp.schema import Schema
 
 
@@ -109,7 +109,7 @@ def complete(
     entries = journal.entries()
     left = [case for case in cases if case.id not in entries]
     done = len(cases) - len(left)
-    for entry in share_out(name, open_job, left, min(processes, len(left))) if left else ():
+    for entry in run_jobs(name, open_job, left, min(processes, len(left))) if left else ():
         journal.append(entry)
         entries[entry.id] = entry
         done += 1
