@@ -9,7 +9,7 @@ the index follows when all are there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vita_mctp.codecs.base import AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.codecs.registry import audio_tokenizer, feature_extractor
 from vita_mctp.codecs.sensevoice import STATISTICS_FILE
 from vita_mctp.data.manifest import (
@@ -60,13 +59,6 @@ class CodecSource:
     folder: Path
     device: str = "cpu"
     features: Path | None = None
-
-
-@dataclass(frozen=True)
-class LoadedCodec:
-    identity: CodecIdentity
-    tokenizer: AudioTokenizer
-    extractor: AudioFeatureExtractor | None = None
 
 
 @dataclass(frozen=True)
@@ -127,19 +119,6 @@ def codec_digest(source: CodecSource) -> str:
     return digest.hexdigest()
 
 
-def load_codec(source: CodecSource, digest: str) -> LoadedCodec:
-    """The tokenizer; `digest` is that of its folder now. Raises ConfigError, CheckpointError."""
-    tokenizer = audio_tokenizer(source.name, source.folder, source.device)
-    extractor, made_by = None, ""
-    if source.features is not None:
-        extractor = feature_extractor(FRONT_END, source.features)
-        statistics = (source.features / STATISTICS_FILE).read_bytes()
-        made_by = f"{FRONT_END} {hashlib.sha256(statistics).hexdigest()}"
-    size, rate = tokenizer.codebook_size, str(tokenizer.frame_rate)
-    identity = CodecIdentity(name=source.name, digest=digest, codebook_size=size, frame_rate=rate, features=made_by)
-    return LoadedCodec(identity, tokenizer, extractor)
-
-
 def _writing(
     folder: Path, source: CodecSource, digest: str, options: TokenizeOptions, worker: int
 ) -> Callable[[ShardSpec], ShardDone]:
@@ -150,11 +129,12 @@ def _writing(
     import torch
 
     torch.set_num_threads(1)
-    codec = load_codec(source, digest)
+    encoder = _Encoder(source, digest, options.max_seconds)
 
     def write(spec: ShardSpec) -> ShardDone:
         path = folder / shard_file(spec.group)
-        data, done = tokenize_shard(spec, codec, options, _known(path, codec.identity))
+        encoder.begin(_known(path, encoder.identity))
+        data, done = _tokenize_shard(spec, encoder, options.skip_bad)
         if not _holds(path, data):
             try:
                 (folder / INDEX_FILE).unlink(missing_ok=True)
@@ -167,11 +147,8 @@ def _writing(
     return write
 
 
-def tokenize_shard(
-    spec: ShardSpec, codec: LoadedCodec, options: TokenizeOptions, known: Mapping[bytes, TokenizedAudio]
-) -> tuple[bytes, ShardDone]:
-    """A shard's file. known: codes by key, which spare encoding and change nothing else. Raises DataError."""
-    encoder = _Encoder(codec, options.max_seconds, known)
+def _tokenize_shard(spec: ShardSpec, encoder: _Encoder, skip_bad: bool) -> tuple[bytes, ShardDone]:
+    """A shard's file. Raises DataError."""
     kept: list[TokenizedLine] = []
     left_out: list[int] = []
     bad: list[str] = []
@@ -179,13 +156,13 @@ def tokenize_shard(
         try:
             kept.append(TokenizedLine(number, line, encoder.audios(sample)))
         except DataError as error:
-            if not options.skip_bad:
+            if not skip_bad:
                 raise
             left_out.append(number)
             bad.append(str(error))
     seconds = sum(audio.seconds for line in kept for audio in line.audios)
-    done = ShardDone(spec.group, codec.identity, len(kept), seconds, encoder.encoded, tuple(bad))
-    return shard_bytes(kept, codec.identity, spec.source, left_out), done
+    done = ShardDone(spec.group, encoder.identity, len(kept), seconds, encoder.encoded, tuple(bad))
+    return shard_bytes(kept, encoder.identity, spec.source, left_out), done
 
 
 def finish_store(specs: list[ShardSpec], folder: Path, codec: CodecIdentity) -> bool:
@@ -221,14 +198,28 @@ def _remove_parts(path: Path) -> None:
 
 
 class _Encoder:
-    """Codes of recordings, each different one encoded once; `encoded` seconds so far."""
+    """Codes of a shard's recordings, each different one encoded once; `encoded` seconds so far."""
 
-    def __init__(self, codec: LoadedCodec, max_seconds: float, known: Mapping[bytes, TokenizedAudio]) -> None:
-        self._codec, self._max_seconds, self._known = codec, max_seconds, dict(known)
-        self.encoded = 0.0
+    def __init__(self, source: CodecSource, digest: str, max_seconds: float) -> None:
+        """digest: of the codec's folder now. Raises ConfigError, CheckpointError."""
+        self._tokenizer = audio_tokenizer(source.name, source.folder, source.device)
+        self._extractor, made_by = None, ""
+        if source.features is not None:
+            self._extractor = feature_extractor(FRONT_END, source.features)
+            statistics = (source.features / STATISTICS_FILE).read_bytes()
+            made_by = f"{FRONT_END} {hashlib.sha256(statistics).hexdigest()}"
+        size, rate = self._tokenizer.codebook_size, str(self._tokenizer.frame_rate)
+        self.identity = CodecIdentity(
+            name=source.name, digest=digest, codebook_size=size, frame_rate=rate, features=made_by
+        )
+        self._max_seconds = max_seconds
+
+    def begin(self, known: dict[bytes, TokenizedAudio]) -> None:
+        """Another shard. known: codes by key, which spare encoding and change nothing else."""
+        self._known, self.encoded = known, 0.0
 
     def audios(self, sample: ManifestSample) -> tuple[TokenizedAudio, ...]:
-        keeps = self._codec.extractor is not None
+        keeps = self._extractor is not None
         return tuple(
             self._audio(audio, keeps and heard, f"{sample.where}: audios[{number}]")
             for number, (audio, heard) in enumerate(zip(sample.audios, sample.heard, strict=True))
@@ -248,9 +239,9 @@ class _Encoder:
         return known if heard else replace(known, frames=None)
 
     def _encode(self, data: bytes, key: bytes, heard: bool, where: str) -> TokenizedAudio:
-        wave, extractor = decode(data, where, self._max_seconds), self._codec.extractor
+        wave, extractor = decode(data, where, self._max_seconds), self._extractor
         try:
-            codes = self._codec.tokenizer.encode(wave)
+            codes = self._tokenizer.encode(wave)
             frames = frames_of(extractor.encode(wave)) if heard and extractor is not None else None
         except AudioError as error:
             raise DataError(f"{where}: {error}") from error
@@ -258,7 +249,7 @@ class _Encoder:
         return TokenizedAudio(key, tuple(codes.ids.tolist()), wave.seconds, frames)
 
     def _given(self, audio: GivenCodes, where: str) -> TokenizedAudio:
-        codec = self._codec.identity
+        codec = self.identity
         if audio.codec != codec.name or max(audio.codes) >= codec.codebook_size:
             raise DataError(
                 f"{where}: got codes up to {max(audio.codes)} of the codec {audio.codec}; wanted those of {codec.name} "

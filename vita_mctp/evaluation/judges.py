@@ -156,50 +156,40 @@ class _Judge:
         return self.hear(wave).strip() if wave.seconds >= _SHORTEST_SECONDS else ""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """extra, packages: what it needs. load: (language, device) -> the recogniser."""
-
-    extra: str
-    packages: tuple[str, ...]
-    load: Callable[[str, str], Hear]
-
-
 _NANO = "vita_mctp.nano.transcribers"
-_KINDS = {
-    "whisper-large-v3": _Kind("eval", ("transformers",), partial(_whisper, "openai/whisper-large-v3")),
-    "paraformer-zh": _Kind("funasr", ("funasr",), lambda language, device: _fun_asr("paraformer-zh", device)),
-    "sensevoice": _Kind("funasr", ("funasr",), _sense_voice),
-    "pocketsphinx": _Kind("eval", ("pocketsphinx",), partial(_pocketsphinx, f"{__name__}:PocketSphinx")),
-    "pocketsphinx-nano": _Kind("eval", ("pocketsphinx",), partial(_pocketsphinx, f"{_NANO}:bigram_transcriber")),
-    "pocketsphinx-nano-loop": _Kind(
-        "eval", ("pocketsphinx",), partial(_pocketsphinx, f"{_NANO}:word_loop_transcriber")
-    ),
+_KINDS: dict[str, tuple[str, str, Callable[[str, str], Hear]]] = {
+    "whisper-large-v3": ("eval", "transformers", partial(_whisper, "openai/whisper-large-v3")),
+    "paraformer-zh": ("funasr", "funasr", lambda language, device: _fun_asr("paraformer-zh", device)),
+    "sensevoice": ("funasr", "funasr", _sense_voice),
+    "pocketsphinx": ("eval", "pocketsphinx", partial(_pocketsphinx, f"{__name__}:PocketSphinx")),
+    "pocketsphinx-nano": ("eval", "pocketsphinx", partial(_pocketsphinx, f"{_NANO}:bigram_transcriber")),
+    "pocketsphinx-nano-loop": ("eval", "pocketsphinx", partial(_pocketsphinx, f"{_NANO}:word_loop_transcriber")),
 }
+"""The extra and the package that it needs, and what makes it: (language, device) -> the recogniser."""
 JUDGES = (*_KINDS, f"{_WHISPER}FOLDER|HUB_ID", f"{ENDPOINT}URL#MODEL")
 
 
 def judge_version(name: str) -> str:
-    """The judge and the packages behind it, as a summary states them, without loading it.
+    """The judge and the package behind it, as a summary states them, without loading it.
 
-    Raises ConfigError for an unknown name, MissingExtraError when a package is not installed.
+    Raises ConfigError for an unknown name, MissingExtraError when the package is not installed.
     """
-    kind = _kind(name)
-    require(f"the judge {name}", kind.extra, *kind.packages)
-    return f"{name} ({versions(*kind.packages)})"
+    extra, package, _ = _kind(name)
+    require(f"the judge {name}", extra, package)
+    return f"{name} ({versions(package)})"
 
 
 def open_judge(name: str, language: str, device: str = "cpu") -> Transcriber:
     """Raises as `judge_version`; language: the answers', as "en"."""
     judge_version(name)
-    return _Judge(_kind(name).load(language, device))
+    return _Judge(_kind(name)[2](language, device))
 
 
-def _kind(name: str) -> _Kind:
+def _kind(name: str) -> tuple[str, str, Callable[[str, str], Hear]]:
     if name.startswith(_WHISPER):
-        return _Kind("eval", ("transformers",), partial(_whisper, name.removeprefix(_WHISPER)))
+        return "eval", "transformers", partial(_whisper, name.removeprefix(_WHISPER))
     if name.startswith(ENDPOINT):
-        return _Kind("eval", ("openai",), partial(_endpoint, name.removeprefix(ENDPOINT)))
+        return "eval", "openai", partial(_endpoint, name.removeprefix(ENDPOINT))
     if name not in _KINDS:
         raise ConfigError(f"there is no judge {name!r}; choose one of {', '.join(JUDGES)}")
     return _KINDS[name]
