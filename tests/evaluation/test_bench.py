@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,10 +104,10 @@ def test_what_is_measured_of_a_machine_is_possible() -> None:
     assert 1e8 < machine.bytes_per_second < 1e13 and 1e8 < machine.flops_per_second < 1e15
 
 
-def test_modes_and_the_slow_twin_make_the_same_tokens(loaded: LoadedModel) -> None:
+def test_a_modes_speed_follows_from_its_time(loaded: LoadedModel) -> None:
     modes = (MODES["turbo"], MODES["vanilla"])
-    study = bench_modes(loaded, MACHINE, modes=modes, tokens=30, prefill=8, runs=3, naive=True)
-    assert study.column("tokens") == study.column("same tokens") == [30, 30]
+    study = bench_modes(loaded, MACHINE, modes=modes, tokens=30, prefill=8, runs=3)
+    assert study.column("tokens") == [30, 30]
     assert study.column("speed-up")[1] == 1.0
     totals, speeds, limits = (study.column(name) for name in ("total", "tokens a second", "limit"))
     assert all(total * speed == pytest.approx(30) for total, speed in zip(totals, speeds, strict=True))  # type: ignore
@@ -203,7 +202,7 @@ def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
-        (["modes", "--tokens", "14", "--modes", "vanilla", "boost", "--against", "naive"], 2),
+        (["modes", "--tokens", "14", "--modes", "vanilla", "boost"], 2),
         (["first-audio", "--runs", "2", "--warm-up", "1", "--modes", "1,10,4,10"], 5),
         (["timeline", "--tokens", "6", "--modes", "turbo"], 6),
         (["scaling", "--tokens", "3", "--histories", "9", "--batches", "1", "2"], 6),
@@ -268,13 +267,6 @@ def test_wrong_options_end_in_one_line(arguments: list[str], word: str, capsys: 
         code = stop.code
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1 and word in error
-
-
-def test_the_slow_twin_is_told_apart(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = SimpleNamespace(ids=tuple(range(12)))
-    monkeypatch.setattr("vita_mctp.bench.modes.generate_naive", lambda model, request: wrong)
-    study = bench_modes(loaded, MACHINE, modes=[MODES["turbo"]], tokens=12, prefill=4, naive=True)
-    assert study.column("same tokens")[0] < 12  # type: ignore[operator]
 
 
 def test_scaling_wants_a_mode_that_begins_as_it_goes_on(loaded: LoadedModel) -> None:

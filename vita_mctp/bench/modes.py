@@ -20,7 +20,6 @@ from vita_mctp.bench.models import LoadedModel
 from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode, PlanCursor
-from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.request import Request
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import family_of
@@ -163,8 +162,12 @@ def flops(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int) -> float:
 
 
 _MODES_UNITS = {"total": "s", "speed-up": "×", "step p50": "ms", "step p99": "ms", "limit": "tokens/s"}
-_MODES_UNITS |= {"of the limit": "%", "naive total": "s", "naive, times slower": "×"}
-_MODES_UNITS |= {"plain loop": "tokens/CPU-s", "engine": "tokens/CPU-s", "engine over plain loop": "×"}
+_MODES_UNITS |= {
+    "of the limit": "%",
+    "plain loop": "tokens/CPU-s",
+    "engine": "tokens/CPU-s",
+    "engine over plain loop": "×",
+}
 _MODES_NOTES = (
     "The audio encoder and decoder are not in these times, as in the paper.",
     "limit: what takes longer, the bytes of weights, keys and values that the mode's steps read, over the measured "
@@ -187,14 +190,13 @@ def bench_modes(
     tokens: int,
     prefill: int,
     runs: int = 1,
-    naive: bool = False,
     baseline: bool = False,
     seed: int = 0,
 ) -> Study:
     """Tokens a second of each mode. The speed-up is over vanilla where it is among the modes, else over the first.
 
-    runs: of each mode, in turns, so that the machine's other work falls on all. naive: time the slow twin too.
-    baseline: also time the plain loop, and the engine beside it.
+    runs: of each mode, in turns, so that the machine's other work falls on all. baseline: also time the plain loop,
+    and the engine beside it.
     """
     requests = [request_of(loaded, mode, prefill, tokens, seed) for mode in modes]
     found = _median_runs(loaded, requests, runs)
@@ -216,8 +218,6 @@ def bench_modes(
             "limit": None if request.mode.verified else len(run.events) / least,
             "of the limit": None if request.mode.verified else 100 * least / run.seconds,
         }
-        if naive:
-            row |= _compare_naive(loaded, request, run)
         rows.append(row | (beside[i].columns() if baseline else {}))
     notes = (*fitting_note(loaded, prefill, tokens), *_MODES_NOTES, *([_BASELINE_NOTE] if baseline else []))
     return Study("modes", "Speed of the decoding modes", rows, _MODES_UNITS, _mode_panels(rows, found), notes)
@@ -233,15 +233,6 @@ def _median_runs(loaded: LoadedModel, requests: Sequence[Request], runs: int) ->
 def _warm(loaded: LoadedModel, request: Request, tokens: int = 24) -> None:
     """A few tokens, so that what is built at first use is built: two cycles of every mode."""
     generate(loaded, replace(request, max_new_tokens=min(tokens, request.max_new_tokens)))
-
-
-def _compare_naive(loaded: LoadedModel, request: Request, run: Generation) -> dict[str, Cell]:
-    """The slow twin, which computes everything anew for each token."""
-    start = now(loaded.device)
-    ids = generate_naive(loaded.model, request).ids
-    seconds = now(loaded.device) - start
-    same = sum(np.cumprod([fast.id == slow for fast, slow in zip(run.events, ids, strict=True)]))
-    return {"naive total": seconds, "naive, times slower": seconds / run.seconds, "same tokens": int(same)}
 
 
 def _mode_panels(rows: Sequence[Row], found: Sequence[Generation]) -> list[Panel]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vita_mctp.cli import PROGRAM, write
 from vita_mctp.cli.options import Attention, Device, Quantize, Seed, command, flag, new_app, opt
@@ -81,15 +81,13 @@ def modes(
     tokens: Tokens = 4096,
     prefill: Prefill = 32,
     runs: Runs = 1,
-    against: Annotated[Literal["naive"] | None, opt("naive", "also time the slow twin, which keeps no cache")] = None,
     baseline: Annotated[bool, flag("--baseline", "also time a plain loop: a forward a token, growing caches")] = False,
 ) -> None:
     """Table 8 of the VITA-Audio paper."""
     from vita_mctp.bench.modes import bench_modes
 
-    naive, chosen = against == "naive", _parse(modes)
-    measure = partial(bench_modes, modes=chosen, tokens=tokens, prefill=prefill, runs=runs)
-    _run(study, random, partial(measure, naive=naive, baseline=baseline))
+    measure = partial(bench_modes, modes=_parse(modes), tokens=tokens, prefill=prefill)
+    _run(study, random, partial(measure, runs=runs, baseline=baseline))
 
 
 @command(bench, help="milliseconds to the first sound, part by part")
