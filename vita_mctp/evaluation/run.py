@@ -114,7 +114,7 @@ def evaluate(
     scorer.check(cases)
     answer = partial(answering, open_system, task, folder)
     answers = complete(Journal(folder / "answers.jsonl", AnswerEntry), "answering", answer, cases, processes, progress)
-    score = partial(scoring, open_scorer, partial(_open_judges, open_transcriber, judges), answers)
+    score = partial(scoring, open_scorer, open_transcriber, judges, answers)
     scored = complete(Journal(folder / ROWS, ResultRow), "scoring", score, cases, processes, progress)
     rows = tuple(scored[case.id] for case in cases)
     summary = _summary(benchmark, run, device, rows)
@@ -127,12 +127,6 @@ def evaluate(
 def _open_system(config: SystemConfig, device: str, worker: int) -> System:
     quiet_libraries()
     return config.open(_device_of(device, worker))
-
-
-def _open_judges(
-    open_one: Callable[[str, int], Transcriber], names: Sequence[str], worker: int
-) -> dict[str, Transcriber]:
-    return {name: open_one(name, worker) for name in names}
 
 
 def _open_judge(language: str, device: str, name: str, worker: int) -> Transcriber:

@@ -125,16 +125,12 @@ def wenet_characters(text: str) -> str:
 
 def seed_tts_english(text: str) -> str:
     """Lower case, every Chinese and ASCII punctuation mark removed (not replaced by a blank) but the apostrophe."""
-    return _without_punctuation(text).lower()
+    return text.translate(_seed_tts_punctuation()).lower()
 
 
 def seed_tts_chinese(text: str) -> str:
     """Characters apart by blanks, punctuation removed as in English; Latin letters keep their case."""
-    return " ".join(_without_punctuation(text))
-
-
-def _without_punctuation(text: str) -> str:
-    return text.translate(_seed_tts_punctuation())
+    return " ".join(text.translate(_seed_tts_punctuation()))
 
 
 @functools.cache

@@ -160,10 +160,11 @@ def _score(
 
 def scoring(
     open_scorer: Callable[[], Scorer],
-    open_judges: Callable[[int], Mapping[str, Transcriber]],
+    open_judge: Callable[[str, int], Transcriber],
+    judges: Sequence[str],
     answers: Mapping[str, AnswerEntry],
     worker: int,
 ) -> Callable[[Case], ResultRow]:
     """A case that was answered in, its row out."""
-    scorer, judges = open_scorer(), open_judges(worker)
-    return lambda case: scorer.row(case, answers[case.id], judges)
+    scorer, opened = open_scorer(), {name: open_judge(name, worker) for name in judges}
+    return lambda case: scorer.row(case, answers[case.id], opened)
