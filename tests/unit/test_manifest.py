@@ -94,7 +94,7 @@ BAD_LINES = {
     '{"messages": [{"role": "user", "content": "\\ud800"}]}': "Invalid JSON",
     '{"messages": [{"role": "user"}]}': "missing key messages.0.content",
     '{"messages": [{"role": "user", "content": 3}]}': "messages.0.content: got 3",
-    '{"messages": [{"role": "robot", "content": "x"}]}': "messages.0.role: unknown role 'robot'",
+    '{"messages": [{"role": "robot", "content": "x"}]}': "messages.0.role: got 'robot'; Input should be 'system'",
     '{"messages": [{"role": "user", "content": "x"}]}': "the last message is of the role 'user'",
     '{"messages": [{"role": "gpt", "content": " "}]}': "messages.0.content: got nothing",
     '{"messages": [{"role": "gpt", "content": "<|im_end|>"}]}': "messages.0.content: got <|im_end|>",

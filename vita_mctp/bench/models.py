@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vita_mctp.checkpoints.loading import (
     Quantization,
@@ -214,19 +214,19 @@ def _best_blocks(decoder: AudioDecoder) -> tuple[int, ...]:
     return Windows().chunk_sizes if isinstance(decoder, Glm4VoiceReferenceDecoder) else (decoder.block_size,)
 
 
-def networks(part: object) -> list[nn.Module]:
-    """The networks that an audio tokenizer or decoder holds; one without weights has none."""
-    return [value for value in vars(part).values() if isinstance(value, nn.Module)]
-
-
 def weight_bytes(part: object) -> int:
-    """Of all its networks."""
-    weights = (weight for network in networks(part) for weight in network.parameters())
-    return sum(weight.numel() * weight.element_size() for weight in weights)
+    """Of all the networks that an audio tokenizer or decoder holds; one without weights has none."""
+    return sum(weight.numel() * weight.element_size() for weight in _weights(part))
+
+
+def _weights(part: object) -> Iterator[Tensor]:
+    for value in vars(part).values():
+        if isinstance(value, nn.Module):
+            yield from value.parameters()
 
 
 def _device(decoder: AudioDecoder) -> torch.device:
-    return next((weight.device for network in networks(decoder) for weight in network.parameters()), _CPU)
+    return next((weight.device for weight in _weights(decoder)), _CPU)
 
 
 def _ready(module: Net) -> Net:

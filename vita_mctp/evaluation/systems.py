@@ -76,11 +76,7 @@ class SystemConfig(Schema):
     def check(self) -> None:
         """Raises ConfigError for a mode or a model that is not known, before anything is loaded."""
         parse_mode(self.mode, num_blocks=0)
-        if self.model.startswith(ENDPOINT):
-            open_client(self.model.removeprefix(ENDPOINT), "system to evaluate")
-        elif self.model.startswith(FINISHED):
-            _finished(self.model)
-        else:
+        if self._adapter() is None:
             find_model(self.model)
 
     def open(self, device: str = "cpu") -> System:
@@ -88,18 +84,23 @@ class SystemConfig(Schema):
 
         Raises as `SpeechLM.from_pretrained`, and DataError for a folder of answers that is not there.
         """
-        if self.model.startswith(ENDPOINT):
-            return EndpointSystem(*open_client(self.model.removeprefix(ENDPOINT), "system to evaluate"))
-        if self.model.startswith(FINISHED):
-            return FinishedAnswers(_finished(self.model))
         loading: dict[str, Any] = dict(self.loading)
-        return LocalModel(SpeechLM.from_pretrained(self.model, device=device, **loading), self)
+        return self._adapter() or LocalModel(SpeechLM.from_pretrained(self.model, device=device, **loading), self)
 
     def weights(self) -> str:
         """The hash of what answers, where it lies on this machine."""
-        if self.model.startswith((ENDPOINT, FINISHED)):
-            return "not here"
-        return weights_hash(find_model(self.model))
+        return "not here" if self._adapter() else weights_hash(find_model(self.model))
+
+    def _adapter(self) -> System | None:
+        """A server or a folder of finished answers; None for a model of this library."""
+        if self.model.startswith(ENDPOINT):
+            return EndpointSystem(*open_client(self.model.removeprefix(ENDPOINT), "system to evaluate"))
+        if not self.model.startswith(FINISHED):
+            return None
+        folder = Path(self.model.removeprefix(FINISHED))
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}; give the one that holds the finished answers, ID.wav each")
+        return FinishedAnswers(folder)
 
 
 @dataclass(eq=False)
@@ -195,10 +196,3 @@ class EndpointSystem:
         if message.audio is None:
             return message.content or "", b""
         return message.content or message.audio.transcript or "", base64.b64decode(message.audio.data)
-
-
-def _finished(model: str) -> Path:
-    folder = Path(model.removeprefix(FINISHED))
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; give the one that holds the finished answers, ID.wav each")
-    return folder
