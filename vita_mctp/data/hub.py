@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from vita_mctp.data.manifest import Form, parse_line
 from vita_mctp.environment import require
@@ -41,6 +41,8 @@ class HubSet:
 
     messages: column with a whole conversation, instead of question and answer.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # as it is read from YAML
 
     form: Form
     parts: tuple[HubPart, ...]

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from vita_mctp.data.hub import HubSet, stream_rows
 from vita_mctp.errors import ConfigError, DataError
@@ -107,6 +107,8 @@ class Benchmark:
     judges: what transcribes the answers' sound, the main one first; none for asr. tags: for whose values metrics are
     also given one by one.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # as it is read from YAML
 
     name: str
     task: str
