@@ -247,7 +247,7 @@ def test_a_taken_port_is_one_clear_line(speech_lm: SpeechLM) -> None:
 
 def test_without_gradio_the_extra_is_named(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "vita-mctp\[demo\]"'):
+    with pytest.raises(MissingExtraError, match=r"pip install 'vita-mctp\[demo\]'"):
         build_page(speech_lm)
 
 

@@ -322,7 +322,6 @@ def test_an_option_may_take_several_words() -> None:
         (["ask", "q.wav", "-o", "--json"], "'-o' requires an argument"),
         (["ask", "q.wav", "more.wav", "-o", "a.wav"], "more.wav"),
         (["ask", "q.wav", "-o", "a.wav", "--out", "b.wav"], "--out "),
-        (["bench", "modes", "--against", "fast"], "'fast'"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments: list[str], fact: str, capsys: pytest.CaptureFixture[str]) -> None:
