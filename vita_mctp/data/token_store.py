@@ -343,8 +343,8 @@ class _Shard:
         shapes = {name: self._slices[name].get_shape() for name in self._layout}
         for name, (dtype, axes) in self._layout.items():
             shape, found = shapes[name], self._slices[name].get_dtype()
-            wanted = [sizes.get(axis, size) for axis, size in zip(axes, shape, strict=False)]
-            if (found, shape, len(shape)) != (dtype, wanted, len(axes)):
+            known = [sizes.get(axis, size) for axis, size in zip(axes, shape, strict=False)]
+            if (found, shape, len(shape)) != (dtype, known, len(axes)):
                 raise self._damaged(
                     f"{name} is {found} {shape}, not {dtype} {[sizes.get(axis, axis) for axis in axes]}"
                 )
