@@ -40,6 +40,12 @@ FILES = {
     "s3_batch_file": "batch.json",
     "s3_full_size": "state_dict.json",
     "xy_full_size": "state_dict.json",
+    "talker_train_file": "train_*.safetensors",
+    "talker_whole_file": "decode_predict.json",
+    "talker_stream_file": "decode_streaming.json",
+    "spoken_stream_file": "stream_loop*.json",
+    "spoken_whole_file": "generate_*.json",
+    "predictors_file": "table3_authors.json",
 }
 BESIDE = {
     "flow_tensors_file": "decoder_config.json",

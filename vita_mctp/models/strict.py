@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,11 @@ class StrictLoading(_Base):
             super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self.generation_config.save_pretrained(save_directory)
+
+
+def cache_argument(layer: type[Any]) -> str:
+    """What a transformers decoder layer calls its cache: 5.24 renamed it."""
+    return "cache" if "cache" in signature(layer.forward).parameters else "past_key_values"
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -23,7 +22,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 from transformers.utils import ModelOutput
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.models.strict import StrictLoading
+from vita_mctp.models.strict import StrictLoading, cache_argument
 from vita_mctp.models.vita.configuration import VitaMctpConfig
 from vita_mctp.models.vita.losses import SharedHead
 from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, attention_inputs, take
@@ -31,8 +30,7 @@ from vita_mctp.types import HeardAudio
 
 Detach = Literal["when_frozen", "always"]
 
-_CACHE_ARGUMENT = "cache" if "cache" in signature(Qwen2DecoderLayer.forward).parameters else "past_key_values"
-"""transformers 5.24 renamed the argument of its decoder layers."""
+_CACHE_ARGUMENT = cache_argument(Qwen2DecoderLayer)
 
 
 @dataclass

@@ -1,0 +1,85 @@
+"""A talker decoded over caches, as trained, against its training forward; for every predictor, size and chunking."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vita_mctp.decoding.naive import speak_naive
+from vita_mctp.decoding.talker import Penalty, TalkerAnswer, TalkerOptions
+from vita_mctp.errors import ConfigError
+from vita_mctp.models.vocalnet.sizes import TalkerSizes
+from vita_mctp.models.vocalnet.talkers import TALKERS, Talker, make_talker
+
+GROUPS = ("group_linear", "group_transformer")
+
+
+def tiny_talker(predictor: str, levels: int = 3, group: int = 3, seed: int = 0, **changes: int) -> Talker:
+    grouped = predictor in GROUPS
+    sizes = TalkerSizes(
+        hidden_size=16,
+        ffn_size=24,
+        num_heads=2,
+        backbone_layers=2,
+        projector_layers=1,
+        predictor=predictor,
+        mtp_levels=0 if grouped or predictor == "ntp" else levels,
+        group_size=group if grouped else 1,
+        num_units=8,
+        **changes,
+    )
+    torch.manual_seed(seed)
+    talker = make_talker(sizes)
+    for parameter in talker.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.4 / parameter.shape[-1] ** 0.5)
+    return talker.double().eval()
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Talker, list[Tensor], TalkerOptions]:
+    predictor = draw(st.sampled_from(list(TALKERS)))
+    changes = {"text_chunk": draw(st.integers(1, 4)), "speech_chunk": draw(st.integers(2, 6))}
+    talker = tiny_talker(
+        predictor, draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 99)), **changes
+    )
+    texts = [torch.randn(talker.sizes.text_chunk, 16, dtype=torch.float64) for _ in range(draw(st.integers(0, 2)))] + [
+        torch.randn(draw(st.integers(1, 5)), 16, dtype=torch.float64)
+    ]
+    options = TalkerOptions(draw(st.integers(0, talker.sizes.mtp_levels)), "as_trained", draw(st.integers(2, 24)))
+    return talker, texts, options
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases())
+def test_a_stream_with_caches_is_the_training_forward(case: tuple[Talker, list[Tensor], TalkerOptions]) -> None:
+    talker, texts, options = case
+    answer = TalkerAnswer(talker, options, streaming=True)
+    made = [answer.push(text, last=number == len(texts)) for number, text in enumerate(texts, 1)]
+    wanted = speak_naive(talker, texts, options, streaming=True)
+    if talker.sizes.group_size > 1:  # whose EOS is not kept
+        wanted = [[id for id in call if id != talker.sizes.eos] for call in wanted]
+    assert made == wanted
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_a_whole_answer_with_caches_is_the_training_forward(case: tuple[Talker, list[Tensor], TalkerOptions]) -> None:
+    talker, texts, options = case
+    made = TalkerAnswer(talker, options, streaming=False).whole(torch.cat(texts))
+    (wanted,) = speak_naive(talker, [torch.cat(texts)], options, streaming=False)
+    assert made == [id for id in wanted if id != talker.sizes.eos or talker.sizes.group_size == 1]
+
+
+def test_a_penalty_counts_each_occurrence_and_raises_negative_logits() -> None:
+    logits = torch.tensor([[8.0, -8.0, 4.0, 2.0]])
+    assert Penalty(3).apply(logits, [3, 0, 0, 1]).tolist() == [[2.0, -4.0, 4.0, 2.0]]
+    assert Penalty(0).apply(logits, [0, 0]).tolist() == logits.tolist()
+
+
+def test_more_levels_than_there_are() -> None:
+    with pytest.raises(ConfigError, match="levels 4"):
+        TalkerAnswer(tiny_talker("vocalnet"), TalkerOptions(4), streaming=False)
