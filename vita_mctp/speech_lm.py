@@ -22,10 +22,12 @@ from vita_mctp.decoding.modes import Mode, parse_mode
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners import runner_for
 from vita_mctp.decoding.sampling import SamplingParams
+from vita_mctp.decoding.speaking import speak_events
+from vita_mctp.decoding.talker import TalkerOptions, parse_talker_mode
 from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.registry import SpeechModel, family_of
-from vita_mctp.text.chat import ChatFormat, PromptStyle
+from vita_mctp.text.chat import PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
 
@@ -42,6 +44,8 @@ class Decoding:
     mode: Mode
     sampling: SamplingParams
     max_new_tokens: int
+    talker: TalkerOptions | None = None
+    """Of a model that speaks by a talker."""
 
 
 class SpeechLM:
@@ -60,7 +64,9 @@ class SpeechLM:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
         self.worker = EngineWorker(Engine(runner_for(model), classify=tokenizer.vocabulary.kind))
-        self._chat = ChatFormat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
+        family = family_of(model.config.model_type)
+        self._chat = family.chat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
+        self._speaking = family.speaking(model, tokenizer)
         self.defaults = GenerationDefaults.of(
             model.generation_config.to_dict(),
             settings.sampling,
@@ -242,9 +248,12 @@ class SpeechLM:
         sampling = replace(self.defaults.sampling[task], seed=seed)
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
-        blocks = self.model.config.num_nextn_predict_layers
+        limit, blocks = max_new_tokens or self.settings.max_new_tokens, self.model.config.num_nextn_predict_layers
+        if self._speaking is not None:
+            options = parse_talker_mode(mode, self._speaking.talker.sizes.mtp_levels)
+            return Decoding(Mode(options.name, (1, 0)), sampling, limit, options)
         chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
-        return Decoding(chosen, sampling, max_new_tokens or self.settings.max_new_tokens)
+        return Decoding(chosen, sampling, limit)
 
     def generate(
         self, prompt: Prompt, decoding: Decoding | None = None, cancel: Cancel | None = None
@@ -253,7 +262,10 @@ class SpeechLM:
         chosen = decoding or self.decoding(prompt.task)
         limit, eos_ids = chosen.max_new_tokens, self.defaults.eos_ids
         request = Request(prompt.ids, chosen.mode, limit, chosen.sampling, eos_ids, heard=prompt.heard)
-        return self.worker.stream(request, cancel)
+        if self._speaking is None or chosen.talker is None or not prompt.task.speaks:
+            return self.worker.stream(request, cancel)
+        events = self.worker.stream(replace(request, keeps_hidden=True), cancel)
+        return speak_events(events, self._speaking, chosen.talker, self.tokenizer.vocabulary.audio_id)
 
     def speak(
         self,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +161,7 @@ class TokenEvent:
     """One generated token, number `index` of the answer; `level` is 0 for the backbone and k for block k - 1.
 
     ends: why the answer ends with this token; None on every other.
+    hidden: for a talker, the hidden state (H,) that predicted it, where the request asks for it.
     """
 
     index: int
@@ -167,6 +169,7 @@ class TokenEvent:
     kind: TokenKind
     level: int
     ends: StopReason | None = None
+    hidden: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

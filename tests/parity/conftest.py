@@ -46,6 +46,10 @@ FILES = {
     "spoken_stream_file": "stream_loop*.json",
     "spoken_whole_file": "generate_*.json",
     "predictors_file": "table3_authors.json",
+    "released_expected_file": "released_tiny_*/expected.json",
+    "prompts_file": "prompts.json",
+    "sampling_file": "llm_sampling.json",
+    "hearing_file": "hearing.json",
 }
 BESIDE = {
     "flow_tensors_file": "decoder_config.json",

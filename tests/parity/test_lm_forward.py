@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.models.attention import attention_inputs
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter
-from vita_mctp.models.vita.rows import attention_inputs
 
 NEAR = {"atol": 3e-4, "rtol": 1e-4}
 LOSS_RTOL = 2e-5

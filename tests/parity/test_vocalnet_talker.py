@@ -13,8 +13,9 @@ from torch import Tensor
 from vocalnet_talkers import index_of, rows_spoken, said, talker_in
 
 from vita_mctp.decoding import talker as talker_module
-from vita_mctp.decoding.speaking import SpeakingRules, SpokenStream, speak_whole
+from vita_mctp.decoding.speaking import SpokenStream, speak_whole
 from vita_mctp.decoding.talker import STREAM_PENALTY, WHOLE_PENALTY, Penalty, TalkerAnswer, TalkerOptions
+from vita_mctp.models.registry import Speaking
 from vita_mctp.models.vocalnet.batches import TalkerBatch
 from vita_mctp.models.vocalnet.talkers import Talker
 
@@ -116,9 +117,9 @@ def test_the_streaming_loop(spoken_stream_file: Path) -> None:
         nothing = torch.zeros(1, len(case["llm_token_ids"]), talker.sizes.hidden_size)
         rows = recorded.get(f"{name}.llm_hidden", nothing)[0]
         text_end = recorded.get(f"{name}.txt_eos_emb", nothing[0, 0])
-        rules = SpeakingRules(end, text_end, decode, reset_interval=case["reset_interval"])
+        rules = Speaking(talker, end, text_end, decode, reset_interval=case["reset_interval"])
         options = TalkerOptions(case["infer_mtp_token_num"], max_tokens=loop["max_tokens_per_decoder_call"])
-        stream, parts = SpokenStream(talker, rules, options), []
+        stream, parts = SpokenStream(rules, options), []
         for number, (id, row) in enumerate(zip(case["llm_token_ids"], rows, strict=False)):
             too_long = number > case.get("max_len", 512)
             parts += stream.end() if too_long else stream.push(id, row)
@@ -134,9 +135,9 @@ def test_segments_of_whole_answers(spoken_whole_file: Path) -> None:
     loop, talker = json.loads(spoken_whole_file.read_text()), talker_in(folder)
     for name, case in loop["cases"].items():
         ids = case["llm_token_ids"]
-        rules = SpeakingRules(ids[-1], recorded[f"{name}.txt_eos_emb"], str)
+        rules = Speaking(talker, ids[-1], recorded[f"{name}.txt_eos_emb"], str)
         options = TalkerOptions(case["infer_mtp_token_num"], max_tokens=loop["max_tokens_per_decoder_call"])
-        units = speak_whole(talker, rules, options, ids, list(recorded[f"{name}.llm_hidden"][0]))
+        units = speak_whole(rules, options, ids, list(recorded[f"{name}.llm_hidden"][0]))
         assert [talker.sizes.sos, *units, talker.sizes.eos] == case["units"], name
 
 

@@ -11,8 +11,8 @@ from transformers import DynamicCache
 from transformers.integrations import flex_attention as flex_integration
 
 from vita_mctp.errors import ConfigError
+from vita_mctp.models.attention import attention_inputs
 from vita_mctp.models.vita import VitaMctpForCausalLM
-from vita_mctp.models.vita.rows import attention_inputs
 
 MakeModel = Callable[..., VitaMctpForCausalLM]
 KERNELS = ["eager", "sdpa", "flex_attention"]

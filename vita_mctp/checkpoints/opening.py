@@ -182,7 +182,7 @@ def _released_settings(folder: Path, frontend: str | None, decoder: str | None) 
     if family.audio_frontend is None or family.audio_decoder is None:
         raise ConfigError(f"{folder} holds a {model_type_of(folder)} model without {SPEECH_FILE}; write one")
     refs = [
-        CodecRef(name=codec.name, folder=str(_codec_folder(repository(codec.hub_id), folder, named, option)))
+        CodecRef(name=codec.name, folder=str(_codec_folder(codec.hub_id, folder, named, option)))
         for codec, named, option in (
             (family.audio_frontend, frontend, "--audio-tokenizer"),
             (family.audio_decoder, decoder, "--audio-decoder"),
@@ -195,6 +195,7 @@ def _released_settings(folder: Path, frontend: str | None, decoder: str | None) 
         audio_decoder=refs[1],
         max_history_turns=family.max_history_turns,
         voice_prompts=family.voice_prompts,
+        **family.settings,
     )
 
 
@@ -204,7 +205,10 @@ def _resolved(ref: CodecRef, folder: Path, named: str | None) -> CodecRef:
     return ref.model_copy(update={"folder": str((Path(named) if named else folder / ref.folder).resolve())})
 
 
-def _codec_folder(codec: Repository, folder: Path, named: str | None, option: str) -> Path:
+def _codec_folder(hub_id: str | None, folder: Path, named: str | None, option: str) -> Path:
+    if hub_id is None:
+        return Path(named) if named is not None else folder
+    codec = repository(hub_id)
     if named is not None:
         return _named(codec, named, option)
     above = folder.resolve().parent

@@ -31,7 +31,10 @@ _CLASSES = {
         "ramp": "vita_mctp.codecs.ramp:RampDecoder",
         "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyDecoder",
     },
-    "feature extractor": {"sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd"},
+    "feature extractor": {
+        "sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd",
+        "whisper": "vita_mctp.codecs.whisper:WhisperFrontEnd",
+    },
 }
 _NO_OPTIONS = ("device", "dtype")
 """What a class may take that its folder cannot settle."""

@@ -26,6 +26,7 @@ def all_text(token: int) -> TokenKind:
 class Request:
     """One prompt and how to continue it. Any token of `eos_ids`, from whatever level, ends the answer.
 
+    keeps_hidden: whether events carry the hidden state that predicted them; of models without blocks.
     heard: recordings in the prompt, for a model that hears features; the backbone reads them in place of what
     `prompt_ids` hold there, the blocks do not.
     """
@@ -37,6 +38,7 @@ class Request:
     eos_ids: frozenset[int] = frozenset()
     id: str = ""
     heard: tuple[HeardAudio, ...] = ()
+    keeps_hidden: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -94,6 +96,7 @@ class SequenceState:
         budget: the number of new tokens at which the answer ends.
         memory: the runner's own, such as caches; nobody else looks into it.
         reason: why the answer ended; None while it is going on.
+        hidden: of tokens that the runner made and nobody has recorded yet, where the request keeps it.
     """
 
     request: Request
@@ -103,6 +106,7 @@ class SequenceState:
     budget: int
     memory: Any = None
     reason: StopReason | None = None
+    hidden: list[Any] = field(default_factory=list)
 
     @classmethod
     def start(cls, request: Request, num_blocks: int, budget: int) -> SequenceState:
@@ -123,5 +127,6 @@ class SequenceState:
             elif index + 1 == self.budget:
                 self.reason = StopReason.LENGTH
             kind = TokenKind.STOP if token in self.request.eos_ids else classify(token)
-            events.append(TokenEvent(index, token, kind, level, self.reason))
+            hidden = self.hidden.pop(0) if self.request.keeps_hidden else None
+            events.append(TokenEvent(index, token, kind, level, self.reason, hidden))
         return events

@@ -30,6 +30,8 @@ class SamplingParams:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    top_p_excludes: bool = False
+    """Leaves out the token that crosses top_p, unless it is the first: VocalNet's rule, not transformers'."""
 
     def __post_init__(self) -> None:
         _want(self.temperature >= 0 and math.isfinite(self.temperature), "temperature", ">= 0", self.temperature)
@@ -100,7 +102,10 @@ def candidates(scores: Scores, params: SamplingParams) -> tuple[IntArray, Scores
         scores = scores[ids]
     if params.top_p < 1:
         order = scores.argsort(kind="stable")
-        keep = softmax(scores[order]).cumsum() > 1 - params.top_p
+        if params.top_p_excludes:
+            keep = softmax(scores[order])[::-1].cumsum()[::-1] <= params.top_p
+        else:
+            keep = softmax(scores[order]).cumsum() > 1 - params.top_p
         keep[-1] = True
         ids, scores = ids[order[keep]], scores[order[keep]]
     return ids, scores

@@ -10,13 +10,15 @@ loop alone (`SpokenPart.codes`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from vita_mctp.decoding.talker import STREAM_PENALTY, WHOLE_PENALTY, TalkerAnswer, TalkerModel, TalkerOptions
+from vita_mctp.decoding.talker import STREAM_PENALTY, WHOLE_PENALTY, TalkerAnswer, TalkerOptions
+from vita_mctp.models.registry import Speaking
+from vita_mctp.types import BACKBONE, StopReason, TokenEvent, TokenKind
 
 _SENTENCE_ENDS = (".", "!", "?")
 _NOTHING_SAID = (6324, 4137)
@@ -24,22 +26,6 @@ _NOTHING_SAID = (6324, 4137)
 _CUTS, _SHORTEST_SEGMENT = frozenset({13, 30, 0, 11}), 50
 """Ids of . ? ! and , in the Llama 3 and the Qwen vocabulary; of whole answers, tokens that a segment has at least."""
 _WHOLE_LIMIT_WITHOUT_LEVELS = 512
-
-
-@dataclass(frozen=True, eq=False)
-class SpeakingRules:
-    """end_id: of the thinker's answer. text_end: (H,) the row behind its last one.
-
-    end_row: whether training speaks the hidden state that predicted the end.
-    decode: ids to text, special tokens skipped.
-    reset_interval: text tokens after which the end of a sentence ends a segment, which forgets all before it.
-    """
-
-    end_id: int
-    text_end: Tensor
-    decode: Callable[[Sequence[int]], str]
-    end_row: bool = False
-    reset_interval: int = 50
 
 
 @dataclass(frozen=True)
@@ -61,8 +47,7 @@ class SpokenPart:
 class SpokenStream:
     """A streamed answer: rows go to the talker by chunks of C_t as they come."""
 
-    talker: TalkerModel
-    rules: SpeakingRules
+    rules: Speaking
     options: TalkerOptions
     _pending: list[tuple[int, Tensor]] = field(default_factory=list)
     _since_reset: int = 0
@@ -70,7 +55,7 @@ class SpokenStream:
     def __post_init__(self) -> None:
         if self.options.contract == "reference" and self.options.penalty is None:
             self.options = replace(self.options, penalty=STREAM_PENALTY)
-        self._answer = TalkerAnswer(self.talker, self.options, streaming=True)
+        self._answer = TalkerAnswer(self.rules.talker, self.options, streaming=True)
         self._first = True
 
     def push(self, id: int, row: Tensor) -> list[SpokenPart]:
@@ -83,9 +68,9 @@ class SpokenStream:
         text = rules.decode([each for each, _ in self._pending])
         if text.endswith(_SENTENCE_ENDS) and self._since_reset >= rules.reset_interval:
             parts.append(self._call(last=True, ends_answer=False))
-            self._answer = TalkerAnswer(self.talker, self.options, streaming=True)
+            self._answer = TalkerAnswer(self.rules.talker, self.options, streaming=True)
             self._since_reset = 0
-        elif len(self._pending) >= self.talker.sizes.text_chunk:
+        elif len(self._pending) >= self.rules.talker.sizes.text_chunk:
             parts.append(self._call(last=False))
         if id != rules.end_id:
             return parts
@@ -93,7 +78,7 @@ class SpokenStream:
             return [*parts, self._call(last=True)]
         self._pending = []
         if self._since_reset < 2:
-            return [*parts, SpokenPart(None, _NOTHING_SAID, self.talker.sizes.num_units, is_last=True)]
+            return [*parts, SpokenPart(None, _NOTHING_SAID, self.rules.talker.sizes.num_units, is_last=True)]
         return [*parts, self._call(last=True)]
 
     def end(self) -> list[SpokenPart]:
@@ -106,7 +91,7 @@ class SpokenStream:
             self._pending.append((id, row))
         if ends:
             return [self._call(last=True)]
-        return [self._call(last=False)] if len(self._pending) >= self.talker.sizes.text_chunk else []
+        return [self._call(last=False)] if len(self._pending) >= self.rules.talker.sizes.text_chunk else []
 
     def _call(self, *, last: bool, ends_answer: bool = True) -> SpokenPart:
         """All pending rows, and before the last units the text-end row if there are any."""
@@ -119,12 +104,10 @@ class SpokenStream:
         units = self._answer.push(torch.stack(rows) if rows else None, last=last)
         if last and not as_trained:
             units = units[:-1]  # the EOS, or, at the limit, a code: the authors' loop cuts it all the same
-        return SpokenPart(ids or None, tuple(units), self.talker.sizes.num_units, last and ends_answer)
+        return SpokenPart(ids or None, tuple(units), self.rules.talker.sizes.num_units, last and ends_answer)
 
 
-def speak_whole(
-    talker: TalkerModel, rules: SpeakingRules, options: TalkerOptions, ids: Sequence[int], rows: Sequence[Tensor]
-) -> tuple[int, ...]:
+def speak_whole(rules: Speaking, options: TalkerOptions, ids: Sequence[int], rows: Sequence[Tensor]) -> tuple[int, ...]:
     """An answer's ids, its end among them, and the row that predicted each -> its units, without SOS and EOS.
 
     The authors' loop speaks long answers in segments, each from nothing and with the text-end row, and cuts the last
@@ -132,15 +115,15 @@ def speak_whole(
     """
     if options.contract == "as_trained":
         last = len(rows) if rules.end_row else len(rows) - 1
-        units = TalkerAnswer(talker, options, streaming=False).whole(torch.stack([*rows[1:last], rules.text_end]))
-        return tuple(unit for unit in units if unit < talker.sizes.num_units)
+        units = TalkerAnswer(rules.talker, options, streaming=False).whole(torch.stack([*rows[1:last], rules.text_end]))
+        return tuple(unit for unit in units if unit < rules.talker.sizes.num_units)
     if options.levels == 0:
         options = replace(options, max_tokens=min(options.max_tokens, _WHOLE_LIMIT_WITHOUT_LEVELS))
     elif options.penalty is None:
         options = replace(options, penalty=WHOLE_PENALTY)
     found: list[int] = []
     for segment in _segments(ids):
-        answer = TalkerAnswer(talker, options, streaming=False)
+        answer = TalkerAnswer(rules.talker, options, streaming=False)
         found += answer.whole(torch.stack([*rows[segment], rules.text_end]))[:-1]
     return tuple(found)
 
@@ -154,3 +137,27 @@ def _segments(ids: Sequence[int]) -> list[slice]:
     if cuts[-1] == len(ids) - 1:
         cuts.pop()
     return [slice(start, end) for start, end in zip(cuts, [*cuts[1:], len(ids)], strict=True)]
+
+
+def speak_events(
+    events: Iterable[TokenEvent], rules: Speaking, options: TalkerOptions, audio_id: Callable[[int], int]
+) -> Generator[TokenEvent, None, None]:
+    """A thinker's tokens, with their hidden states, and among them the codes that say them, as ids by `audio_id`.
+
+    The token that ends the answer comes behind all of its sound. A generator of `events` is closed with this one.
+    """
+    stream, index = SpokenStream(rules, options), 0
+    try:
+        for event in events:
+            parts = stream.push(event.id, torch.as_tensor(event.hidden))
+            if event.ends is StopReason.LENGTH:
+                parts += stream.end()
+            codes = [code for part in parts for code in part.codes]
+            sound = [TokenEvent(0, audio_id(code), TokenKind.AUDIO, BACKBONE) for code in codes]
+            text = [replace(event, hidden=None)]
+            for each in [*sound, *text] if event.ends else [*text, *sound]:
+                yield replace(each, index=index)
+                index += 1
+    finally:
+        if isinstance(events, Generator):
+            events.close()

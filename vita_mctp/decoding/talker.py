@@ -10,9 +10,10 @@ Legend: n text rows, g tokens of a speech row, K levels used behind level 0, H w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -78,6 +79,28 @@ class TalkerOptions:
     contract: Contract = "reference"
     max_tokens: int = 2048
     penalty: Penalty | None = None
+
+    @property
+    def name(self) -> str:
+        """As `parse_talker_mode` takes it."""
+        return f"{self.levels + 1}x" + (",as_trained" if self.contract == "as_trained" else "")
+
+
+def parse_talker_mode(spec: object, max_levels: int) -> TalkerOptions:
+    """ "3x" or "3x,as_trained" -> options; None is 3x, as the authors' scripts have it, or what the talker can.
+
+    Raises ConfigError for another form, and for more tokens a step than the talker has levels.
+    """
+    fastest = max_levels + 1
+    speed, _, contract = str(spec or f"{min(3, fastest)}x").strip().lower().partition(",")
+    known = get_args(Contract)
+    if not re.fullmatch(r"\d{1,4}x", speed) or contract not in ("", *known):
+        raise ConfigError(
+            f"mode {spec!r} given; wanted tokens a step, as in 1x or {fastest}x, perhaps with ,as_trained"
+        )
+    if not 1 <= int(speed[:-1]) <= fastest:
+        raise ConfigError(f"mode {spec!r} given; wanted 1x to {fastest}x: this talker has {max_levels} levels to add")
+    return TalkerOptions(int(speed[:-1]) - 1, "as_trained" if contract == "as_trained" else "reference")
 
 
 @dataclass

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from vita_mctp.errors import ConfigError
+from vita_mctp.text.chat import ChatFormat, PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
-from vita_mctp.types import HeardAudio
+from vita_mctp.types import AudioFeatures, HeardAudio, Prompt, Task, Turn
 
 if TYPE_CHECKING:
     import torch
@@ -72,12 +73,50 @@ class SpeechModel(Protocol):
         """hidden (..., H) of any level -> logits (..., V) of the token after each position."""
 
 
+class Chat(Protocol):
+    """Questions to prompts. `vita_mctp.text.chat:ChatFormat` is VITA-Audio's."""
+
+    def turn(self, task: Task, question: str | Sequence[int] | AudioFeatures) -> Turn:
+        """The user's turn: a text to read, or what a recording became. Raises ConfigError for an unknown task."""
+
+    def ask(
+        self,
+        question: Turn,
+        task: Task,
+        *,
+        voice: Sequence[int] | AudioFeatures | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Prompt:
+        """All before the answer."""
+
+    def speech(self, codes: Iterable[int]) -> tuple[int, ...]:
+        """Content that is one recording, of a model that hears codes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Speaking:
+    """How a model that only writes is made to speak, by a talker (`decoding.talker.TalkerModel`) of its own.
+
+    end_id: of an answer. text_end: (H,) the row that is spoken behind an answer's last one.
+    end_row: whether training speaks the hidden state that predicted the end.
+    decode: ids to text, special tokens skipped.
+    reset_interval: text tokens after which the end of a sentence ends a segment, which forgets all before it.
+    """
+
+    talker: Any
+    end_id: int
+    text_end: Tensor
+    decode: Callable[[Sequence[int]], str]
+    end_row: bool = False
+    reset_interval: int = 50
+
+
 @dataclass(frozen=True)
 class ReleasedCodec:
-    """A codec's name in `codecs.registry`, and the hub id of its repository."""
+    """A codec's name in `codecs.registry`, and the hub id of its repository; None: the model's own folder."""
 
     name: str
-    hub_id: str
+    hub_id: str | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +125,7 @@ class ModelFamily(ABC):
 
     audio_frontend, audio_decoder: of its released folders, which have no speech.json; None: there are none.
     input_kind: how a question is heard, as codes or as features, and with it the vocabulary.
-    max_history_turns, voice_prompts, channel: of the released models, as in speech.json.
+    max_history_turns, voice_prompts, channel: of the released models, as in speech.json; settings: its other values.
     """
 
     config_class: type[Any]
@@ -97,6 +136,7 @@ class ModelFamily(ABC):
     max_history_turns: int = 0
     voice_prompts: bool = False
     channel: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     shrinks: ClassVar[re.Pattern[str]] = re.compile(r"(?:.*\.)?layers\.\d+\..*_proj")
     """Linear layers that quantisation makes smaller and that adapters sit on."""
@@ -119,6 +159,14 @@ class ModelFamily(ABC):
     def load_tokenizer(self, folder: Path, kind: str, num_codes: int) -> TextTokenizer:
         """Text, markers, and the audio vocabulary of `num_codes` codes."""
         return TextTokenizer.from_folder(folder, kind, num_codes)
+
+    def chat(self, tokenizer: TextTokenizer, style: PromptStyle) -> Chat:
+        """style: what stands around a spoken question, where the format leaves it open."""
+        return ChatFormat(tokenizer, style)
+
+    def speaking(self, model: Any, tokenizer: TextTokenizer) -> Speaking | None:
+        """None of a model whose own tokens are codes. Raises CheckpointError for codes that the talker has not."""
+        return None
 
     def grow(self, model: Any, num_blocks: int, seed: int) -> None:
         """Appends blocks, in place, until there are so many."""
@@ -157,6 +205,9 @@ _FAMILIES: dict[str, str | ModelFamily] = {
     "qwen2": "vita_mctp.models.vita:VITA",  # a plain Qwen2 or Qwen2.5 is VITA's backbone without blocks
     "qwen2_mtp": "vita_mctp.models.vita:VITA",
     "qwen2_mtp_sensevoice": "vita_mctp.models.vita:VITA_PLUS",
+    "omni_speech2s_llama": "vita_mctp.models.vocalnet:VOCALNET_LLAMA",
+    "omni_speech2s_qwen": "vita_mctp.models.vocalnet:VOCALNET_QWEN2",
+    "omni_speech2s_qwen3": "vita_mctp.models.vocalnet:VOCALNET_QWEN3",
 }
 
 

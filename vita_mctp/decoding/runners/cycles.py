@@ -190,6 +190,8 @@ class CycleRunner:
             token = rows.tokens[i]
             if not state.request.sampling.is_argmax:
                 token = state.sampler.choose(self.levels.scores(rows.logits[i]), task.ids_from(0))
+            if state.request.keeps_hidden:
+                state.hidden.append(rows.hidden[len(rows.hidden) - len(rows.tokens) + i])
             accepted = i < len(drafts) and drafts[i] == token
             task.take(token, i + 1 if accepted else BACKBONE)
             if not accepted or task.ended:

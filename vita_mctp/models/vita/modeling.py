@@ -22,10 +22,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 from transformers.utils import ModelOutput
 
 from vita_mctp.errors import ConfigError
+from vita_mctp.models.attention import attention_inputs
 from vita_mctp.models.strict import StrictLoading, cache_argument
 from vita_mctp.models.vita.configuration import VitaMctpConfig
 from vita_mctp.models.vita.losses import SharedHead
-from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, attention_inputs, take
+from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, take
 from vita_mctp.types import HeardAudio
 
 Detach = Literal["when_frozen", "always"]

@@ -1,0 +1,83 @@
+"""A thinker's tokenizer, behind whose ids the talker's codes are counted, so that an answer is one row of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tokenizers import Tokenizer
+
+from vita_mctp.errors import CheckpointError
+from vita_mctp.models.vocalnet.prompts import Format
+from vita_mctp.text.tokenizer import TOKENIZER_FILE, TextTokenizer
+from vita_mctp.text.vocabulary import VocabularyKind
+from vita_mctp.types import TokenKind
+
+
+@dataclass(frozen=True)
+class ThinkerVocabulary:
+    """What an answer needs to know of ids. The thinker embeds ids below `size`; code c is said as id `size + c`.
+
+    end: of an answer; text_end: of the row that is spoken last.
+    """
+
+    end: int
+    text_end: int
+    size: int
+    num_audio: int
+    input_kind = VocabularyKind.CONTINUOUS
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return (self.end,)
+
+    @property
+    def end_of_audio(self) -> int:
+        """Speech has no segments here, so that this closes none."""
+        return self.end
+
+    def is_audio(self, token: int) -> bool:
+        return self.size <= token < self.size + self.num_audio
+
+    def code_of(self, token: int) -> int:
+        if not self.is_audio(token):
+            raise ValueError(f"id {token} is no code; those are {self.size}..{self.size + self.num_audio - 1}")
+        return token - self.size
+
+    def audio_id(self, code: int) -> int:
+        if not 0 <= code < self.num_audio:
+            raise ValueError(f"code {code} is outside the codebook [0, {self.num_audio})")
+        return self.size + code
+
+    def kind(self, token: int) -> TokenKind:
+        if self.is_audio(token):
+            return TokenKind.AUDIO
+        return TokenKind.STOP if token == self.end else TokenKind.TEXT
+
+
+def thinker_vocabulary(tokenizer: TextTokenizer) -> ThinkerVocabulary:
+    """Of a tokenizer that `thinker_tokenizer` made."""
+    return cast(ThinkerVocabulary, tokenizer.vocabulary)
+
+
+def thinker_tokenizer(folder: Path, form: Format, size: int, num_audio: int) -> TextTokenizer:
+    """size: of the thinker's embeddings. Raises CheckpointError for a tokenizer that lacks the format's markers."""
+    path = folder / TOKENIZER_FILE
+    try:
+        backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read the tokenizer {path}: {error.strerror}; download it again") from error
+    except Exception as error:  # what tokenizers raises for every malformed file
+        raise CheckpointError(f"{path} is no tokenizer file ({error}); download it again") from error
+    end, text_end, *_ = (_id(backend, marker, path) for marker in (form.end, form.text_end, *form.markers()))
+    if max(end, text_end) >= size:
+        raise CheckpointError(f"{path} has the id {max(end, text_end)}, the model embeds {size}; they do not fit")
+    return TextTokenizer(backend, cast(Any, ThinkerVocabulary(end, text_end, size, num_audio)))
+
+
+def _id(backend: Tokenizer, marker: str, path: Path) -> int:
+    found = backend.token_to_id(marker)
+    if found is None:
+        raise CheckpointError(f"{path} has no {marker}; wanted the tokenizer that the model was trained with")
+    return int(found)
