@@ -122,3 +122,52 @@ def tiny_speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "speech.json").write_text(json.dumps(speech))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vocalnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VocalNet of the Qwen2 kind that `SpeechLM.from_pretrained` opens; nobody may write to it."""
+    import torch
+
+    from vita_mctp.models.vocalnet import VocalNetQwen2, VocalNetQwen2Config
+    from vita_mctp.text.tokenizer import train_tokenizer
+    from vita_mctp.text.vocabulary import VocabularyKind
+
+    folder = tmp_path_factory.mktemp("vocalnet")
+    tokenizer = train_tokenizer([WORDS], 600, folder, RAMP_CODES, kind=VocabularyKind.CONTINUOUS)
+    torch.manual_seed(3)
+    config = VocalNetQwen2Config(
+        vocab_size=tokenizer.vocabulary.padded_size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        encoder_sizes={"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 32},
+        decoder_ffn_dim=48,
+        decoder_num_heads=4,
+        decoder_num_layers=2,
+        encoder_num_layers=1,
+        mtp_num=4,
+        unit_vocab_size=RAMP_CODES,
+        speech_bos_token_id=RAMP_CODES,
+        speech_sos_token_id=RAMP_CODES + 1,
+        speech_eos_token_id=RAMP_CODES + 2,
+        speech_padding_token_id=RAMP_CODES + 3,
+    )
+    model = VocalNetQwen2(config)
+    model.speech_generator.output_proj.bias.data[RAMP_CODES + 2] = 1.0  # it comes to an end now and then
+    model.save_pretrained(folder)
+    (folder / "codec").mkdir()
+    (folder / "codec" / "ramp.json").write_text(json.dumps({"codebook_size": RAMP_CODES}))
+    speech = {
+        "tokenizer_kind": "sensevoice_glm4voice",
+        "audio_tokenizer": {"name": "whisper"},
+        "audio_decoder": {"name": "ramp", "folder": "codec"},
+        "max_question_seconds": 30.0,
+        "max_new_tokens": 30,
+    }
+    (folder / "speech.json").write_text(json.dumps(speech))
+    return folder

@@ -41,7 +41,7 @@ class VocalNetFamily(ModelFamily):
         if given.get("encoder_sizes") is None:
             given["encoder_sizes"] = EncoderSizes.from_shapes(shapes(), folder).model_dump()
         known = {name: value for name, value in given.items() if name in SpeechValues.model_fields}
-        SpeechValues.parse(known, str(folder / "config.json"), CheckpointError)
+        SpeechValues.parse(known, str(folder / "config.json"), CheckpointError).talker  # noqa: B018 (its own bounds)
         return self.config_class.from_dict(given)
 
     def load_tokenizer(self, folder: Path, kind: str, num_codes: int) -> TextTokenizer:

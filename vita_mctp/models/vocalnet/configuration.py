@@ -121,19 +121,21 @@ class SpeechValues(Schema):
 
     @property
     def talker(self) -> TalkerSizes:
-        return TalkerSizes(
-            hidden_size=self.hidden_size,
-            ffn_size=self.decoder_ffn_dim,
-            num_heads=self.decoder_num_heads,
-            projector_layers=self.encoder_num_layers,
-            backbone_layers=self.decoder_num_layers,
-            predictor=self.speech_predictor,
-            mtp_levels=self.mtp_num,
-            num_units=self.unit_vocab_size,
-            dropout=self.decoder_dropout,
-            text_chunk=self.txt_token_num,
-            speech_chunk=self.speech_token_num,
-        )
+        """Raises ConfigError for sizes that contradict each other."""
+        sizes = {
+            "hidden_size": self.hidden_size,
+            "ffn_size": self.decoder_ffn_dim,
+            "num_heads": self.decoder_num_heads,
+            "projector_layers": self.encoder_num_layers,
+            "backbone_layers": self.decoder_num_layers,
+            "predictor": self.speech_predictor,
+            "mtp_levels": self.mtp_num,
+            "num_units": self.unit_vocab_size,
+            "dropout": self.decoder_dropout,
+            "text_chunk": self.txt_token_num,
+            "speech_chunk": self.speech_token_num,
+        }
+        return TalkerSizes.parse(sizes, "the talker")
 
 
 class _Speaking:

@@ -51,7 +51,7 @@ class Adaptor(nn.Module):
         return self.linear2(F.relu(self.linear1(joined)))
 
 
-def _add_hearing(model: Any, config: Any) -> None:
+def _add_encoder(model: Any, config: Any) -> None:
     speech = config.speech
     if speech.encoder_sizes is None:
         raise ConfigError("the configuration has no encoder_sizes; read it with the family's read_config")
@@ -69,7 +69,7 @@ class VocalNetModel(StrictLoading):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.model = self.backbone_class(config)
-        _add_hearing(self.model, config)
+        _add_encoder(self.model, config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.speech_generator = make_talker(config.speech.talker)
         self.post_init()
