@@ -170,8 +170,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(argument, find_golden_folders(prefix), ids=label)
     for argument, name in FILES.items():
         if argument in metafunc.fixturenames:
-            beside = BESIDE.get(argument, name)
-            found = [file for file in find_golden_files(name) if (file.parent / beside).is_file()]
+            found = [file for file in find_golden_files(name) if (file.parent / BESIDE.get(argument, "")).exists()]
             metafunc.parametrize(argument, found, ids=label)
     for argument, kind in DECODER_CASES.items():
         if argument in metafunc.fixturenames:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from vita_mctp.audio import resample
-from vita_mctp.audio.mel import WhisperLogMel
+from vita_mctp.audio.mel import HOP, SAMPLE_RATE, whisper_log_mel
 from vita_mctp.errors import AudioError
 from vita_mctp.types import AudioFeatures, Wave
 
-SAMPLE_RATE, HOP, BANDS = 16_000, 160, 128
+BANDS = 128
 LONGEST = 30 * SAMPLE_RATE
 """Samples; what is longer is cut."""
 
@@ -30,9 +30,6 @@ class WhisperFrontEnd:
     name = "whisper"
     feature_size, sample_rate = BANDS, SAMPLE_RATE
 
-    def __init__(self) -> None:
-        self._log_mel = WhisperLogMel(SAMPLE_RATE, 400, HOP, BANDS)
-
     @classmethod
     def from_folder(cls, folder: Path) -> WhisperFrontEnd:
         """Nothing is read: its constants are Whisper's."""
@@ -44,14 +41,14 @@ class WhisperFrontEnd:
 
     def encode(self, wave: Wave) -> AudioFeatures:
         """(F, M), a position for each tenth of a second. Raises AudioError below the first one."""
-        samples = torch.from_numpy(resample(wave, SAMPLE_RATE).samples)[:LONGEST]
+        samples = resample(wave, SAMPLE_RATE).samples[:LONGEST]
         count = mel_length(len(samples))
         if not self.positions(count + _BEYOND):
             raise AudioError(f"got {len(samples)} samples at 16 kHz; wanted a tenth of a second: record it again")
-        mel = self._log_mel(torch.nn.functional.pad(samples, (0, LONGEST - len(samples)))[None])[0].T
+        mel = whisper_log_mel(np.pad(samples, (0, LONGEST - len(samples))), BANDS).T
         beyond = max(0, count + _BEYOND - len(mel))
-        frames = torch.nn.functional.pad(mel[: count + _BEYOND], (0, 0, 0, beyond), value=float(mel.min()))
-        return AudioFeatures(frames.contiguous().numpy(), self.positions(len(frames)))
+        frames = np.pad(mel[: count + _BEYOND], ((0, beyond), (0, 0)), constant_values=mel.min())
+        return AudioFeatures(np.ascontiguousarray(frames), self.positions(len(frames)))
 
 
 def mel_length(samples: int) -> int:

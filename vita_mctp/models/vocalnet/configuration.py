@@ -77,7 +77,7 @@ class EncoderSizes(Schema):
 
 
 class SpeechValues(Schema):
-    """What a config.json says of hearing and speaking, beside its thinker's own keys, which pass."""
+    """What a config.json says of encoder and talker, beside its thinker's own keys, which pass."""
 
     model_config = ConfigDict(extra="ignore")
 
