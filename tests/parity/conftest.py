@@ -50,6 +50,10 @@ FILES = {
     "prompts_file": "prompts.json",
     "sampling_file": "llm_sampling.json",
     "hearing_file": "hearing.json",
+    "wiring_file": "wiring_train*.safetensors",
+    "wiring_infer_file": "wiring_infer.json",
+    "units_file": "units.json",
+    "lora_file": "merged_expected.safetensors",
 }
 BESIDE = {
     "flow_tensors_file": "decoder_config.json",
