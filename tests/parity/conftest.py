@@ -50,6 +50,7 @@ FILES = {
     "prompts_file": "prompts.json",
     "sampling_file": "llm_sampling.json",
     "hearing_file": "hearing.json",
+    "m2_file": "m2_definition.json",
     "wiring_file": "wiring_train*.safetensors",
     "wiring_infer_file": "wiring_infer.json",
     "units_file": "units.json",

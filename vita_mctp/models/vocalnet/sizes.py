@@ -12,9 +12,6 @@ Predictor = Literal["ntp", "group_linear", "group_transformer", "parallel_linear
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 Depth = Annotated[int, Field(ge=1, le=4096)]
 
-RMS_EPS, ROPE_THETA = 1e-6, 10_000.0
-"""Of every talker layer, whatever the thinker's are."""
-
 _SPECIAL_IDS = 4
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita_mctp.models.talker_layers import layer, norm, run
 from vita_mctp.models.vocalnet.batches import TalkerBatch, text_limits
-from vita_mctp.models.vocalnet.layers import layer, norm, run
 from vita_mctp.models.vocalnet.sizes import Predictor, TalkerSizes
 
 

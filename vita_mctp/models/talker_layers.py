@@ -1,4 +1,4 @@
-"""A talker's layers: transformers' Llama layer in stacks that are told their mask, positions and cache.
+"""Layers of talkers of all families: transformers' Llama layer in stacks that are told mask, positions and cache.
 
 B answers, Q new columns, T keys (cached ones and the new), H width.
 """
@@ -6,7 +6,7 @@ B answers, Q new columns, T keys (cached ones and the new), H width.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,12 +14,27 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
 from vita_mctp.models.strict import cache_argument
-from vita_mctp.models.vocalnet.sizes import RMS_EPS, ROPE_THETA, TalkerSizes
 
+RMS_EPS, ROPE_THETA = 1e-6, 10_000.0
+"""Of every talker layer, whatever the thinker's are."""
 _CACHE = cache_argument(LlamaDecoderLayer)
 
 
-def layer(sizes: TalkerSizes, index: int = 0) -> LlamaDecoderLayer:
+class LayerSizes(Protocol):
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def ffn_size(self) -> int: ...
+
+    @property
+    def num_heads(self) -> int: ...
+
+    @property
+    def dropout(self) -> float: ...
+
+
+def layer(sizes: LayerSizes, index: int = 0) -> LlamaDecoderLayer:
     """index: its number in its stack, which is its number in the stack's cache."""
     config = LlamaConfig(
         hidden_size=sizes.hidden_size,
@@ -33,7 +48,7 @@ def layer(sizes: TalkerSizes, index: int = 0) -> LlamaDecoderLayer:
     return LlamaDecoderLayer(config, index)
 
 
-def norm(sizes: TalkerSizes) -> LlamaRMSNorm:
+def norm(sizes: LayerSizes) -> LlamaRMSNorm:
     return LlamaRMSNorm(sizes.hidden_size, eps=RMS_EPS)
 
 
