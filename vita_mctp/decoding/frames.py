@@ -1,7 +1,7 @@
 """VocalNet-M2's loop: fused text rows in, frames of Q codes out, K + 1 a step; greedy, one answer each.
 
-Frame t reads the text row t as far as it is known, so that a stream waits for text, and gives what the whole text at once
-gives. It may go on without when the text is over. Legend: H width, Q codebooks.
+Frame t reads text row t, so a stream waits for text, and says what the whole text at once would make it say. Behind the
+last text row come zeros. Legend: H width, Q codebooks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """VocalNet-M2's talker: text and hidden states of a thinker in, several frames of 8 codes each out at every step.
 
-From arXiv 2511.10232: text and thinker states are fused by two layers and stretched threefold by zeros; a frame's row is
-its text row and the sum of its codes' embeddings; 8 heads predict the next frame; level n behind predicts frame
+From arXiv 2511.10232: text and thinker states are fused by two layers and stretched threefold by zeros; a frame's row
+is its text row and the sum of its codes' embeddings; 8 heads predict the next frame; level n behind predicts frame
 t + n + 1; losses are summed without weights. Ours, where the paper is silent: the activation (SiLU), the layers
 (VocalNet's), a BOS and an EOS on every track, an EOS on the first one ends.
 
