@@ -13,8 +13,10 @@ from vita_mctp.errors import DataError
 
 
 class Evil:
+    """Read as a pickle is read, it makes the folder `made` in the working one."""
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("/tmp/vita-mctp-was-here",)
+        return os.mkdir, ("made",)
 
 
 def saved(folder: Path, value: object) -> Path:
@@ -39,10 +41,11 @@ def test_a_dict_and_a_plain_array(tmp_path: Path) -> None:
         ({"speech_token": np.zeros((1, 0), np.int64)}, "speech_token"),
     ],
 )
-def test_what_is_no_units(tmp_path: Path, value: object, fact: str) -> None:
+def test_what_is_no_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: object, fact: str) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=fact):
         read_units(saved(tmp_path, value), 60)
-    assert not Path("/tmp/vita-mctp-was-here").exists()
+    assert not Path("made").exists()
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

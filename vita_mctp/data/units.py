@@ -18,7 +18,7 @@ _ALLOWED = {
     ("numpy", "dtype"),
 }
 """All that a dict of arrays is made of."""
-_WANTED = "wanted an integer array, or a dict with one under speech_token"
+_FORM = "wanted an integer array, or a dict with one under speech_token"
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -36,11 +36,11 @@ def read_units(path: Path, num_units: int) -> IntArray:
     try:
         loaded = _load(path)
     except (OSError, ValueError, EOFError, pickle.UnpicklingError, AttributeError, ImportError, IndexError) as error:
-        raise DataError(f"{path} has no units ({error}); {_WANTED}") from None
+        raise DataError(f"{path} has no units ({error}); {_FORM}") from None
     found = loaded.get("speech_token") if isinstance(loaded, dict) else loaded
     units = np.asarray(found)
     if units.dtype.kind not in "iu" or units.ndim > 2 or not units.size:
-        raise DataError(f"{path} holds {units.dtype} of {units.shape}; {_WANTED}")
+        raise DataError(f"{path} holds {units.dtype} of {units.shape}; {_FORM}")
     flat = units.reshape(-1).astype(np.int64)
     if flat.min() < 0 or flat.max() >= num_units:
         raise DataError(f"{path} has units {flat.min()}..{flat.max()}; wanted them in [0, {num_units})")
