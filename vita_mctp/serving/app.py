@@ -19,6 +19,7 @@ from vita_mctp.serving.chat import chat_routes
 from vita_mctp.serving.errors import ApiError, as_api_error, error_body
 from vita_mctp.serving.metrics import CONTENT_TYPE, log
 from vita_mctp.serving.options import ServerOptions, bearer
+from vita_mctp.serving.realtime.socket import realtime_routes
 from vita_mctp.serving.service import Service
 from vita_mctp.serving.speech import speech_routes
 from vita_mctp.serving.transcriptions import transcription_routes
@@ -45,7 +46,7 @@ def build_app(speech_lm: SpeechLM, options: ServerOptions) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failed)
-    for routes in (speech_routes, transcription_routes, chat_routes):
+    for routes in (speech_routes, transcription_routes, chat_routes, realtime_routes):
         app.include_router(routes(service))
     _add_pages(app, service)
     return app

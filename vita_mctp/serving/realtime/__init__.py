@@ -1,0 +1,1 @@
+"""OpenAI's Realtime protocol, as of general availability, over a WebSocket."""
