@@ -36,11 +36,8 @@ MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt", "codec/*", "*.wav")
 """What is fetched of a model: weights in safetensors, never pickled ones; configuration; tokenizer."""
 
 TOKENIZER_FILES: tuple[Alternatives, ...] = (("config.json",), ("preprocessor_config.json",), ("model.safetensors",))
-DECODER_FILES: tuple[Alternatives, ...] = (
-    ("config.yaml", "config.json"),
-    ("flow.safetensors", "flow.pt"),
-    ("hift.safetensors", "hift.pt"),
-)
+FLOW_FILES: tuple[Alternatives, ...] = (("flow.safetensors", "flow.pt"), ("hift.safetensors", "hift.pt"))
+DECODER_FILES: tuple[Alternatives, ...] = (("config.yaml", "config.json"), *FLOW_FILES)
 FRONT_END_FILES: tuple[Alternatives, ...] = (("am.mvn",),)
 
 
@@ -111,10 +108,26 @@ FRONT_END = Repository(
     FRONT_END_FILES,
     ("am.mvn",),
 )
+COSYVOICE2 = Repository(
+    "FunAudioLLM/CosyVoice2-0.5B",
+    "codes to speech, and two models that read a voice",
+    "about 1.06 GB, computed from its networks, one of which is not known",
+    "Apache-2.0",
+    FLOW_FILES,
+    ("flow.pt", "hift.pt", "speech_tokenizer_v2.onnx", "campplus.onnx"),
+)
+XY_TOKENIZER = Repository(
+    "fdugyt/XY_Tokenizer",
+    "speech to eight codes and back",
+    "about 2.1 GB, computed from its networks",
+    "Apache-2.0",
+    (("model.safetensors", "xy_tokenizer.ckpt"),),
+    ("xy_tokenizer.ckpt",),
+)
 
-RELEASED = {
-    each.id: each for each in (BOOST, BALANCE, PLUS_VANILLA, PLUS_BOOST, AUDIO_TOKENIZER, AUDIO_DECODER, FRONT_END)
-}
+_MODELS = (BOOST, BALANCE, PLUS_VANILLA, PLUS_BOOST)
+_CODECS = (AUDIO_TOKENIZER, AUDIO_DECODER, FRONT_END, COSYVOICE2, XY_TOKENIZER)
+RELEASED = {each.id: each for each in (*_MODELS, *_CODECS)}
 
 
 def repository(hub_id: str) -> Repository:
