@@ -51,7 +51,7 @@ def cosyvoice2_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             (made / name).symlink_to(golden / name)
         sizes = json.loads((golden / "index.json").read_text())["config"]
         (made / "config.json").write_text(json.dumps(cosyvoice2_sizes(sizes)))
-        voice = VoicePrompt.none(80, 192)
+        voice = VoicePrompt.none(sizes["flow"]["output_size"], sizes["flow"]["spk_embed_dim"])
         if "embedding" in given:
             voice = VoicePrompt(given["prompt_token"][0].long(), given["prompt_feat"][0].T, given["embedding"][0])
         voice.write(made / "voice.safetensors")

@@ -107,7 +107,7 @@ def decoder(source: Source, target: Target) -> None:
 
 @command(convert, help="prepare a recording as the voice that CosyVoice2 speaks in")
 def voice(
-    recording: Annotated[str, arg("RECORDING", "some seconds of one speaker, 16 kHz or more")],
+    recording: Annotated[str, arg("RECORDING", "some seconds of one speaker, 30 at most, 16 kHz or more")],
     source: Annotated[Path, arg("IN", "CosyVoice2's folder, with speech_tokenizer_v2.onnx and campplus.onnx")],
     target: Annotated[Path, arg("OUT", "a new file; IN/voice.safetensors is found by itself")],
 ) -> None:
@@ -116,7 +116,7 @@ def voice(
     from vita_mctp.codecs.cosyvoice2.voice import OnnxModels, prepare_voice
 
     models = OnnxModels(source)
-    prepare_voice(read_wave(recording), models).write(target)
+    prepare_voice(read_wave(recording, limit_seconds=30.0), models).write(target)
     _show([target])
 
 
