@@ -47,10 +47,13 @@ class Answer:
 
 
 class Clock:
-    """Notes when each part of an answer came for the first time, in seconds since it was made."""
+    """Notes when each part of an answer came for the first time, in seconds since it was made.
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    cut: seconds of the recording that were left out before and after its speech.
+    """
+
+    def __init__(self, cut: tuple[float, float] = (0.0, 0.0)) -> None:
+        self._start, self._cut = time.perf_counter(), cut
         self._marks: dict[str, float] = {}
 
     def mark(self, name: str) -> None:
@@ -60,7 +63,7 @@ class Clock:
     def timings(self, tokens: int, audio_seconds: float) -> Timings:
         """tokens: generated ones, markers and the end included; audio_seconds: length of the answer's wave."""
         total = time.perf_counter() - self._start
-        return Timings(total=total, tokens=tokens, audio_seconds=audio_seconds, **self._marks)
+        return Timings(total=total, tokens=tokens, audio_seconds=audio_seconds, cut=self._cut, **self._marks)
 
 
 class SoundStream:

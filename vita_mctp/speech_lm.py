@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
+from vita_mctp.audio import speech_span
 from vita_mctp.cancel import Cancel
 from vita_mctp.checkpoints.loading import parse_device, parse_dtype, parse_quantization
 from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open_model
@@ -25,7 +26,7 @@ from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.speaking import speak_events
 from vita_mctp.decoding.talker import TalkerOptions, parse_talker_mode
 from vita_mctp.decoding.worker import EngineWorker
-from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.errors import AudioError, CheckpointError, ConfigError
 from vita_mctp.models.registry import SpeechModel, family_of
 from vita_mctp.text.chat import PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
@@ -181,15 +182,16 @@ class SpeechLM:
         them with what followed. Nothing is kept here between calls.
         voice_prompt: a recording of the voice to speak in.
         Times count from the first `next`, when the question, already read, is handed over.
-        Raises AudioError for an unusable recording, ConfigError for an unknown task, mode or option, or one that the
-        model was not trained for; all of that at once, before anything runs.
+        Raises AudioError for a recording that is unusable or holds no speech, ConfigError for an unknown task, mode or
+        option, or one that the model was not trained for; all of that at once, before anything runs.
         """
         task = _task(task)
         decoding = self.decoding(task, mode, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens)
         self._check_voice(task, voice_prompt is not None)
         voice = None if voice_prompt is None else self._read_wave(voice_prompt)
         earlier = recent_turns(history, self.settings.max_history_turns)
-        return self._stages(self._read(question, task), task, decoding, earlier, voice, cancel)
+        asked, cut = self._cut(self._read(question, task))
+        return self._stages(asked, task, decoding, earlier, voice, cancel, cut)
 
     def _stages(
         self,
@@ -199,8 +201,9 @@ class SpeechLM:
         history: tuple[Turn, ...],
         voice: Wave | None,
         cancel: Cancel | None,
+        cut: tuple[float, float],
     ) -> Generator[AnswerEvent, None, None]:
-        clock = Clock()
+        clock = Clock(cut)
         speaker = None if voice is None else self.hear(voice)
         heard = question if isinstance(question, str) else self.hear(question)
         if task.hears:
@@ -294,6 +297,20 @@ class SpeechLM:
         if not isinstance(question, str) or not question.strip():
             raise ConfigError(f"the task {task.value} wants a text, got {type(question).__name__}; give some words")
         return question
+
+    def _cut(self, question: Wave | str) -> tuple[Wave | str, tuple[float, float]]:
+        """A recording cut to the speech in it, if the model is to hear it so, and the seconds left out on each side."""
+        if isinstance(question, str) or not self.settings.cut_to_speech:
+            return question, (0.0, 0.0)
+        span = speech_span(question)
+        if span is None:
+            raise AudioError(
+                f"no speech heard in {question.seconds:.1f} s of sound; wanted: a question, louder than the noise "
+                "around it; record it again"
+            )
+        after = question.seconds - span.end / question.sample_rate
+        speech = Wave(question.samples[span.start : span.end], question.sample_rate)
+        return speech, (span.start / question.sample_rate, after)
 
     def _check_voice(self, task: Task, given: bool) -> None:
         if given and not task.speaks:

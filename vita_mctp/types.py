@@ -211,6 +211,7 @@ class Timings:
     """Seconds since the question was handed over, unless said otherwise. None: it never happened.
 
     heard: the recording was encoded, for tasks that hear one. first_token: the prompt was read.
+    cut: seconds of the recording that were left out before and after its speech.
     """
 
     total: float
@@ -221,6 +222,7 @@ class Timings:
     first_sound: float | None = None
     tokens: int = 0
     audio_seconds: float = 0.0
+    cut: tuple[float, float] = (0.0, 0.0)
 
     @property
     def tokens_per_second(self) -> float:

@@ -60,6 +60,19 @@ def test_stream_is_its_public_stages_one_after_another(speech_lm: SpeechLM) -> N
     assert times.heard is not None and times.first_token is not None and 0 < times.heard < times.first_token
 
 
+def test_silence_around_a_question_is_cut_off_and_said(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = QUESTION.samples * np.abs(np.sin(np.arange(32000) / 4000)).astype(np.float32)
+    silent = np.zeros(16000, np.float32)
+    plain = speech_lm.ask(Wave(np.concatenate([silent[:4000], asked, silent[:4000]]), 16000), seed=1)
+    monkeypatch.setattr(speech_lm, "settings", speech_lm.settings.but(cut_to_speech=True))
+    padded = speech_lm.ask(Wave(np.concatenate([silent, asked, silent, silent]), 16000), seed=1)
+    assert padded.done.timings.cut == pytest.approx((0.75, 1.75), abs=0.04)
+    assert plain.done.timings.cut == (0, 0) and len(plain.turns[0].content) == len(padded.turns[0].content)
+    noise = Wave(np.random.default_rng(0).normal(0, 0.05, 32000).astype(np.float32), 16000)
+    with pytest.raises(AudioError, match="no speech heard"):
+        speech_lm.stream(noise)
+
+
 def test_a_seed_settles_an_answer(speech_lm: SpeechLM) -> None:
     first, again, other = (speech_lm.ask(QUESTION, seed=seed) for seed in (3, 3, 4))
     assert first.done.codes == again.done.codes and first.text == again.text

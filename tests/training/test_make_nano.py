@@ -27,6 +27,7 @@ def shrink_codec(values: dict[str, Any]) -> None:
     values["vocoder"] |= {"steps": 2, "own_frames_steps": 1, "warmup": 1, "batch": 2, "crop_codes": 8}
     values["corpus"] = {"questions": 3, "answers": 3, "sentences": 4, "babble": 2}
     values |= {"max_frames": 800, "augmented_variants": 1}
+    values["encoder"] = {"questions": 0}
 
 
 def shrink_stage(values: dict[str, Any]) -> None:

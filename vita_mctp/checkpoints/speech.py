@@ -51,6 +51,8 @@ class SpeechSettings(Schema):
     max_question_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
     channel: Annotated[int, Field(ge=0, le=1024)] | None = None
     """Of a recording, the one to hear; null is the mean of all."""
+    cut_to_speech: bool = False
+    """Whether a question is cut to the speech in it; silence around it costs nano its answers."""
     max_new_tokens: _Size = 2048
     block_sizes: tuple[_Size, ...] = ()
     """Codes decoded for the first sound, for the next ..., the last size repeating; none: the decoder's own.

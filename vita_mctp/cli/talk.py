@@ -160,6 +160,7 @@ def _metrics(done: Done) -> dict[str, Any]:
         "reason": done.reason.value,
         "mode": done.mode,
         "text": done.text,
+        "cut_seconds": times.cut,
         "tokens": times.tokens,
         "tokens_per_second": times.tokens_per_second,
         "first_text_seconds": times.first_text,

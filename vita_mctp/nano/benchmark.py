@@ -44,11 +44,12 @@ from vita_mctp.evaluation.systems import FINISHED, FinishedAnswers, LocalModel, 
 from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.evaluation.work import OWN
 from vita_mctp.files import write_output
+from vita_mctp.nano import kokoro
 from vita_mctp.nano.corpus import Corpus, build_planned
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.sentences import HELD_OUT_SENTENCES
 from vita_mctp.nano.synthesis import SAMPLE_RATE
-from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan
+from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan, natural_questions
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import AudioCodes, Task, Wave
 
@@ -58,6 +59,9 @@ QUESTION_GROUPS = {
     "unseen voice, espeak-ng f4": "eval_questions_unseen_espeak",
 }
 """Who asks the held-out questions, and the corpus part that holds them."""
+
+NATURAL_GROUPS = {"unseen natural voices": "eval_questions_natural"}
+"""The same; asked where Kokoro's packages are installed."""
 
 SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
 """What is said in the answer voice."""
@@ -75,7 +79,7 @@ def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
     in `folder` once, beside it a WAV file for each recording. Raises ConfigError for a limit that the domain cannot
     serve, MissingExtraError where flite or espeak-ng is not installed.
     """
-    groups = QUESTION_GROUPS if part.endswith("questions") else _SAID
+    groups = question_groups() if part.endswith("questions") else _SAID
     if part == "sentences":
         groups = {SENTENCES: _SAID[SENTENCES]}
     n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(groups))
@@ -108,6 +112,11 @@ BENCHMARKS = (
 )
 
 
+def question_groups() -> dict[str, str]:
+    """Who can ask here."""
+    return QUESTION_GROUPS | (NATURAL_GROUPS if kokoro.is_installed() else {})
+
+
 def speak_samples(folder: Path, n: int) -> Corpus:
     """n held-out questions for each group of voices, n held-out sentences, and the questions' right answers."""
     asked = {qa.question: qa for qa in build_domain().held_out}
@@ -117,6 +126,8 @@ def speak_samples(folder: Path, n: int) -> Corpus:
     plan = make_plan(Sizes(questions=n, answers=0, sentences=0, babble=0), _CORPUS_SEED)
     plan = {part: plan[part] for part in (*QUESTION_GROUPS.values(), _SAID[SENTENCES])}
     questions = [asked[item.text] for item in plan["eval_questions"]]
+    if NATURAL_GROUPS.items() <= question_groups().items():
+        plan |= {part: natural_questions(questions, _CORPUS_SEED) for part in NATURAL_GROUPS.values()}
     plan[_SAID[RIGHT_ANSWERS]] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in questions]
     return build_planned(folder, plan, _CORPUS_SEED)
 
@@ -219,7 +230,7 @@ def evaluate_nano(
     run("copy", "nano-voice", copied, CodecCopy(speech_lm, waves), 2)
     for mode in options.modes:
         config = SystemConfig(model=options.model, mode=mode, seed=options.seed)
-        for task, per_n in ((ASR, 3), (SQA, 3), (TTS, 1)):
+        for task, per_n in ((ASR, len(question_groups())), (SQA, len(question_groups())), (TTS, 1)):
             run(f"{task}-{mode}", f"nano-{task}", config, LocalModel(speech_lm, config), per_n)
     write_output(options.out, markdown(about, {name: each.summary for name, each in runs.items()}).encode())
     write_output(end, (json.dumps(about, indent=1) + "\n").encode())

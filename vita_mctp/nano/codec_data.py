@@ -101,6 +101,13 @@ def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig
         yield Item(index, 0, len(warped), True, True, warped_ends), warped
 
 
+def open_features(corpus: Corpus, folder: Path, config: NanoCodecConfig) -> FeatureStore:
+    """The corpus's frames below `folder`, computed once."""
+    if not (folder / "frames.f16").is_file():
+        build_features(corpus, folder, config)
+    return FeatureStore(folder, config.num_mels)
+
+
 class FeatureStore:
     """Items and their frames, read from disk as they are needed."""
 

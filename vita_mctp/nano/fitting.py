@@ -58,11 +58,12 @@ def fit(
     started = time.perf_counter()
     while step < schedule.steps:
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+            group["lr"] = schedule.rate(step) * group.get("scale", 1.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
             found = losses(step)
         found["total"].backward()
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], schedule.grad_clip)
+        trained = (weight for group in optimizer.param_groups for weight in group["params"])
+        nn.utils.clip_grad_norm_(trained, schedule.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1

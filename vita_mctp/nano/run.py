@@ -1,7 +1,7 @@
-"""Makes the nano model from nothing: corpus, codec, vocoder, codes, four stages, shipped folder.
+"""Makes the nano model from nothing: corpus, codec, vocoder, codes, four stages, the encoder once more, shipped folder.
 
 Every part resumes where it stopped, and is left alone once finished. Below one run folder: corpus/ features/ codec/
-vocoder/ tokens/, one folder per stage, and nano/, which is what the package ships.
+vocoder/ tokens/, one folder per stage, natural/ and encoder/, and nano/, which is what the package ships.
 """
 
 from __future__ import annotations
@@ -19,28 +19,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vita_mctp.audio import write_wave
+from vita_mctp.checkpoints.opening import OpenedModel, open_model
 from vita_mctp.checkpoints.speech import CodecRef, SelfCheck, SpeechSettings
 from vita_mctp.codecs.nano import DECODER_FILE, ENCODER_FILE, NAME
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoVocoder
 from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
+from vita_mctp.nano import kokoro
 from vita_mctp.nano.codec_data import (
     CODES_FILE,
     BatchMaker,
     FeatureStore,
     Item,
-    build_features,
+    open_features,
     tokenize_corpus,
 )
 from vita_mctp.nano.codec_training import CodecSchedule, CodecTrainer, train_codec
-from vita_mctp.nano.corpus import Corpus, build_corpus
+from vita_mctp.nano.corpus import Corpus, build_corpus, build_planned
 from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.encoder_training import EncoderSchedule, train_encoder
 from vita_mctp.nano.fitting import trained_weights
 from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.nano.vocoder_training import Speaker, VocoderSchedule, VoiceCrops, train_speaker
-from vita_mctp.nano.voices import PHONES, Sizes, Voice, speak
+from vita_mctp.nano.voices import PHONES, Sizes, Voice, natural_plan, speak
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.tokenizer import TextTokenizer
@@ -74,6 +77,7 @@ class CodecRecipe(Schema):
     max_frames: int = Field(default=8192, gt=0)
     augmented_variants: int = Field(default=3, ge=0)
     corpus: Sizes = Field(default_factory=Sizes)
+    encoder: EncoderSchedule = Field(default_factory=EncoderSchedule)
     seed: int = Field(default=0, ge=0)
 
 
@@ -91,10 +95,7 @@ class CodecRun:
     @cached_property
     def store(self) -> FeatureStore:
         """The corpus's log-mel frames, computed once."""
-        folder = self.folder / "features"
-        if not (folder / "frames.f16").is_file():
-            build_features(self.corpus, folder, self.recipe.sizes)
-        return FeatureStore(folder, self.recipe.sizes.num_mels)
+        return open_features(self.corpus, self.folder / "features", self.recipe.sizes)
 
     def maker(self, items: list[Item]) -> BatchMaker:
         """Batches of these items under the recipe's sizes and seed."""
@@ -171,7 +172,23 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
             raise KeyboardInterrupt
     if final is None:
         raise ConfigError(f"no stage*.yaml in {recipes}; give the folder of the nano recipes")
-    return ship(run, final, folder / "nano")
+    nano = ship(run, final, folder / "nano")
+    if recipe.encoder.questions and kokoro.is_installed():
+        hear_natural_voices(open_model(nano), recipe.encoder, folder, recipe.seed)
+    elif recipe.encoder.questions:
+        log.warning("hears no natural voices: the extra kokoro, or the styles that go with it, are missing")
+    return nano
+
+
+def hear_natural_voices(model: OpenedModel, schedule: EncoderSchedule, folder: Path, seed: int) -> None:
+    """Trains the encoder of a finished nano on, beside the corpus in `folder`, and puts it into the model's folder."""
+    natural = build_planned(folder / "natural", natural_plan(schedule.questions, seed), seed)
+    known, codec = Corpus(folder / "corpus"), Path(model.speech.audio_tokenizer.folder)
+    config = NanoCodecConfig.load(codec)
+    speech = (known, open_features(known, folder / "features", config))
+    asked = (natural, open_features(natural, folder / "natural_features", config))
+    encoder = train_encoder(model, speech, asked, schedule, folder / "encoder", seed)
+    save_half(encoder.state_dict(), codec / ENCODER_FILE)
 
 
 def train(
@@ -218,6 +235,7 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
         audio_tokenizer=codec,
         audio_decoder=codec,
         max_question_seconds=15.0,
+        cut_to_speech=True,
         max_new_tokens=256,
         self_check=SelfCheck(question=CHECK_FILE, answer=question.answer),
     ).write(folder)

@@ -178,8 +178,13 @@ def make_plan(sizes: Sizes, seed: int) -> dict[str, list[Item]]:
 
 
 def natural_voices(names: Sequence[str]) -> tuple[Voice, ...]:
-    """Kokoro's voices at their own speed."""
+    """Kokoro's voices, at their own speed."""
     return tuple(Voice("kokoro", name) for name in names)
+
+
+def natural_questions(questions: Sequence[QA], seed: int) -> list[Item]:
+    """Each by one of the natural voices that are for judging alone."""
+    return _by_one_of(questions, natural_voices(kokoro.UNSEEN), seed)
 
 
 def natural_plan(utterances: int, seed: int) -> dict[str, list[Item]]:

@@ -104,13 +104,14 @@ class FiniteScalarQuantizer(nn.Module):
         """Grid points (..., D) and codes (...)."""
         digits = self.digits(x)
         codes = (digits.detach().round().long() * self._basis).sum(-1)
-        return self._points(digits), codes
+        return self.points(digits), codes
 
     def embed(self, codes: Tensor) -> Tensor:
         """Codes (...) -> grid points (..., D)."""
-        return self._points(codes.unsqueeze(-1) // self._basis % self._levels)
+        return self.points(codes.unsqueeze(-1) // self._basis % self._levels)
 
-    def _points(self, digits: Tensor) -> Tensor:
+    def points(self, digits: Tensor) -> Tensor:
+        """Digits as reals (..., D) -> grid points (..., D)."""
         return digits * (2.0 / (self._levels - 1).float()) - 1.0
 
 

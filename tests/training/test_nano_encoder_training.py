@@ -1,0 +1,98 @@
+"""How nano's encoder learns natural voices through the language model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.codecs.nano import NanoTokenizer
+from vita_mctp.codecs.nano.config import LogMel, NanoCodecConfig
+from vita_mctp.nano.codec_data import open_features
+from vita_mctp.nano.corpus import Corpus, build_corpus
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.encoder_training import (
+    EncoderSchedule,
+    Questions,
+    disturb,
+    embed_softly,
+    lm_loss,
+    straight_through,
+    train_encoder,
+    unrounded,
+)
+from vita_mctp.nano.voices import Sizes
+from vita_mctp.text.chat import ChatFormat
+
+CONFIG = NanoCodecConfig()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return build_corpus(tmp_path_factory.mktemp("speech") / "corpus", sizes=Sizes(questions=3, sentences=4, babble=2))
+
+
+def test_digits_round_to_the_encoders_codes() -> None:
+    tokenizer = open_model("nano").load_audio_frontend()
+    assert isinstance(tokenizer, NanoTokenizer)
+    frames = LogMel(CONFIG)(0.1 * torch.randn(1, 12800, generator=torch.Generator().manual_seed(0)))
+    points, codes = tokenizer.encoder(frames)
+    digits = straight_through(unrounded(tokenizer.encoder, frames))
+    torch.testing.assert_close(tokenizer.encoder.quantizer.points(digits), points)
+    table = torch.arange(CONFIG.codebook_size, dtype=torch.float32)[:, None]
+    torch.testing.assert_close(
+        embed_softly(unrounded(tokenizer.encoder, frames), table, CONFIG.levels)[..., 0], codes.float()
+    )
+
+
+def test_the_gradient_is_the_slope_between_neighbouring_codes() -> None:
+    table = torch.tensor([0.0, 1.0, 4.0, 10.0, 11.0, 14.0])[:, None]  # 3 x 2: the first digit counts ones
+    digits = torch.tensor([[[1.25, 0.5]]], requires_grad=True)
+    embedding = embed_softly(digits, table, (3, 2))
+    assert embedding.item() == 1.0, "the code of (1, 0)"
+    embedding.sum().backward()
+    assert digits.grad is not None
+    assert digits.grad[0, 0].tolist() == [3.0, 10.0]
+
+
+def test_the_loss_is_the_language_models_own() -> None:
+    opened = open_model("nano")
+    lm = opened.load_model(dtype="float32")
+    chat = ChatFormat(opened.load_tokenizer(CONFIG.codebook_size))
+    asked = build_domain().train[0]
+    sample = Questions(chat, {asked.answer: (1, 2, 3, 4)}).sample(asked.question, 5, asr=False)
+    assert asked.answer in chat.tokenizer.decode([token for token in sample.labels if token >= 0])
+    ids, labels = torch.tensor([sample.ids]), torch.tensor([sample.labels])
+    blocks = lm.config.num_nextn_predict_layers
+    whole = lm(ids, labels)  # type: ignore[operator]
+    expected = whole.lm_loss + torch.stack([whole.lm_loss, *whole.mtp_losses]).mean()
+    torch.testing.assert_close(lm_loss(lm, lm.embed(ids), labels, blocks), expected)
+
+
+def test_disturbed_frames_are_drawn_from_their_seed() -> None:
+    frames = LogMel(CONFIG)(0.1 * torch.randn(6, 12800, generator=torch.Generator().manual_seed(0)))
+    one, again, other = (disturb(frames, CONFIG, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert one.shape == frames.shape and bool(torch.isfinite(one).all())
+
+
+def weights(encoder: torch.nn.Module) -> list[Tensor]:
+    return [weight.detach().clone() for weight in encoder.parameters()]
+
+
+def test_the_encoder_alone_learns_and_goes_on_where_it_stopped(corpus: Corpus, tmp_path: Path) -> None:
+    opened = open_model("nano")
+    tokenizer = opened.load_audio_frontend()
+    assert isinstance(tokenizer, NanoTokenizer)
+    speech = (corpus, open_features(corpus, tmp_path / "features", CONFIG))
+    schedule = EncoderSchedule(
+        steps=2, readout_steps=1, warmup=1, max_frames=600, bf16=False, log_every=1, save_every=1
+    )
+    encoder = train_encoder(opened, speech, speech, schedule, tmp_path / "encoder", seed=0)
+    assert any(not torch.equal(*pair) for pair in zip(weights(encoder), weights(tokenizer.encoder), strict=True))
+    again = train_encoder(opened, speech, speech, schedule, tmp_path / "encoder", seed=0)
+    assert all(torch.equal(*pair) for pair in zip(weights(again), weights(encoder), strict=True))
+    rows = (tmp_path / "encoder" / "log.jsonl").read_text().splitlines()
+    assert len(rows) == 2 and "lm" not in rows[0] and "lm" in rows[1]
