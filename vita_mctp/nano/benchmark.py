@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
 from vita_mctp.audio import read_wave
@@ -31,6 +32,7 @@ from vita_mctp.evaluation.benchmarks import (
     TTS,
     Benchmark,
     Case,
+    Maker,
     Question,
     answer_case,
     say_case,
@@ -45,8 +47,9 @@ from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.evaluation.work import OWN
 from vita_mctp.files import write_output
 from vita_mctp.nano import kokoro
+from vita_mctp.nano.conditions import CONDITIONS
 from vita_mctp.nano.corpus import Corpus, build_planned
-from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.domain import build_domain, rank
 from vita_mctp.nano.sentences import HELD_OUT_SENTENCES
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan, natural_questions
@@ -60,8 +63,9 @@ QUESTION_GROUPS = {
 }
 """Who asks the held-out questions, and the corpus part that holds them."""
 
-NATURAL_GROUPS = {"unseen natural voices": "eval_questions_natural"}
-"""The same; asked where Kokoro's packages are installed."""
+NATURAL_PART = "eval_questions_natural"
+NATURAL_GROUP = {"unseen natural voices": NATURAL_PART}
+"""The same; they ask where Kokoro's packages are installed."""
 
 SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
 """What is said in the answer voice."""
@@ -96,25 +100,48 @@ def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
                 yield say_case(audio.stem, text, said=group, kind=kind)
 
 
-def _benchmark(name: str, task: str, part: str, samples: int, tag: str) -> Benchmark:
-    judges = () if task == ASR else (_JUDGE, _BY_LOOP)
+def make_disturbed_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
+    """Held-out questions by unseen natural voices in every condition: "questions" or "transcribed questions".
+
+    Else as `make_cases`; raises MissingExtraError where Kokoro is not installed.
+    """
+    n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(CONDITIONS))
+    corpus = speak_natural(folder, n)
+    answer_of = {qa.question: qa.answer for qa in build_domain().held_out}
+    for index, (condition, change) in enumerate(CONDITIONS.items()):
+        for number in range(n):
+            audio, text, kind = _recording(corpus, NATURAL_PART, number)
+            samples = change(read_wave(audio), np.random.default_rng((index, number)))
+            path = _write_pcm(audio.with_name(f"{audio.stem}-{index}.wav"), samples)
+            if part == "questions":
+                yield answer_case(path.stem, path, text, (answer_of[text],), condition=condition, kind=kind)
+            else:
+                yield transcribe_case(path.stem, path, text, condition=condition, kind=kind)
+
+
+def _benchmark(
+    name: str, task: str, part: str, samples: int, tag: str, maker: Maker = make_cases, judged: bool = True
+) -> Benchmark:
+    judges = (_JUDGE, _BY_LOOP) if judged else ()
     rules, source = (("plain",) if task == ASR else ("exact", "plain")), "vita_mctp/nano/benchmark.py"
     return Benchmark(
-        name, task, "en", source, part, "Apache 2.0", samples, rules, judges, maker=make_cases, tags=(tag, "kind")
+        name, task, "en", source, part, "Apache 2.0", samples, rules, judges, maker=maker, tags=(tag, "kind")
     )
 
 
 BENCHMARKS = (
-    _benchmark("nano-asr", ASR, "transcribed questions", 900, "voices"),
+    _benchmark("nano-asr", ASR, "transcribed questions", 900, "voices", judged=False),
     _benchmark("nano-sqa", SQA, "questions", 900, "voices"),
     _benchmark("nano-tts", TTS, "sentences", 300, "said"),
     _benchmark("nano-voice", TTS, "answer voice", 600, "said"),
+    _benchmark("nano-disturbed-asr", ASR, "transcribed questions", 2100, "condition", make_disturbed_cases, False),
+    _benchmark("nano-disturbed-sqa", SQA, "questions", 2100, "condition", make_disturbed_cases, False),
 )
 
 
 def question_groups() -> dict[str, str]:
     """Who can ask here."""
-    return QUESTION_GROUPS | (NATURAL_GROUPS if kokoro.is_installed() else {})
+    return QUESTION_GROUPS | (NATURAL_GROUP if kokoro.is_installed() else {})
 
 
 def speak_samples(folder: Path, n: int) -> Corpus:
@@ -126,20 +153,30 @@ def speak_samples(folder: Path, n: int) -> Corpus:
     plan = make_plan(Sizes(questions=n, answers=0, sentences=0, babble=0), _CORPUS_SEED)
     plan = {part: plan[part] for part in (*QUESTION_GROUPS.values(), _SAID[SENTENCES])}
     questions = [asked[item.text] for item in plan["eval_questions"]]
-    if NATURAL_GROUPS.items() <= question_groups().items():
-        plan |= {part: natural_questions(questions, _CORPUS_SEED) for part in NATURAL_GROUPS.values()}
+    if kokoro.is_installed():
+        plan[NATURAL_PART] = natural_questions(questions, _CORPUS_SEED)
     plan[_SAID[RIGHT_ANSWERS]] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in questions]
     return build_planned(folder, plan, _CORPUS_SEED)
+
+
+def speak_natural(folder: Path, n: int) -> Corpus:
+    """n held-out questions by the natural voices that are for judging alone."""
+    held_out = sorted(build_domain().held_out, key=lambda qa: rank("ask", qa.question))
+    return build_planned(folder, {NATURAL_PART: natural_questions(held_out[:n], _CORPUS_SEED)}, _CORPUS_SEED)
 
 
 def _recording(corpus: Corpus, part: str, number: int) -> tuple[Path, str, str]:
     """The number-th recording of a part as a WAV file, its text, and its kind."""
     utterance = corpus.utterance(corpus.indices(part)[number])
     path = corpus.folder / "waves" / f"{part.removeprefix('eval_').replace('_', '-')}-{number:04d}.wav"
+    return _write_pcm(path, np.asarray(utterance.wave)), utterance.text, utterance.kind
+
+
+def _write_pcm(path: Path, samples: npt.NDArray[Any]) -> Path:
     sound = io.BytesIO()
-    soundfile.write(sound, np.asarray(utterance.wave), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(sound, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     write_output(path, sound.getvalue())
-    return path, utterance.text, utterance.kind
+    return path
 
 
 @dataclass(frozen=True)
