@@ -133,8 +133,8 @@ def now(device: torch.device) -> float:
 
 
 def spent(device: torch.device) -> float:
-    """Processor seconds on a CPU, which other work on the machine hardly changes; on other devices seconds."""
-    return time.process_time() if device.type == "cpu" else now(device)
+    """Processor seconds of one thread on a CPU, which other work on the machine hardly changes; otherwise `now`."""
+    return time.process_time() if device.type == "cpu" and torch.get_num_threads() == 1 else now(device)
 
 
 _COPY_BYTES = 256 * 2**20
@@ -159,7 +159,7 @@ def _fastest(job: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of a few runs behind one that is not counted: other work can only slow one."""
     times = []
     for _ in range(_RUNS + 1):
-        start = now(device)
+        start = spent(device)
         job()
-        times.append(now(device) - start)
+        times.append(spent(device) - start)
     return min(times[1:])

@@ -9,13 +9,14 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
-from vita_mctp.bench.baseline import time_beside
+from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, spent
+from vita_mctp.bench.baseline import generate_plain
 from vita_mctp.bench.models import LoadedModel
 from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
@@ -78,23 +79,23 @@ def fitting_note(loaded: LoadedModel, prefill: int, tokens: int) -> list[str]:
 def generate(loaded: LoadedModel, request: Request) -> Generation:
     """One answer, as its tokens come."""
     engine, device = Engine(loaded.runner), loaded.device
-    start = now(device)
+    start = spent(device)
     events: list[TokenEvent] = []
     moments: list[float] = []
     engine.add(request)
     while len(engine):
         new = engine.step()[request.id]
         events += new
-        moments += [now(device) - start] * len(new)
+        moments += [spent(device) - start] * len(new)
     return Generation(tuple(events), tuple(moments))
 
 
 def token_seconds(engine: Engine, device: torch.device, tokens: int) -> NDArray[np.float64]:
     """Seconds a token of each step, until every request that runs has made so many more."""
-    found, made, start = [], 0, now(device)
+    found, made, start = [], 0, spent(device)
     while made < tokens and len(engine):
         new = max(len(events) for events in engine.step().values())
-        end = now(device)
+        end = spent(device)
         found.append((end - start) / new)
         made, start = made + new, end
     return np.array(found)
@@ -162,14 +163,10 @@ def flops(loaded: LoadedModel, mode: Mode, prefill: int, tokens: int) -> float:
 
 
 _MODES_UNITS = {"total": "s", "speed-up": "×", "step p50": "ms", "step p99": "ms", "limit": "tokens/s"}
-_MODES_UNITS |= {
-    "of the limit": "%",
-    "plain loop": "tokens/CPU-s",
-    "engine": "tokens/CPU-s",
-    "engine over plain loop": "×",
-}
+_MODES_UNITS |= {"of the limit": "%", "plain loop": "tokens/s", "over the plain loop": "×"}
 _MODES_NOTES = (
-    "The audio encoder and decoder are not in these times, as in the paper.",
+    "Times are processor seconds where one thread of a CPU computes, else seconds. The audio encoder and decoder are "
+    "not in them, as in the paper.",
     "limit: what takes longer, the bytes of weights, keys and values that the mode's steps read, over the measured "
     "bandwidth of a copy, or its products, over the measured rate of a large one; a model that fits the processor's "
     "caches can pass the first. Verified has none: its passes depend on what is accepted.",
@@ -177,8 +174,8 @@ _MODES_NOTES = (
     "Of several runs, the one with the median total.",
 )
 _BASELINE_NOTE = (
-    "plain loop, engine: decoding the same request in turns, processor time (on a GPU, time), each the best of its "
-    "runs; the plain loop makes a forward a token with transformers' growing caches, and for verified Vanilla's tokens."
+    "plain loop: the same request in turns with the engine, one forward a token with transformers' growing caches; for "
+    "verified it makes Vanilla's tokens. same ids: of the first tokens, as many as agree without a gap."
 )
 
 
@@ -195,14 +192,12 @@ def bench_modes(
 ) -> Study:
     """Tokens a second of each mode. The speed-up is over vanilla where it is among the modes, else over the first.
 
-    runs: of each mode, in turns, so that the machine's other work falls on all. baseline: also time the plain loop,
-    and the engine beside it.
+    runs: of each mode, in turns, so that the machine's other work falls on all. baseline: also time the plain loop.
     """
     requests = [request_of(loaded, mode, prefill, tokens, seed) for mode in modes]
-    found = _median_runs(loaded, requests, runs)
+    found, plain = _median_runs(loaded, requests, runs, baseline)
     base = next((run for run, mode in zip(found, modes, strict=True) if mode.name == "vanilla"), found[0])
     traffic = Traffic.of(loaded)
-    beside = time_beside(loaded, requests, runs) if baseline else []
     rows: list[Row] = []
     for i, (request, run) in enumerate(zip(requests, found, strict=True)):
         made = len(run.events)
@@ -218,16 +213,45 @@ def bench_modes(
             "limit": None if request.mode.verified else len(run.events) / least,
             "of the limit": None if request.mode.verified else 100 * least / run.seconds,
         }
-        rows.append(row | (beside[i].columns() if baseline else {}))
+        if baseline:
+            speed = made / plain[i].seconds
+            row |= {"plain loop": speed, "over the plain loop": run.tokens_per_second / speed}
+            row["same ids"] = _agreeing(run, plain[i].ids)
+        rows.append(row)
     notes = (*fitting_note(loaded, prefill, tokens), *_MODES_NOTES, *([_BASELINE_NOTE] if baseline else []))
     return Study("modes", "Speed of the decoding modes", rows, _MODES_UNITS, _mode_panels(rows, found), notes)
 
 
-def _median_runs(loaded: LoadedModel, requests: Sequence[Request], runs: int) -> list[Generation]:
+@dataclass(frozen=True)
+class _PlainRun:
+    ids: Sequence[int]
+    seconds: float
+
+
+def _median_runs(
+    loaded: LoadedModel, requests: Sequence[Request], runs: int, baseline: bool
+) -> tuple[list[Generation], list[_PlainRun]]:
+    """Of each request, the engine's runs and those of the plain loop, if it is wanted, in turns."""
+    found: list[list[Generation]] = [[] for _ in requests]
+    plain: list[list[_PlainRun]] = [[] for _ in requests if baseline]
     for request in requests:
         _warm(loaded, request)
-    rounds = [[generate(loaded, request) for request in requests] for _ in range(runs)]
-    return [sorted(of_mode, key=lambda run: run.seconds)[runs // 2] for of_mode in zip(*rounds, strict=True)]
+    for _ in range(runs):
+        for i, request in enumerate(requests):
+            found[i].append(generate(loaded, request))
+            if baseline:
+                start = spent(loaded.device)
+                ids = generate_plain(loaded.model, request)
+                plain[i].append(_PlainRun(ids, spent(loaded.device) - start))
+    return [_middle(of_one) for of_one in found], [_middle(of_one) for of_one in plain]
+
+
+def _middle(runs: Sequence[Any]) -> Any:
+    return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+
+
+def _agreeing(run: Generation, ids: Sequence[int]) -> int:
+    return int(sum(np.cumprod([event.id == other for event, other in zip(run.events, ids, strict=True)])))
 
 
 def _warm(loaded: LoadedModel, request: Request, tokens: int = 24) -> None:
