@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vita_mctp.cli import PROGRAM, write
-from vita_mctp.cli.options import Attention, Device, Quantize, Seed, command, flag, new_app, opt
+from vita_mctp.cli.options import KEY_VARIABLE, Attention, Device, Quantize, Seed, command, flag, new_app, opt
 from vita_mctp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -194,6 +196,30 @@ def streams(
 
     measure = partial(bench_streams, modes=_parse(modes), streams=streams)
     _run(study, random, partial(measure, tokens=tokens, prefill=prefill))
+
+
+@command(bench, help="a server under load: first sound, underruns, throughput, memory")
+def serve(
+    study: StudyOptions,
+    url: Annotated[str | None, opt("URL", "of a server, ending in /v1 (default: one is started)")] = None,
+    streams: Streams = _STREAMS,
+    closed: Annotated[bool, flag("--closed", "clients that ask again at once, instead of arriving at random")] = False,
+    seconds: Annotated[float, opt("S", "that questions arrive for, at each number of streams", min=1)] = 30.0,
+    questions: Annotated[int, opt("N", "asked at each number of clients, with --closed", min=1)] = 64,
+    question: Annotated[Path, opt("FILE", "a recording to ask")] = Path("demo/examples/question.wav"),
+) -> None:
+    """Clients that know the server by its address alone."""
+    import torch
+
+    from vita_mctp.bench.serving import Asker, bench_load, bench_throughput, own_server
+
+    choice = study.choice()
+    options = ["--model", choice.name, "--device", study.device]
+    with nullcontext((url, lambda: None)) if url else own_server(options) as (address, memory):
+        asker = Asker(address, question, Path(choice.name).name, os.environ.get(KEY_VARIABLE, "none"))
+        load = partial(bench_load, asker, streams, seconds, memory)
+        measure = partial(bench_throughput, asker, streams, questions) if closed else load
+        _show(study, choice.name, False, measure, torch.float32)
 
 
 @dataclass(frozen=True)

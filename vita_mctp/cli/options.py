@@ -132,6 +132,9 @@ _DTYPE = "float32, bfloat16, float16, or auto, as stored (default: what config.j
 _MODE = "vanilla, balance, boost, turbo, verified, or backbone and block counts such as 1,10 (default: the model's own"
 _BESIDE = "of a released model, where it is not found beside it"
 
+KEY_VARIABLE = "VITA_MCTP_API_KEY"
+"""Environment variable that holds a key of the server's API."""
+
 Json = Annotated[bool, flag("--json", "print JSON: one object, or one for each event of an answer")]
 Device = Annotated[str, opt("DEVICE", "cpu, cuda, cuda:1 ...")]
 Quantize = Annotated[str | None, opt("int8|int4", "weight-only; needs the extra quant")]

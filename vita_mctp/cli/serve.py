@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 from vita_mctp.cli import write
-from vita_mctp.cli.options import ModelOptions, command, new_app, opt
+from vita_mctp.cli.options import KEY_VARIABLE, ModelOptions, command, new_app, opt
 from vita_mctp.cli.talk import load_model
 from vita_mctp.errors import ConfigError, MissingExtraError
 
 app = new_app()
 
-KEY_VARIABLE = "VITA_MCTP_API_KEY"
 _NAME = "the model's name for clients (default: as --model, of a folder its last part)"
 _KEYS = f"a file with an API key on each line; one key may also stand in {KEY_VARIABLE} (default: no key is asked for)"
 _BUSY = "the next one is refused with 429"

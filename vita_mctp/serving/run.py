@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -37,14 +36,14 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
         else:
             self._service.gate.draining = True
-            self._loop.call_soon_threadsafe(self._start_drain, sig)
+            self._loop.call_soon_threadsafe(self._start_drain)
 
-    def _start_drain(self, sig: int) -> None:
-        async def drain() -> None:
-            await self._service.gate.drain()
-            super(DrainingServer, self).handle_exit(sig, None)
+    def _start_drain(self) -> None:
+        self._drain = asyncio.ensure_future(self._end())
 
-        self._drain = asyncio.ensure_future(drain())
+    async def _end(self) -> None:
+        await self._service.gate.drain()
+        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -88,7 +87,4 @@ def serve(
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
         started(f"{'https' if certificate else 'http'}://{shown}:{bound[1]}/v1")
         server = new_server(app, certificate, key)
-        try:
-            server.run(sockets=[listening])
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        server.run(sockets=[listening])

@@ -1,0 +1,13 @@
+# docker build -t vita-mctp . && docker run --rm -p 127.0.0.1:8000:8000 vita-mctp
+FROM python:3.11-slim
+RUN apt-get update && apt-get install -y --no-install-recommends ffmpeg && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY vita_mctp vita_mctp
+RUN pip install --no-cache-dir -c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu ".[serve]"
+RUN useradd --create-home serving
+USER serving
+ENV OMP_NUM_THREADS=1
+EXPOSE 8000
+HEALTHCHECK CMD python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/ready')"
+ENTRYPOINT ["vita-mctp", "serve", "--host", "0.0.0.0"]

@@ -1,0 +1,48 @@
+"""The bench of a server counts as a listener would, and knows the server by its address alone."""
+
+import asyncio
+
+import pytest
+
+from tests.serving.conftest import QUESTION
+from vita_mctp.bench import Machine
+from vita_mctp.bench.serving import Asker, Heard, _client, bench_load, bench_throughput
+
+MACHINE = Machine("cpu", "float32", 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "underruns"),
+    [
+        ([], 0),
+        ([(0.1, 1.0), (1.0, 1.0), (2.0, 1.0)], 0),
+        ([(0.1, 1.0), (1.2, 1.0)], 1),
+        ([(0.1, 1.0), (1.2, 1.0), (2.1, 1.0)], 1),  # the player went on at 1.2
+        ([(0.1, 0.5), (1.0, 0.5), (2.0, 0.5)], 2),
+    ],
+)
+def test_underruns_are_those_of_a_player(arrivals: list[tuple[float, float]], underruns: int) -> None:
+    assert Heard(arrivals=arrivals).underruns == underruns
+
+
+def test_questions_are_answered_and_counted(address: str) -> None:
+    asker = Asker(f"{address}/v1", QUESTION, "nano")
+    load = bench_load(asker, [1, 2], 1.0, lambda: 7.0, MACHINE)
+    assert [row["streams"] for row in load.rows] == [1, 2]
+    for row in load.rows:
+        assert row["questions"] >= 1 and row["refused"] == 0 and row["p95"] >= row["first sound p50"] > 0
+    closed = bench_throughput(asker, [1, 4], 4, MACHINE)
+    assert [row["questions"] for row in closed.rows] == [4, 4] and closed.rows[0]["ratio"] == 1.0
+
+
+def test_a_reader_in_real_time_is_not_ahead_of_its_player(address: str) -> None:
+    async def ask() -> Heard:
+        async with _client() as client:
+            return await Asker(f"{address}/v1", QUESTION, "nano").ask(client, real_time=True)
+
+    heard = asyncio.run(ask())
+    start = heard.arrivals[0][0]
+    read = 0.0
+    for arrived, seconds in heard.arrivals:
+        assert read - (arrived - start) <= 0.51
+        read += seconds

@@ -1,0 +1,229 @@
+"""A server under load: spoken questions arrive at random, and their askers listen in real time.
+
+Clients know the server by its address alone, as anybody's do. Two ways of asking: `bench_load` has questions arrive by
+a Poisson process, so many that a given number of answers would be playing on the mean; `bench_throughput` has a given
+number of clients ask again as soon as they are answered. An answer underruns when a piece of it arrives after
+the player has played all before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vita_mctp.bench import Cell, Line, Machine, Panel, Study
+from vita_mctp.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    import httpx
+
+_RATE = 24_000
+_LEAD = 0.5
+"""Seconds of sound that a client reads ahead of its player."""
+_TIMEOUT = 120.0
+
+
+@dataclass
+class Heard:
+    """One answer as its asker had it. Times in seconds since the question was sent.
+
+    arrivals: of each piece of sound, with its seconds. refused: the server turned the question away.
+    """
+
+    refused: bool = False
+    arrivals: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def first_sound(self) -> float | None:
+        return self.arrivals[0][0] if self.arrivals else None
+
+    @property
+    def seconds(self) -> float:
+        return sum(seconds for _, seconds in self.arrivals)
+
+    @property
+    def underruns(self) -> int:
+        """A player that ran dry goes on as soon as more is there."""
+        count, dry_at = 0, self.arrivals[0][0] if self.arrivals else 0.0
+        for number, (arrived, seconds) in enumerate(self.arrivals):
+            late = number > 0 and arrived > dry_at
+            count += late
+            dry_at = (arrived if late else dry_at) + seconds
+        return count
+
+
+class Asker:
+    """Asks one recorded question at a server's chat endpoint. key: of its API."""
+
+    def __init__(self, url: str, question: Path, model: str, key: str = "none") -> None:
+        self._url = url.rstrip("/") + "/chat/completions"
+        self._headers = {"Authorization": f"Bearer {key}"}
+        audio = {"data": base64.b64encode(question.read_bytes()).decode(), "format": question.suffix[1:]}
+        self._body = {
+            "model": model,
+            "modalities": ["text", "audio"],
+            "audio": {"voice": "alloy", "format": "pcm16"},
+            "messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": audio}]}],
+            "stream": True,
+        }
+
+    async def ask(self, client: httpx.AsyncClient, real_time: bool) -> Heard:
+        """real_time: reads no faster than a player plays."""
+        heard, start = Heard(), time.perf_counter()
+        async with client.stream("POST", self._url, json=self._body, headers=self._headers) as response:
+            if response.status_code in (429, 503):
+                return Heard(refused=True)
+            response.raise_for_status()
+            async for line in response.aiter_lines():
+                if (seconds := _sound_in(line)) > 0:
+                    heard.arrivals.append((time.perf_counter() - start, seconds))
+                    if real_time:
+                        played = time.perf_counter() - start - heard.arrivals[0][0]
+                        await asyncio.sleep(max(0.0, heard.seconds - played - _LEAD))
+        return heard
+
+
+def _sound_in(line: str) -> float:
+    """Seconds of sound in one line of an event stream."""
+    if not line.startswith("data: {"):
+        return 0.0
+    choices = json.loads(line[6:])["choices"]
+    audio = (choices[0]["delta"].get("audio") or {}) if choices else {}
+    return len(base64.b64decode(audio.get("data") or "")) / 2 / _RATE
+
+
+def bench_load(
+    asker: Asker,
+    streams: Sequence[int],
+    seconds: float,
+    memory: Callable[[], float | None],
+    machine: Machine,
+    *,
+    seed: int = 0,
+) -> Study:
+    """seconds: that questions arrive for, at each number of streams. memory: MiB that the server holds."""
+    length = _warm_up(asker)
+    rows: list[dict[str, Cell]] = []
+    for count in streams:
+        start = time.perf_counter()
+        heard = asyncio.run(_poisson(asker, count / length, seconds, random.Random(seed)))
+        took = time.perf_counter() - start
+        answered = [one for one in heard if one.arrivals]
+        first = [1000 * one.arrivals[0][0] for one in answered] or [float("nan")]
+        p50, p95, p99 = (float(np.percentile(first, q)) for q in (50, 95, 99))
+        rows.append(
+            {
+                "streams": count,
+                "questions": len(heard),
+                "refused": sum(one.refused for one in heard),
+                "first sound p50": p50,
+                "p95": p95,
+                "p99": p99,
+                "with underruns": sum(one.underruns > 0 for one in answered),
+                "sound per second": sum(one.seconds for one in answered) / took,
+                "memory": memory(),
+            }
+        )
+    xs = [row["streams"] for row in rows]
+    lines = [
+        Line(label, xs, [row[name] for row in rows]) for label, name in (("p50", "first sound p50"), ("p95", "p95"))
+    ]
+    notes = [
+        "streams: answers that would be playing on the mean; questions arrive by a Poisson process, their answers are "
+        f"read in real time. An answer lasts {length:.1f} s.",
+        "first sound: from the first byte of the question sent to the first byte of sound received, by a client on the "
+        "same machine, which shares its cores. The question comes whole: no end-pointing is in it.",
+        "with underruns: answers of which a piece came after the player had played all before it.",
+    ]
+    units = {"first sound p50": "ms", "p95": "ms", "p99": "ms", "memory": "MiB"}
+    return Study("serve", "A server under load", rows, units, [Panel("First sound", "streams", "ms", lines)], notes)
+
+
+def bench_throughput(asker: Asker, streams: Sequence[int], questions: int, machine: Machine, *, seed: int = 0) -> Study:
+    """questions: asked at each number of clients, which ask again at once."""
+    _warm_up(asker)
+    rows: list[dict[str, Cell]] = []
+    for count in streams:
+        start = time.perf_counter()
+        heard = asyncio.run(_closed(asker, count, questions))
+        rate = sum(one.seconds for one in heard) / (time.perf_counter() - start)
+        alone = rows[0]["sound per second"] if rows else rate
+        assert isinstance(alone, float)
+        rows.append({"clients": count, "questions": len(heard), "sound per second": rate, "ratio": rate / alone})
+    xs = [row["clients"] for row in rows]
+    line = Line("sound per second", xs, [row["sound per second"] for row in rows])
+    notes = ["clients ask again as soon as they are answered, and read as fast as they can."]
+    return Study(
+        "throughput", "Answers batched", rows, {}, [Panel("Throughput", "clients", "s of sound a s", [line])], notes
+    )
+
+
+def _warm_up(asker: Asker) -> float:
+    """Seconds of an answer, once the server has made some at once."""
+    heard = asyncio.run(_closed(asker, 4, 8))
+    return max(0.1, sum(one.seconds for one in heard) / len(heard))
+
+
+@contextmanager
+def own_server(options: Sequence[str]) -> Iterator[tuple[str, Callable[[], float | None]]]:
+    """A `vita-mctp serve` with these options on a free port, as its address and what it holds in MiB."""
+    command = [sys.executable, "-m", "vita_mctp.cli", "serve", "--port", "0", *options]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert server.stdout is not None
+    try:
+        address = next((word for word in server.stdout.readline().split() if word.startswith("http")), None)
+        if address is None:
+            raise ConfigError(f"no server started; see what this says: {shlex.join(command[2:])}")
+        yield address.rstrip(";"), lambda: _resident(server.pid)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _resident(pid: int) -> float | None:
+    """MiB, where the system tells."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.is_file():
+        return None
+    return next((int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if "VmRSS" in line), None)
+
+
+async def _poisson(asker: Asker, rate: float, seconds: float, chance: random.Random) -> list[Heard]:
+    tasks = []
+    async with _client() as client:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            tasks.append(asyncio.ensure_future(asker.ask(client, real_time=True)))
+            await asyncio.sleep(chance.expovariate(rate))
+        return await asyncio.gather(*tasks)
+
+
+async def _closed(asker: Asker, clients: int, questions: int) -> list[Heard]:
+    left = iter(range(questions))
+
+    async def one(client: Any) -> list[Heard]:
+        return [await asker.ask(client, real_time=False) for _ in left]
+
+    async with _client() as client:
+        return [heard for each in await asyncio.gather(*(one(client) for _ in range(clients))) for heard in each]
+
+
+def _client() -> httpx.AsyncClient:
+    try:
+        import httpx
+    except ImportError:
+        raise MissingExtraError('clients of a server need httpx; get it with: pip install "vita-mctp[bench]"') from None
+    return httpx.AsyncClient(timeout=_TIMEOUT, limits=httpx.Limits(max_connections=None))
