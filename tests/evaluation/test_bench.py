@@ -69,7 +69,7 @@ def test_a_shape_without_room_is_refused_before_it_is_made(monkeypatch: pytest.M
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'8b'.*0\.5b, 7b, 72b"):
         models.language_model("8b")
-    with pytest.raises(ConfigError, match="glm4_voice_reference"):
+    with pytest.raises(ConfigError, match="glm4_voice_small"):
         models.random_decoder("hifigan", torch.device("cpu"))
     with pytest.raises(ConfigError, match="no Euler steps"):
         models.open_decoders(ModelChoice(), ("ramp", "nano"), (1,), ())

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from glm4_reference_decoder import Glm4VoiceReferenceDecoder, ReferenceState
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vita_mctp.codecs.flow_decoder.hift import SourceNoise, starting_phase
 from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, load_decoder
-from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder, ReferenceState
 from vita_mctp.types import AudioBlock, AudioCodes
 
 Tolerances = Callable[[Path], dict[str, Any]]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from glm4_reference_decoder import ReleasedFlow
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,7 +23,6 @@ from vita_mctp.codecs.flow_decoder.hift import HarmonicSource, Hift, SourceNoise
 from vita_mctp.codecs.flow_decoder.windows import Windows, cross_fade
 from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, Glm4FlowConfig, load_decoder_config
 from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, Glm4VoiceDecoder
-from vita_mctp.codecs.glm4_voice.reference_decoder import ReleasedFlow
 from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray

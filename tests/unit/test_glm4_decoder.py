@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from glm4_reference_decoder import Glm4VoiceReferenceDecoder
 from torch import Tensor
 
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
 from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, convert_decoder, load_decoder
-from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
-from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.types import AudioBlock, AudioCodes
 
@@ -122,7 +121,7 @@ def test_the_converted_folder_speaks_the_same(released: Path, tmp_path: Path, de
     written = convert_decoder(released, tmp_path / "new")
     assert sorted(path.name for path in written) == ["config.yaml", "flow.safetensors", "hift.safetensors"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in written)
-    converted = audio_decoder("glm4_voice_reference", tmp_path / "new")
+    converted = Glm4VoiceReferenceDecoder.from_folder(tmp_path / "new")
     assert isinstance(converted, AudioDecoder)
     assert_same(speak(converted, [[3, 1, 4]]), speak(decoder, [[3, 1, 4]]))
 

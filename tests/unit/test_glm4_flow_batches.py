@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from glm4_reference_decoder import ReleasedFlow, nearest_codes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from vita_mctp.codecs.flow_decoder.flow import CodeWindows, attended_keys, time_
 from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask
 from vita_mctp.codecs.glm4_voice.config import Glm4FlowConfig
 from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow
-from vita_mctp.codecs.glm4_voice.reference_decoder import ReleasedFlow, nearest_codes
 from vita_mctp.errors import ConfigError
 
 BANDS, VOCABULARY, BLOCK = 8, 32, 4

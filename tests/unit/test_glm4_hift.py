@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from glm4_reference_decoder import draw_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,7 +23,6 @@ from vita_mctp.codecs.flow_decoder.hift import (
     starting_phase,
 )
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
-from vita_mctp.codecs.glm4_voice.reference_decoder import draw_noise
 
 CONFIG = HiftConfig(
     in_channels=8,

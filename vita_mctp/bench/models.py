@@ -23,15 +23,13 @@ from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
-from vita_mctp.codecs.flow_decoder.windows import Windows
 from vita_mctp.codecs.glm4_voice.config import (
     DecoderConfig,
     TokenizerConfig,
     parse_decoder_config,
     parse_tokenizer_config,
 )
-from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4Flow, Glm4VoiceDecoder
-from vita_mctp.codecs.glm4_voice.reference_decoder import Glm4VoiceReferenceDecoder
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, Glm4VoiceDecoder
 from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, WhisperVqEncoder
 from vita_mctp.codecs.nano import NanoDecoder
 from vita_mctp.codecs.nano.config import NanoCodecConfig
@@ -43,8 +41,8 @@ from vita_mctp.models.registry import family_of
 
 Net = TypeVar("Net", bound=nn.Module)
 
-DECODERS = ("glm4_voice", "glm4_voice_reference", "glm4_voice_small", "glm4_voice_small_reference", "nano", "ramp")
-"""Audio decoders that can be drawn at random (ramp has no weights), all but the small ones in released sizes."""
+DECODERS = ("glm4_voice", "glm4_voice_small", "nano", "ramp")
+"""Audio decoders that can be drawn at random (ramp has no weights), all but the small one in released sizes."""
 
 _CPU = torch.device("cpu")
 _DEVIATION = 0.02
@@ -187,8 +185,6 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
         config = glm4_voice_decoder(small="small" in name)
         flow, hift = _ready(Glm4Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
     fold_weight_norm(hift)
-    if name.endswith("reference"):
-        return Glm4VoiceReferenceDecoder(DecoderParts(config, flow, hift))
     return Glm4VoiceDecoder(flow, hift)
 
 
@@ -201,17 +197,14 @@ def random_tokenizer(device: torch.device, seed: int = 0) -> Glm4VoiceTokenizer:
 
 
 def _stepped(decoder: AudioDecoder, steps: Sequence[int]) -> AudioDecoder:
-    """Decoders that have no choice of steps stay as they are, the reference among them."""
+    """Decoders that have no choice of steps stay as they are."""
     if not steps or not isinstance(decoder, Glm4VoiceDecoder):
         return decoder
     return Glm4VoiceDecoder(decoder.flow, decoder.hift, decoder.windows.but(steps=list(steps)))
 
 
 def _best_blocks(decoder: AudioDecoder) -> tuple[int, ...]:
-    """The smooth decoder's windows for both decoders of GLM-4-Voice, so that their chunks can be compared."""
-    if isinstance(decoder, Glm4VoiceDecoder):
-        return decoder.windows.chunk_sizes
-    return Windows().chunk_sizes if isinstance(decoder, Glm4VoiceReferenceDecoder) else (decoder.block_size,)
+    return decoder.windows.chunk_sizes if isinstance(decoder, Glm4VoiceDecoder) else (decoder.block_size,)
 
 
 def weight_bytes(part: object) -> int:

@@ -252,7 +252,7 @@ def decoder(
     study: StudyOptions,
     random: Annotated[
         list[str] | None,
-        opt("NAME...", "instead, glm4_voice, glm4_voice_reference, both with _small too, nano or ramp; side by side"),
+        opt("NAME...", "instead, glm4_voice, glm4_voice_small, nano or ramp; side by side"),
     ] = None,
     seconds: Annotated[float, opt("S", "of the answer", min=1e-9)] = 300.0,
     streams: Annotated[list[int], opt("N...", "answers decoded at once, a row for each number", min=1)] = _ONE,

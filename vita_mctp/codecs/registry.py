@@ -26,7 +26,6 @@ _CLASSES = {
         "cosyvoice2": "vita_mctp.codecs.cosyvoice2.decoder:CosyVoice2Decoder",
         "cosyvoice2_reference": "vita_mctp.codecs.cosyvoice2.reference_decoder:CosyVoice2ReferenceDecoder",
         "glm4_voice": "vita_mctp.codecs.glm4_voice.decoder:Glm4VoiceDecoder",
-        "glm4_voice_reference": "vita_mctp.codecs.glm4_voice.reference_decoder:Glm4VoiceReferenceDecoder",
         "nano": "vita_mctp.codecs.nano:NanoDecoder",
         "ramp": "vita_mctp.codecs.ramp:RampDecoder",
         "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyDecoder",
