@@ -1,4 +1,4 @@
-"""Conversion: a Qwen2.5 base in stage-1 form, shards merged and split, and nothing half written."""
+"""Conversion: a Qwen2.5 base in stage-1 form, and nothing half written."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from vita_mctp.checkpoints import weights
 from vita_mctp.checkpoints.conversion import convert_qwen
 from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.checkpoints.weights import parse_size, reshard, safetensors_files
+from vita_mctp.checkpoints.weights import safetensors_files
 from vita_mctp.cli import main
-from vita_mctp.errors import CheckpointError, ConfigError, OutputError
-from vita_mctp.models.vita import VitaMctpForCausalLM
+from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
 from vita_mctp.text.vocabulary import RELEASED_CODES, VocabularyKind
 
@@ -47,14 +43,6 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).bfloat16().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def whole(tmp_path: Path, base: Path) -> Path:
-    folder = tmp_path / "whole"
-    load_model(base, num_mctp_blocks=2).save_pretrained(folder)
-    (folder / "notes.txt").write_text("kept")
     return folder
 
 
@@ -105,67 +93,25 @@ def test_a_base_with_another_tokenizer_is_refused(base: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(first=st.integers(1, 40_000), second=st.integers(1, 40_000))
-def test_split_and_merged_is_what_it_was_bit_for_bit(
-    whole: Path, tmp_path_factory: pytest.TempPathFactory, first: int, second: int
-) -> None:
-    out = tmp_path_factory.mktemp("shards")
-    for name, source, size in (("a", whole, first), ("b", out / "a", second), ("c", out / "b", 10**9)):
-        files = reshard(source, out / name, size)
-        for file in files:
-            content = load_file(file)
-            assert sum(tensor.nbytes for tensor in content.values()) <= size or len(content) == 1
-    assert [file.name for file in files] == ["model.safetensors"]
-    before, after = tensors(whole), tensors(out / "c")
-    assert before.keys() == after.keys()
-    assert all(
-        torch.equal(before[name], tensor) and before[name].dtype == tensor.dtype for name, tensor in after.items()
-    )
-    assert (out / "c" / "notes.txt").read_text() == "kept"
-
-
-def test_shards_open_like_the_whole(whole: Path, tmp_path: Path) -> None:
-    files = reshard(whole, tmp_path / "split", parse_size("9KB"))
-    assert len(files) > 2 and not (tmp_path / "split" / "model.safetensors").exists()
-    index = json.loads((tmp_path / "split" / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors(whole).values())
-    split, single = load_model(tmp_path / "split"), VitaMctpForCausalLM.from_pretrained(whole)
-    for (name, left), right in zip(split.named_parameters(), single.parameters(), strict=True):
-        assert torch.equal(left, right.float()), name
-
-
-def test_nothing_half_written_is_left(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_half_written_is_left(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full)
-    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(TextTokenizer, "save", full)
     with pytest.raises(OutputError, match="No space left"):
-        reshard(whole, tmp_path / "out", 10**6)
-    assert sorted(tmp_path.iterdir()) == before
+        convert_qwen(base, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(OutputError, match="there already"):
-        reshard(whole, whole, 10**6)
+        convert_qwen(base, base)
 
 
 def test_the_command_converts_and_complains_in_one_line(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", "qwen", str(base), str(tmp_path / "a"), "--mctp-blocks", "1"]) == 0
-    assert main(["convert", "shards", str(tmp_path / "a"), str(tmp_path / "b"), "--max-shard-size", "400KB"]) == 0
-    printed = capsys.readouterr().out.split()
-    assert printed[0] == str(tmp_path / "a") and printed[1:] == [
-        str(file) for file in safetensors_files(tmp_path / "b")
-    ]
-    assert load_model(tmp_path / "b").config.num_nextn_predict_layers == 1
-    for arguments in (["shards", str(base), str(tmp_path / "a")], ["decoder", str(base), str(tmp_path / "c")]):
+    assert capsys.readouterr().out == f"{tmp_path / 'a'}\n"
+    assert load_model(tmp_path / "a").config.num_nextn_predict_layers == 1
+    for arguments in (["qwen", str(base), str(tmp_path / "a")], ["decoder", str(base), str(tmp_path / "c")]):
         assert main(["convert", *arguments]) == 2
         complaint = capsys.readouterr().err
         assert complaint.startswith("vita-mctp: error: ") and complaint.count("\n") == 1
-
-
-def test_sizes() -> None:
-    assert [parse_size(text) for text in ("5GB", "1.5 mb", "300KB", "42")] == [5 * 10**9, 1_500_000, 300_000, 42]
-    for text in ("", "many", "0", "-1GB", "5TB"):
-        with pytest.raises(ConfigError, match="no size"):
-            parse_size(text)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.checkpoints.weights import copy_others, new_folder, parse_size
+from vita_mctp.checkpoints.weights import copy_others, new_folder
 from vita_mctp.codecs.released import load_tensors
 from vita_mctp.errors import CheckpointError
 from vita_mctp.models.registry import family_of
@@ -20,6 +20,7 @@ _COPIED = ("generation_config.json", "LICENSE", "vocab.json", "merges.txt")
 
 ENCODER_FILE = "model.pt"
 
+_SHARD_SIZE = "5GB"
 _OURS = ("num_nextn_predict_layers", "mtp_loss_weight", "speech_token_offset")
 
 
@@ -30,7 +31,6 @@ def convert_qwen(
     *,
     num_mctp_blocks: int = 0,
     seed: int = 0,
-    max_shard_size: str = "5GB",
 ) -> Path:
     """Writes a plain Qwen2 or Qwen2.5 as a model to train speech into; weights keep their stored type.
 
@@ -47,30 +47,29 @@ def convert_qwen(
 
     Raises:
         CheckpointError: `base` is not whole, or its embeddings have fewer rows than its tokenizer has ids.
-        ConfigError: an unknown `kind` or size, or fewer than no blocks.
+        ConfigError: an unknown `kind`, or fewer than no blocks.
         OutputError: `target` is there already or cannot be written.
     """
-    size = parse_size(max_shard_size)
     model, tokenizer = _extended(base, kind, num_mctp_blocks, seed)
-    return _write(model, tokenizer, base, target, size, plain=num_mctp_blocks == 0)
+    return _write(model, tokenizer, base, target, plain=num_mctp_blocks == 0)
 
 
-def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0, max_shard_size: str = "5GB") -> Path:
+def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0) -> Path:
     """Writes what VITA-Audio-Plus begins stage 1 with: a Qwen2.5 base, SenseVoiceSmall's encoder, a new projector.
 
     sensevoice: the folder of FunAudioLLM/SenseVoiceSmall with model.pt, which is read as tensors alone and stored in
     the base's type. Otherwise as `convert_qwen`.
     """
-    size, file = parse_size(max_shard_size), sensevoice / ENCODER_FILE
+    file = sensevoice / ENCODER_FILE
     encoder = load_tensors(file, "download model.pt of FunAudioLLM/SenseVoiceSmall")
     plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
     model = family_of("qwen2_mtp_sensevoice").with_encoder(plain, encoder, file, seed)
-    return _write(model, tokenizer, base, target, size, plain=False)
+    return _write(model, tokenizer, base, target, plain=False)
 
 
-def _write(model: Any, tokenizer: TextTokenizer, base: Path, target: Path, size: int, *, plain: bool) -> Path:
+def _write(model: Any, tokenizer: TextTokenizer, base: Path, target: Path, *, plain: bool) -> Path:
     with new_folder(target) as unfinished:
-        model.save_pretrained(unfinished, max_shard_size=size)
+        model.save_pretrained(unfinished, max_shard_size=_SHARD_SIZE)
         if plain:
             _name_plain(unfinished / "config.json")
         tokenizer.save(unfinished)

@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from vita_mctp.errors import CheckpointError, ConfigError, OutputError
+from vita_mctp.errors import CheckpointError, OutputError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_LONGEST_HEADER = 100_000_000
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB)?", re.IGNORECASE)
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def verify_folder(folder: Path) -> None:
     """Checks that a folder holds a whole checkpoint in safetensors, in one file or in shards with an index.
 
     Raises:
-        CheckpointError: no safetensors file, a shard missing, a tensor that the index puts elsewhere, or a file cut
-            short; the message names the file and the tensor.
+        CheckpointError: no safetensors file, a shard missing or cut short, or a tensor that index or shards lack; the
+            message names the file and the tensor.
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is no checkpoint folder: it has no config.json")
-    if (folder / SINGLE_FILE).is_file():
-        _tensor_names(folder / SINGLE_FILE)
-    elif (folder / INDEX_FILE).is_file():
-        _verify_shards(folder)
-    else:
+    is_single = (folder / SINGLE_FILE).is_file()
+    if not is_single and not (folder / INDEX_FILE).is_file():
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
         hint = f"; {pickled[0]} is pickled and is never loaded: convert it to safetensors" if pickled else ""
         raise CheckpointError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}{hint}")
+    held = _stored(folder)
+    if not is_single and (lone := sorted(held.keys() ^ _read_index(folder / INDEX_FILE).keys())):
+        where = "a shard" if lone[0] in held else INDEX_FILE
+        raise CheckpointError(f"{folder}: only {where} holds {lone[0]}; wanted files of one checkpoint: get them again")
 
 
 def safetensors_files(folder: Path) -> list[Path]:
@@ -62,7 +55,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     Raises:
         CheckpointError: none of them is of such a type.
     """
-    found = {tensor.get_dtype() for _, tensor in _stored(folder)}
+    found = {dtype for _, dtype in _stored(folder).values()}
     types = [_DTYPES[name] for name in sorted(found & _DTYPES.keys())]
     if not types:
         raise CheckpointError(f"{folder} holds {', '.join(sorted(found))}; one of {', '.join(_DTYPES)} is wanted")
@@ -71,47 +64,25 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in the safetensors files of a folder that `verify_folder` has passed."""
-    return {name: tuple(tensor.get_shape()) for name, tensor in _stored(folder)}
+    return {name: shape for name, (shape, _) in _stored(folder).items()}
 
 
-def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Every tensor's name, and safetensors' view of it, of which nothing but the header is read."""
+def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of every tensor, of which nothing but the files' headers is read.
+
+    Raises CheckpointError for a file that is not whole.
+    """
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
     for file in safetensors_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                yield name, tensors.get_slice(name)
-
-
-def _verify_shards(folder: Path) -> None:
-    files = _read_index(folder / INDEX_FILE)
-    for shard in sorted(set(files.values())):
-        described = {tensor for tensor, file in files.items() if file == shard}
-        for tensor in sorted(described ^ _tensor_names(folder / shard)):
-            fault = "lacks" if tensor in described else "holds, against the index,"
-            raise CheckpointError(f"{folder / shard} {fault} {tensor}: index and shards are not of one checkpoint")
-
-
-def _tensor_names(file: Path) -> set[str]:
-    """The tensors of a safetensors file, all of them whole."""
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing: download the whole checkpoint")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return set(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        fault = f"cut short{_where_cut(file)} or damaged ({error})"
-        raise CheckpointError(f"{file} is {fault}: download it again") from error
-
-
-def _where_cut(file: Path) -> str:
-    """Names the first tensor that ends beyond its safetensors file (8 bytes of header size, JSON header, data)."""
-    with file.open("rb") as stream, contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        start = 8 + int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(min(start - 8, _LONGEST_HEADER)))
-        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
-        cut = [name for name in sorted(ends, key=lambda name: ends[name]) if start + ends[name] > file.stat().st_size]
-        return f" within {cut[0]}" if cut else ""
-    return ""
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing: download the whole checkpoint")
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                views = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+                found |= {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in views.items()}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is cut short or damaged ({error}): download it again") from error
+    return found
 
 
 def _read_index(file: Path) -> dict[str, str]:
@@ -124,44 +95,6 @@ def _read_index(file: Path) -> dict[str, str]:
     for name in set(files.values()) - names:
         raise CheckpointError(f"{file} names {name}, which is not a file of the same folder")
     return cast("dict[str, str]", files)
-
-
-def parse_size(text: str) -> int:
-    """Bytes in "5GB", "300MB" or "4096". Raises ConfigError for anything else and for 0."""
-    match = _SIZE.fullmatch(text.strip())
-    size = round(float(match.group(1)) * _UNITS[(match.group(2) or "B").upper()]) if match else 0
-    if size < 1:
-        raise ConfigError(f"{text!r} is no size; give one such as 5GB or 300MB")
-    return size
-
-
-def reshard(source: Path, target: Path, max_shard_size: int) -> list[Path]:
-    """Copies a checkpoint folder with its tensors in shards of at most `max_shard_size` bytes, in one if they fit.
-
-    A tensor larger than that gets a shard of its own. One shard is in memory at a time; other files are copied.
-
-    Returns:
-        The weight files written, in order.
-
-    Raises:
-        CheckpointError: `source` is no whole checkpoint.
-        OutputError: `target` has files already, or cannot be written.
-    """
-    verify_folder(source)
-    tensors: dict[str, Tensor] = {}
-    for file in safetensors_files(source):
-        tensors |= load_file(file)  # mapped from the file, not read
-    shards = split_torch_state_dict_into_shards(
-        tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
-    )
-    with new_folder(target) as unfinished:
-        for shard, names in shards.filename_to_tensors.items():
-            save_file({name: tensors[name] for name in names}, unfinished / shard, metadata={"format": "pt"})
-        if shards.is_sharded:
-            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
-            (unfinished / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        copy_others(source, unfinished, lambda path: path.suffix != ".safetensors" and path.name != INDEX_FILE)
-    return [target / shard for shard in sorted(shards.filename_to_tensors)]
 
 
 @contextmanager

@@ -56,7 +56,6 @@ def train(
 Source = Annotated[Path, arg("IN", "a folder")]
 Target = Annotated[Path, arg("OUT", "a new folder")]
 Seed = Annotated[int, opt("N", "of what is new: rows, and the first block or the projector")]
-ShardSize = Annotated[str, opt("SIZE", "of a weight file")]
 
 
 @command(convert, help="give a Qwen2.5 base the audio tokens, to train speech into")
@@ -66,13 +65,11 @@ def qwen(
     kind: Annotated[str, opt("KIND", "glm4voice, or sensevoice_glm4voice for Plus")] = "glm4voice",
     mctp_blocks: Annotated[int, opt("K", "to append")] = 0,
     seed: Seed = 0,
-    max_shard_size: ShardSize = "5GB",
 ) -> None:
     """A base in, stage-1 form out."""
     from vita_mctp.checkpoints.conversion import convert_qwen
 
-    size = max_shard_size
-    _show([convert_qwen(source, target, kind, num_mctp_blocks=mctp_blocks, seed=seed, max_shard_size=size)])
+    _show([convert_qwen(source, target, kind, num_mctp_blocks=mctp_blocks, seed=seed)])
 
 
 @command(convert, help="give a Qwen2.5 base SenseVoiceSmall's encoder, to train VITA-Audio-Plus")
@@ -81,20 +78,11 @@ def plus(
     target: Target,
     sensevoice: Annotated[Path, opt("FOLDER", "the feature extractor's, with model.pt")],
     seed: Seed = 0,
-    max_shard_size: ShardSize = "5GB",
 ) -> None:
     """A base and an encoder in, what stage 1 of Plus begins with out."""
     from vita_mctp.checkpoints.conversion import convert_plus
 
-    _show([convert_plus(source, sensevoice, target, seed=seed, max_shard_size=max_shard_size)])
-
-
-@command(convert, help="merge or split a checkpoint's weight files")
-def shards(source: Source, target: Target, max_shard_size: ShardSize = "5GB") -> None:
-    """A checkpoint in, the same in files of another size out."""
-    from vita_mctp.checkpoints.weights import parse_size, reshard
-
-    _show(reshard(source, target, parse_size(max_shard_size)))
+    _show([convert_plus(source, sensevoice, target, seed=seed)])
 
 
 @command(convert, help="write a released audio decoder (flow.pt, hift.pt) in safetensors")
