@@ -12,7 +12,7 @@ from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.checkpoints.weights import copy_others, new_folder
 from vita_mctp.codecs.released import load_tensors
 from vita_mctp.errors import CheckpointError
-from vita_mctp.models.registry import family_of
+from vita_mctp.models.registry import TRAINED, family_of
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import PADDING_MULTIPLE, VocabularyKind, released_additions
 
@@ -63,7 +63,7 @@ def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0) -
     file = sensevoice / ENCODER_FILE
     encoder = load_tensors(file, "download model.pt of FunAudioLLM/SenseVoiceSmall")
     plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
-    model = family_of("qwen2_mtp_sensevoice").with_encoder(plain, encoder, file, seed)
+    model = family_of(TRAINED["sensevoice"]).with_encoder(plain, encoder, file, seed)
     return _write(model, tokenizer, base, target, plain=False)
 
 

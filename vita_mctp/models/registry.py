@@ -210,6 +210,9 @@ _FAMILIES: dict[str, str | ModelFamily] = {
     "omni_speech2s_qwen3": "vita_mctp.models.vocalnet:VOCALNET_QWEN3",
 }
 
+TRAINED: dict[str | None, str] = {None: "qwen2_mtp", "sensevoice": "qwen2_mtp_sensevoice"}
+"""The `model_type` that training makes, by the name of its audio encoder; None: it hears codes."""
+
 
 def register(model_type: str, family: str | ModelFamily) -> None:
     """Makes a family, or "module:NAME" of one, known under the `model_type` of its config.json."""

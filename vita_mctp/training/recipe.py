@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import AfterValidator, Field, model_validator
 
 from vita_mctp.errors import ConfigError
+from vita_mctp.models.registry import TRAINED
 from vita_mctp.schema import Schema
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.yaml_file import parse_yaml, read_yaml
@@ -44,6 +45,12 @@ def _interleaves(counts: tuple[int, ...]) -> tuple[int, ...]:
         return Ratio(counts).counts
     except ConfigError as error:
         raise ValueError(str(error)) from None
+
+
+def _known_encoder(name: str) -> str:
+    if name not in TRAINED:
+        raise ValueError(f"got {name[:60]!r}; wanted one of {', '.join(filter(None, TRAINED))}")
+    return name
 
 
 class ModelShape(Schema):
@@ -108,10 +115,6 @@ BACKBONES = {
     "qwen2.5-0.5b": _qwen("0.5B", 896, 24, 14, 2, 4864, tied=True),
 }
 """Sizes as in the config.json of each."""
-
-
-_MODEL_TYPES = {None: "qwen2_mtp", "sensevoice": "qwen2_mtp_sensevoice"}
-"""By the audio encoder."""
 
 
 class LoraRecipe(Schema):
@@ -217,7 +220,7 @@ class Recipe(Schema):
     """DeepSpeed's JSON file, relative to the recipe."""
     gradient_checkpointing: bool = False
     """Keep each layer's input alone and compute the rest again: a third more work, a fraction of the memory."""
-    audio_encoder: Literal["sensevoice"] | None = None
+    audio_encoder: Annotated[str, AfterValidator(_known_encoder)] | None = None
     """Of VITA-Audio-Plus; no stage trains it. None: the model hears codes."""
     detach: Literal["when_frozen", "always"] = "when_frozen"
     """When the blocks' gradients stop before the backbone; `always` as in VITA-Audio-Plus."""
@@ -235,7 +238,7 @@ class Recipe(Schema):
     @property
     def model_type(self) -> str:
         """Of the family that is trained."""
-        return _MODEL_TYPES[self.audio_encoder]
+        return TRAINED[self.audio_encoder]
 
     @property
     def num_steps(self) -> int:

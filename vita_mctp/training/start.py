@@ -12,7 +12,7 @@ from torch import Tensor
 from vita_mctp.checkpoints.hub import MODEL_PATTERNS, WEIGHTS, Repository, fetch
 from vita_mctp.checkpoints.loading import load_model, read_config
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.registry import family_of
+from vita_mctp.models.registry import TRAINED, family_of
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import Vocabulary
 from vita_mctp.training.recipe import BACKBONES, ModelShape, Recipe
@@ -112,7 +112,7 @@ def _check_input(model: Any, recipe: Recipe, origin: Path) -> None:
 
 def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, attention: str) -> Any:
     """A randomly initialised model without MCTP blocks, reproducible from `seed`; leaves the global generator alone."""
-    family = family_of("qwen2_mtp")
+    family = family_of(TRAINED[None])
     config = family.config_class(
         vocab_size=vocabulary.padded_size,
         num_hidden_layers=shape.num_layers,
