@@ -135,7 +135,6 @@ class OptimizerRecipe(Schema):
     """Every rate of the MCTP blocks is this times the backbone's."""
     muon_lr: Rate | None = None
     muon_momentum: Decay = 0.95
-    newton_schulz_precision: Literal["fp32", "bf16"] = "fp32"
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: Fraction = 1e-8
     weight_decay: Scale = 0.0
