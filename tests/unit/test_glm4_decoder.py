@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from glm4_reference_decoder import Glm4VoiceReferenceDecoder
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, convert_decoder, load_decoder
-from vita_mctp.errors import CheckpointError, OutputError
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, load_decoder
+from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioBlock, AudioCodes
 
 CONFIG: dict[str, Any] = {
@@ -117,26 +118,11 @@ def assert_same(got: list[np.ndarray], wanted: list[np.ndarray]) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
-def test_the_converted_folder_speaks_the_same(released: Path, tmp_path: Path, decoder: AudioDecoder) -> None:
-    written = convert_decoder(released, tmp_path / "new")
-    assert sorted(path.name for path in written) == ["config.yaml", "flow.safetensors", "hift.safetensors"]
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in written)
-    converted = Glm4VoiceReferenceDecoder.from_folder(tmp_path / "new")
-    assert isinstance(converted, AudioDecoder)
-    assert_same(speak(converted, [[3, 1, 4]]), speak(decoder, [[3, 1, 4]]))
-
-
-def test_converting_in_place_leaves_the_released_files(folder: Path) -> None:
-    convert_decoder(folder, folder)
-    assert {path.name for path in folder.iterdir()} == {
-        *("config.yaml", "flow.pt", "hift.pt", "flow.safetensors", "hift.safetensors")
-    }
-
-
-def test_a_target_that_cannot_be_written_is_named(released: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file"):
-        convert_decoder(released, tmp_path / "file" / "new")
+def test_a_folder_in_safetensors_speaks_the_same(folder: Path, decoder: AudioDecoder) -> None:
+    for name in ("flow", "hift"):
+        save_file(dict(torch.load(folder / f"{name}.pt")), folder / f"{name}.safetensors")
+        (folder / f"{name}.pt").unlink()
+    assert_same(speak(Glm4VoiceReferenceDecoder.from_folder(folder), [[3, 1, 4]]), speak(decoder, [[3, 1, 4]]))
 
 
 def test_loading_leaves_no_empty_tensor_no_gradient_and_no_weight_norm(released: Path) -> None:
@@ -173,10 +159,8 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, part: str, change: Chan
     tensors = torch.load(folder / f"{part}.pt")
     change(tensors)
     torch.save(tensors, folder / f"{part}.pt")
-    for attempt in (load_decoder, lambda source: convert_decoder(source, source)):
-        with pytest.raises(CheckpointError, match=message):
-            attempt(folder)
-    assert not list(folder.glob("*.safetensors"))
+    with pytest.raises(CheckpointError, match=message):
+        load_decoder(folder)
 
 
 class NotATensor:
@@ -197,14 +181,6 @@ def test_a_file_cut_short_or_unsafe_is_one_line(folder: Path, spoil: Callable[[P
     with pytest.raises(CheckpointError, match=r"hift.pt is cut short.*download the whole of") as caught:
         load_decoder(folder)
     assert "\n" not in str(caught.value)
-
-
-def test_a_converted_file_cut_short_asks_for_converting_again(folder: Path) -> None:
-    convert_decoder(folder, folder)
-    path = folder / "flow.safetensors"
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match=r"flow.safetensors is cut short.*convert"):
-        load_decoder(folder)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:

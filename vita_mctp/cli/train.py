@@ -85,14 +85,6 @@ def plus(
     _show([convert_plus(source, sensevoice, target, seed=seed)])
 
 
-@command(convert, help="write a released audio decoder (flow.pt, hift.pt) in safetensors")
-def decoder(source: Source, target: Target) -> None:
-    """A decoder's folder in, the same without pickles out."""
-    from vita_mctp.codecs.glm4_voice.decoder import convert_decoder
-
-    _show(convert_decoder(source, target))
-
-
 @command(convert, help="prepare a recording as the voice that CosyVoice2 speaks in")
 def voice(
     recording: Annotated[str, arg("RECORDING", "some seconds of one speaker, 30 at most, 16 kHz or more")],

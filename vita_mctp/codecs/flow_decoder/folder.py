@@ -23,9 +23,8 @@ def read_part(name: str, part: nn.Module, folder: Path, remedy: str) -> dict[str
     path = next((path for end in (CONVERTED, RELEASED) if (path := folder / f"{name}{end}").is_file()), None)
     if path is None:
         raise CheckpointError(f"{folder} has neither {name}{RELEASED} nor {name}{CONVERTED}: {remedy}")
-    again = remedy if path.suffix == RELEASED else "convert the released decoder again"
-    tensors = {name.removeprefix(_TRAINED_IN): tensor for name, tensor in load_tensors(path, again).items()}
-    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes_of(part), path, again)
+    tensors = {name.removeprefix(_TRAINED_IN): tensor for name, tensor in load_tensors(path, remedy).items()}
+    check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes_of(part), path, remedy)
     return tensors
 
 

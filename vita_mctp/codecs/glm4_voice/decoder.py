@@ -5,13 +5,11 @@ B streams, N codes, F mel frames, M mel bands, D width.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from vita_mctp.codecs.flow_decoder.flow import (
@@ -25,21 +23,18 @@ from vita_mctp.codecs.flow_decoder.flow import (
     relative_positions,
     steps_of,
 )
-from vita_mctp.codecs.flow_decoder.folder import fill_parts, read_part
+from vita_mctp.codecs.flow_decoder.folder import fill_parts
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask, masked, ragged_lengths
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder, Windows
 from vita_mctp.codecs.glm4_voice.config import (
-    DECODER_FILES,
     DECODER_REMEDY,
     BlockEncoderConfig,
     DecoderConfig,
     Glm4FlowConfig,
     load_decoder_config,
 )
-from vita_mctp.codecs.released import CONVERTED, without_memory
-from vita_mctp.errors import OutputError
-from vita_mctp.files import write_whole
+from vita_mctp.codecs.released import without_memory
 
 
 class BlockEncoder(nn.Module):
@@ -148,39 +143,7 @@ def load_decoder(
     folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> DecoderParts:
     """Opens the folder for inference; as `fill_parts`."""
-    parts = _empty_parts(folder)
+    config = load_decoder_config(folder)
+    parts = without_memory(lambda: DecoderParts(config, Glm4Flow(config.flow), Hift(config.hift)))
     fill_parts(parts.flow, parts.hift, folder, DECODER_REMEDY, device, dtype)
     return parts
-
-
-def convert_decoder(source: Path, target: Path) -> list[Path]:
-    """Writes a decoder's folder in safetensors, the configuration as it is; returns the files written.
-
-    `target` may be `source` itself: the released files then stay beside the converted ones.
-    Raises CheckpointError when `source` is not whole, OutputError when `target` cannot be written.
-    """
-    parts = _empty_parts(source)
-    tensors = {
-        name: read_part(name, part, source, DECODER_REMEDY)
-        for name, part in (("flow", parts.flow), ("hift", parts.hift))
-    }
-    written = []
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for name, content in tensors.items():
-            written.append(target / f"{name}{CONVERTED}")
-            write_whole(written[-1], save({key: tensor.contiguous() for key, tensor in content.items()}))
-        settings = next(source / name for name in DECODER_FILES if (source / name).is_file())
-        if source.resolve() != target.resolve():
-            written.append(Path(shutil.copyfile(settings, target / settings.name)))
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the decoder to {target}: {error}; free some room or name another folder"
-        ) from None
-    return written
-
-
-def _empty_parts(folder: Path) -> DecoderParts:
-    """The networks of a folder's configuration, without their numbers."""
-    config = load_decoder_config(folder)
-    return without_memory(lambda: DecoderParts(config, Glm4Flow(config.flow), Hift(config.hift)))
