@@ -249,19 +249,13 @@ def test_token_stores(tokens: Path, tmp_path: Path, attempt: Try, case: int) -> 
     attempt(["train", str(SMOKE / "stage1_alignment.yaml"), "--out", str(tmp_path / "out"), *changes], story)
 
 
-@pytest.mark.parametrize("command", ["shards", "qwen"])
-def test_conversions(tiny_speech_folder: Path, tmp_path: Path, attempt: Try, case: int, command: str) -> None:
-    draw = random.Random(f"convert {command} {case}")
+def test_conversions(tiny_speech_folder: Path, tmp_path: Path, attempt: Try, case: int) -> None:
+    draw = random.Random(f"convert {case}")
     folder = tmp_path / "in" / "model"
     shutil.copytree(tiny_speech_folder, folder)
     name = draw.choice([*MODEL_FILES, "model.safetensors"])
     story = damage_file(folder / name, draw, json.loads if name.endswith("json") else None, dump_json)
-    options = (
-        ["--max-shard-size", draw.choice(["5GB", "100KB", "1", "0", "-1", "x", "1e9", ""])]
-        if command == "shards"
-        else []
-    )
-    code = attempt(["convert", command, str(folder), str(tmp_path / "out"), *options], story)
+    code = attempt(["convert", "qwen", str(folder), str(tmp_path / "out")], story)
     assert code == 0 or not (tmp_path / "out").exists(), story
 
 
@@ -312,7 +306,6 @@ def test_the_undamaged_are_taken(tmp_path: Path, tiny_speech_folder: Path, token
         ],
         ["tokenize", str(tokens.parent / "m.jsonl"), "--out", "../out/s"],
         ["data", "check", str(tokens.parent / "m.jsonl")],
-        ["convert", "shards", str(tiny_speech_folder), "../out/c"],
         ["evaluate", "report", str(run), str(run), "--out", "../out/page.md"],
     ):
         assert attempt(command, "nothing") == 0, command
