@@ -19,7 +19,7 @@ from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
-from vita_mctp.decoding.modes import Mode, parse_mode
+from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners import runner_for
 from vita_mctp.decoding.sampling import SamplingParams
@@ -119,6 +119,13 @@ class SpeechLM:
         tokenizer = opened.load_tokenizer(codes)
         model = opened.load_model(dtype=dtype, device=device, attn=attn, quantize=quantize)
         return cls(model, tokenizer, frontend, decoder, opened.speech)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Names of modes to choose from; `ask` takes more."""
+        if self._speaking is None:
+            return tuple(dict.fromkeys([*MODES, self.defaults.spoken_mode.name]))
+        return tuple(f"{speed}x" for speed in range(1, self._speaking.talker.sizes.mtp_levels + 2))
 
     def ask(
         self,
@@ -253,9 +260,12 @@ class SpeechLM:
             sampling = replace(sampling, temperature=temperature)
         limit, blocks = max_new_tokens or self.settings.max_new_tokens, self.model.config.num_nextn_predict_layers
         if self._speaking is not None:
-            options = parse_talker_mode(mode, self._speaking.talker.sizes.mtp_levels)
-            return Decoding(Mode(options.name, (1, 0)), sampling, limit, options)
+            named = mode.name if isinstance(mode, Mode) else mode
+            options = parse_talker_mode(named, self._speaking.talker.sizes.mtp_levels)
+            return Decoding(parse_mode(options.name, blocks), sampling, limit, options)
         chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
+        if chosen.talker:
+            raise ConfigError(f"mode {chosen.name} is a talker's, which this model has not; wanted {', '.join(MODES)}")
         return Decoding(chosen, sampling, limit)
 
     def generate(

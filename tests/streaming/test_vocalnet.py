@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from vita_mctp import SpeechLM
 from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.cli import main
 from vita_mctp.decoding.naive import speak_naive
 from vita_mctp.decoding.speaking import SpokenStream, speak_whole
 from vita_mctp.decoding.talker import TalkerOptions, parse_talker_mode
@@ -121,3 +123,20 @@ def test_broken_folders(tiny_vocalnet_folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointError, match="im_end"):
         SpeechLM.from_pretrained(folder)
+
+
+def test_the_commands(tiny_vocalnet_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "q.wav", QUESTION.samples, QUESTION.sample_rate)
+    ask = ["ask", str(tmp_path / "q.wav"), "-o", str(tmp_path / "a.wav"), "--model", str(tiny_vocalnet_folder)]
+    assert main([*ask, "--mode", "5x", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert done["mode"] == "5x" and soundfile.info(tmp_path / "a.wav").frames > 0
+    assert main([*ask, "--mode", "6x"]) == 2
+    assert "1x to 5x" in capsys.readouterr().err
+
+
+def test_its_speeds_are_its_modes(speech_lm: SpeechLM) -> None:
+    assert speech_lm.modes == ("1x", "2x", "3x", "4x", "5x")
+    assert speech_lm.decoding().mode.name == "3x"
+    with pytest.raises(ConfigError, match="talker's"):
+        SpeechLM.from_pretrained().decoding(mode="3x")

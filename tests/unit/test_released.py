@@ -106,7 +106,7 @@ def complaint(call: Callable[[], object], kind: type[VitaError] = CheckpointErro
 
 
 def test_what_is_known_of_each_repository_is_in_its_one_clause() -> None:
-    assert len(RELEASED) == 7 and all(key == entry.id for key, entry in RELEASED.items())
+    assert len(RELEASED) == 12 and all(key == entry.id for key, entry in RELEASED.items())
     assert BOOST.how_to_get.startswith("hf download VITA-MLLM/VITA-Audio-Boost (") and "academic" in BOOST.how_to_get
     assert "1.46 GB" in AUDIO_TOKENIZER.how_to_get and "GLM-4 model licence" in AUDIO_TOKENIZER.how_to_get
     assert AUDIO_DECODER.how_to_get.startswith("hf download THUDM/glm-4-voice-decoder config.yaml flow.pt hift.pt (")

@@ -125,7 +125,33 @@ XY_TOKENIZER = Repository(
     ("xy_tokenizer.ckpt",),
 )
 
-_MODELS = (BOOST, BALANCE, PLUS_VANILLA, PLUS_BOOST)
+_LLAMA_TERMS = "Apache-2.0, and Meta's Llama licence for the base weights"
+VOCALNET_1B = Repository(
+    "VocalNet/VocalNet-1B",
+    "VocalNet on Llama 3.2 of 1B, hears through Whisper",
+    "about 5.4 GB, computed from its configuration in bfloat16",
+    _LLAMA_TERMS,
+    MODEL_FILES,
+    MODEL_PATTERNS,
+)
+VOCALNET_8B = Repository(
+    "VocalNet/VocalNet-8B",
+    "VocalNet on Llama 3.1 of 8B, hears through Whisper",
+    "about 23.7 GB, computed from its configuration in bfloat16",
+    _LLAMA_TERMS,
+    MODEL_FILES,
+    MODEL_PATTERNS,
+)
+VOCALNET_QWEN = Repository(
+    "VocalNet/VocalNet-qwen25-7B",
+    "VocalNet on Qwen2.5 of 7B, hears through Whisper",
+    "about 21.4 GB, computed from its configuration in bfloat16",
+    "Apache-2.0",
+    MODEL_FILES,
+    MODEL_PATTERNS,
+)
+
+_MODELS = (BOOST, BALANCE, PLUS_VANILLA, PLUS_BOOST, VOCALNET_1B, VOCALNET_8B, VOCALNET_QWEN)
 _CODECS = (AUDIO_TOKENIZER, AUDIO_DECODER, FRONT_END, COSYVOICE2, XY_TOKENIZER)
 RELEASED = {each.id: each for each in (*_MODELS, *_CODECS)}
 

@@ -129,7 +129,10 @@ def flag(name: str, help: str) -> Any:
 
 
 _DTYPE = "float32, bfloat16, float16, or auto, as stored (default: what config.json names, float32 for nano)"
-_MODE = "vanilla, balance, boost, turbo, verified, or backbone and block counts such as 1,10 (default: the model's own"
+_MODE = (
+    "vanilla, balance, boost, turbo, verified, or backbone and block counts such as 1,10; for VocalNet 1x, 3x, 5x "
+    "(default: the model's own"
+)
 _BESIDE = "of a released model, where it is not found beside it"
 
 KEY_VARIABLE = "VITA_MCTP_API_KEY"

@@ -7,6 +7,7 @@ VITA-Audio paper, section 3.4 (inference paradigms Turbo, Boost, Balance, Vanill
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -22,12 +23,15 @@ class Mode:
     verified: the blocks draft behind each backbone token and the backbone's next pass verifies, so that the answer is
     that of `counts` without blocks. A chain of drafts ends with the one that makes the product of their probabilities
     less than `stop_below`.
+    talker: a speed of a model that speaks by a talker, as `decoding.talker.parse_talker_mode` takes it: its text comes
+    from the backbone alone.
     """
 
     name: str
     counts: tuple[int, ...]
     verified: bool = False
     stop_below: float = 0.0
+    talker: bool = False
 
     def __post_init__(self) -> None:
         if not self.counts or len(self.counts) % 2:
@@ -69,10 +73,14 @@ def parse_mode(spec: str | Sequence[int] | Mode | None, num_blocks: int) -> Mode
         name = spec.strip().lower()
         if name in MODES:
             return MODES[name]
+        if re.fullmatch(r"\d+x(,\w+)?", name):
+            return Mode(name, (1, 0), talker=True)
         try:
             counts = tuple(int(part) for part in name.split(","))
         except ValueError:
-            raise ConfigError(f"unknown mode {spec!r}; known: {', '.join(MODES)}; or {_FORM}") from None
+            raise ConfigError(
+                f"unknown mode {spec!r}; known: {', '.join(MODES)}, or 3x of a talker; or {_FORM}"
+            ) from None
     else:
         counts = (1, num_blocks) if spec is None else tuple(spec)
     named = {mode.counts: mode for mode in MODES.values() if not mode.verified}

@@ -149,15 +149,17 @@ def speak_events(
     stream, index = SpokenStream(rules, options), 0
     try:
         for event in events:
+            if not event.ends:
+                yield replace(event, index=index, hidden=None)
+                index += 1
             parts = stream.push(event.id, torch.as_tensor(event.hidden))
             if event.ends is StopReason.LENGTH:
                 parts += stream.end()
-            codes = [code for part in parts for code in part.codes]
-            sound = [TokenEvent(0, audio_id(code), TokenKind.AUDIO, BACKBONE) for code in codes]
-            text = [replace(event, hidden=None)]
-            for each in [*sound, *text] if event.ends else [*text, *sound]:
-                yield replace(each, index=index)
+            for code in (code for part in parts for code in part.codes):
+                yield TokenEvent(index, audio_id(code), TokenKind.AUDIO, BACKBONE)
                 index += 1
+            if event.ends:
+                yield replace(event, index=index, hidden=None)
     finally:
         if isinstance(events, Generator):
             events.close()

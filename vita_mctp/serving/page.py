@@ -19,7 +19,6 @@ import numpy.typing as npt
 from vita_mctp.answer import join_chunks
 from vita_mctp.audio import read_wave, wav_bytes
 from vita_mctp.checkpoints.opening import NANO
-from vita_mctp.decoding.modes import MODES
 from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, VitaError
 from vita_mctp.speech_lm import SpeechLM, recent_turns
@@ -101,8 +100,8 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
         with gr.Row():
             with gr.Column():
                 question = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Question", buttons=[])
-                own = speech_lm.defaults.spoken_mode.name
-                modes = [(name.capitalize(), name) for name in dict.fromkeys([*MODES, own])]
+                own = speech_lm.decoding().mode.name
+                modes = [(name.capitalize(), name) for name in speech_lm.modes]
                 mode = gr.Radio(modes, value=own, label="Mode", info=MODE_HINT)
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="the same seed gives the same answer")
                 with gr.Row():
