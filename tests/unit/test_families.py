@@ -212,13 +212,14 @@ def test_a_runs_folder_is_its_finished_model(tiny_speech_folder: Path, tmp_path:
     assert SpeechLM.from_pretrained(tmp_path / "run").say("monday", seed=1).wave.seconds > 0
 
 
-def test_nobody_names_a_familys_classes() -> None:
+@pytest.mark.parametrize("family", ["vita", "vocalnet", "vocalnet_m2"])
+def test_nobody_names_a_familys_classes(family: str) -> None:
     named = []
     for path in (ROOT / "vita_mctp").rglob("*.py"):
-        if "models/vita" in path.as_posix():
+        if f"models/{family}/" in path.as_posix():
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            named += [str(path) for name in names if name and name.startswith("vita_mctp.models.vita")]
+            named += [str(path) for name in names if name and f"{name}.".startswith(f"vita_mctp.models.{family}.")]
     assert named == []

@@ -83,3 +83,26 @@ def test_a_penalty_counts_each_occurrence_and_raises_negative_logits() -> None:
 def test_more_levels_than_there_are() -> None:
     with pytest.raises(ConfigError, match="levels 4"):
         TalkerAnswer(tiny_talker("vocalnet"), TalkerOptions(4), streaming=False)
+
+
+@pytest.mark.parametrize("predictor", list(TALKERS))
+def test_what_is_learnt_is_said(predictor: str) -> None:
+    """A talker that was trained on two answers, one with each mask, says both of them, at its full speed.
+
+    The texts are equally long and come at once: where speech begins depends on the longest text of a batch.
+    """
+    talker = tiny_talker(predictor, 2, text_chunk=3, speech_chunk=3 if predictor in GROUPS else 6).float()
+    torch.manual_seed(1)
+    texts = list(torch.randn(2, 7, 16))
+    said = [torch.randint(0, 8, (n,)) for n in (14, 9)]
+    batch = talker.batch(texts, said, [True, False])
+    optimizer = torch.optim.Adam(talker.parameters(), lr=5e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        talker.loss(talker.losses(batch)).backward()
+        optimizer.step()
+    options = TalkerOptions(talker.sizes.mtp_levels, "as_trained", 40)
+    made = TalkerAnswer(talker, options, streaming=True).push(texts[0], last=True)
+    whole = TalkerAnswer(talker, options, streaming=False).whole(texts[1])
+    assert [id for id in made if id < 8] == said[0].tolist()
+    assert [id for id in whole if id < 8] == said[1].tolist()

@@ -91,6 +91,8 @@ def test_a_whole_released_models_parameters(name: str) -> None:
     counts = {key: parameter.numel() for key, parameter in model.named_parameters()}
     encoder = sum(count for key, count in counts.items() if key.startswith("model.speech_encoder."))
     assert (sum(counts.values()), encoder) == (total, ENCODER_PARAMETERS)
+    small = [key for key in counts if family.shrinks.fullmatch(key.removesuffix(".weight"))]
+    assert len(small) == 7 * sizes["num_hidden_layers"]
     assert {key for key in counts if key.startswith("model.speech_projector.")} == {
         f"model.speech_projector.linear{i}.{part}" for i in (1, 2) for part in ("weight", "bias")
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import AutoConfig
@@ -35,6 +36,8 @@ for _config in (VocalNetLlamaConfig, VocalNetQwen2Config, VocalNetQwen3Config):
 @dataclass(frozen=True)
 class VocalNetFamily(ModelFamily):
     form: Format = LLAMA
+    shrinks: ClassVar[re.Pattern[str]] = re.compile(r"model\.layers\.\d+\..*_proj")
+    """Of the thinker alone."""
 
     def read_config(self, folder: Path, values: Mapping[str, Any], shapes: Callable[[], Shapes]) -> Any:
         given = dict(values)
