@@ -6,6 +6,7 @@ vocoder/ tokens/, one folder per stage, natural/ and encoder/, and nano/, which 
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -225,6 +226,9 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(stage / name, folder / name)
+    generation = folder / "generation_config.json"
+    defaults = json.loads(generation.read_bytes()) | {"mtp_inference_mode": "verified"}  # not the rhythm of training
+    generation.write_text(json.dumps(defaults, indent=2) + "\n")
     save_half(load_file(stage / "model.safetensors"), folder / "model.safetensors")
     run.export(folder / CODEC_FOLDER)
     question = next(qa for qa in build_domain().held_out if qa.question == CHECK_QUESTION)
