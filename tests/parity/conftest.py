@@ -46,6 +46,7 @@ FILES = {
     "spoken_stream_file": "stream_loop*.json",
     "spoken_whole_file": "generate_*.json",
     "predictors_file": "table3_authors.json",
+    "variants_file": "table3_variants.json",
     "released_expected_file": "released_tiny_*/expected.json",
     "prompts_file": "prompts.json",
     "sampling_file": "llm_sampling.json",

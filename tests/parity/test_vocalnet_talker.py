@@ -169,3 +169,63 @@ def test_the_predictors_of_table_3(predictors_file: Path) -> None:
             answer = TalkerAnswer(talker, options, streaming=False)
             answer.whole(recorded[f"decode_{decode}.llm_hidden"][0])
             assert answer.history == asked["tokens"], (name, decode)
+
+
+@torch.inference_mode()
+def test_the_predictors_definitions(variants_file: Path) -> None:
+    """On a given backbone output; the numbers are of the definition, not of the authors' program."""
+    folder, recorded = variants_file.parent, load_file(variants_file.with_suffix(".safetensors"))
+    values = json.loads(variants_file.read_text())
+    cases, columns = values["cases"], values["text_columns"]
+    speech = [row[:length] for row, length in zip(recorded["speech_tokens"], values["speech_lens"], strict=True)]
+    shared = {name.removeprefix("shared_"): tensor for name, tensor in recorded.items() if name.startswith("shared_")}
+    shared["embedding.weight"] = recorded["embedding.weight"]
+
+    def talker_of(predictor: str, name: str, **changes: Any) -> Talker:
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): tensor for key, tensor in recorded.items() if key.startswith(prefix)}
+        own = {key: tensor for key, tensor in own.items() if not key.startswith("logits")}
+        return talker_in(folder, shared | own, predictor=predictor, loss_decay=values["loss_decay"], **changes)
+
+    def batch_of(talker: Talker) -> TalkerBatch:
+        lengths = cases["MTP-DeepSeek"]["text_lens_with_bos"]
+        return talker.batch(
+            [torch.zeros(n - 1, talker.sizes.hidden_size) for n in lengths], speech, [False] * len(speech)
+        )
+
+    def check(talker: Talker, states: list[Tensor], name: str, key: str, losses: list[float]) -> None:
+        batch = batch_of(talker)
+        for k, (hidden, wanted) in enumerate(zip(states, losses, strict=True)):
+            labels = batch.labels(k).flatten(1)
+            known = labels != talker.sizes.pad
+            found = talker.logits(k, hidden).flatten(1, 2)
+            if key.format(k) in recorded:
+                torch.testing.assert_close(found[known], recorded[key.format(k)][known], atol=LOGITS, rtol=0.0)
+            loss = torch.nn.functional.cross_entropy(found[known], labels[known]).item()
+            assert loss == pytest.approx(wanted, abs=LOSSES), (name, k)
+
+    hidden = recorded["backbone_hidden"]
+    case = cases["MTP-Parallel-Linear"]
+    talker = talker_of("parallel_linear", "parallel_linear", mtp_levels=case["heads"])
+    spoken = [hidden[:, columns:]] * (case["heads"] + 1)
+    check(talker, spoken, "parallel_linear", "parallel_linear.logits.head{}", case["losses"])
+    case = cases["MTP-DeepSeek"]
+    talker = talker_of("deepseek", "deepseek", mtp_levels=case["modules"])
+    batch, states = batch_of(talker), [hidden]
+    for k in range(1, case["modules"] + 1):
+        further = torch.full_like(batch.inputs, talker.sizes.pad)
+        further[:, :-k] = batch.inputs[:, k:]
+        rows = torch.cat([recorded["text_input"], talker.embed(further)], dim=1)
+        positions = torch.arange(rows.shape[1])[None]
+        states.append(talker.level(k, talker.enter(k, states[-1]), rows, positions, batch.mask(k)))
+    check(talker, [each[:, columns:] for each in states], "deepseek", "deepseek.logits.head{}", case["losses"])
+    for predictor, name, title in (
+        ("group_linear", "group_linear", "Group-Linear"),
+        ("group_transformer", "group_trans", "Group-Trans"),
+    ):
+        case = cases[title]
+        talker = talker_of(predictor, name, mtp_levels=0, group_size=case["group_size"])
+        batch = batch_of(talker)
+        torch.testing.assert_close(talker.embed(batch.inputs), recorded["group.input_embeddings"], atol=1e-5, rtol=0.0)
+        assert torch.equal(batch.targets.flatten(1), recorded["group.targets"])
+        check(talker, [recorded["group.backbone_hidden"]], name, f"{name}.logits", [case["loss"]])
