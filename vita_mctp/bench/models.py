@@ -181,7 +181,8 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
         torch.manual_seed(seed)
         if name == "nano":
             sizes = NanoCodecConfig()
-            return NanoDecoder(sizes, _ready(NanoMelDecoder(sizes)), _ready(NanoVocoder(sizes)))
+            networks = nn.ModuleDict({"mel_decoder": NanoMelDecoder(sizes), "vocoder": NanoVocoder(sizes)})
+            return NanoDecoder(sizes, {name: weight.numpy() for name, weight in networks.state_dict().items()})
         config = glm4_voice_decoder(small="small" in name)
         flow, hift = _ready(Glm4Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
     fold_weight_norm(hift)

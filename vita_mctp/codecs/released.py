@@ -7,7 +7,7 @@ arguments.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vita_mctp.arrays import Shapes, check_shapes
 from vita_mctp.errors import CheckpointError
 from vita_mctp.yaml_file import PlainLoader, read_yaml
 
-Shapes = Mapping[str, tuple[int, ...]]
 CONVERTED = ".safetensors"
 _Built = TypeVar("_Built")
 
@@ -66,22 +66,6 @@ def read_tensors(path: Path, needed: Shapes, remedy: str) -> dict[str, Tensor]:
     tensors = load_tensors(path, remedy)
     check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, needed, path, remedy)
     return tensors
-
-
-def check_shapes(found: Shapes, needed: Shapes, path: Path, remedy: str, optional: Shapes | None = None) -> None:
-    """Raises CheckpointError, which names the first tensor that is missing, surplus or of another shape."""
-    known = {**needed, **(optional or {})}
-    if missing := [name for name in needed if name not in found]:
-        raise CheckpointError(f"{path} lacks {_first(missing)}, which its configuration wants: {remedy}")
-    if surplus := [name for name in found if name not in known]:
-        raise CheckpointError(f"{path} holds {_first(surplus)}, which its configuration does not describe: {remedy}")
-    for name, shape in found.items():
-        if shape != known[name]:
-            raise CheckpointError(f"{path}: {name} has shape {shape}; its configuration wants {known[name]}: {remedy}")
-
-
-def _first(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 class _TaggedLoader(PlainLoader):

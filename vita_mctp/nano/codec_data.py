@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from vita_mctp.audio import cut_to_speech
-from vita_mctp.codecs.nano import pad_to_codes
-from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig
+from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig, pad_to_codes
 from vita_mctp.codecs.nano.networks import NanoEncoder
 from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.voices import ANSWER_VOICE
@@ -88,7 +87,7 @@ def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig
     samples = utterance.samples
     if utterance.voice.startswith("kokoro:"):  # as a question is heard: cut to the speech in it
         samples = (cut_to_speech(Wave(samples, config.sample_rate)) or Wave(samples, config.sample_rate)).samples
-    frames = features(pad_to_codes(samples, config))[0].numpy()
+    frames = features(pad_to_codes(samples, config))
     ends = None if utterance.phone_ends is None else tuple(end / hop for end in utterance.phone_ends)
     answer = utterance.voice == ANSWER_VOICE.name
     yield Item(index, 0, len(frames), answer, False, ends), frames

@@ -43,9 +43,9 @@ class Readout(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> logits of phones by fine step (B, S, P), phone CTC (B, S, P + 1), word CTC (B, 2 N, W + 1)."""
-        coarse, _ = self.coarse(self.embed(points))
-        fine, _ = self.fine(unfold_steps(self.split(coarse), self.stride))
-        words, _ = self.words_stack(coarse)
+        coarse = self.coarse(self.embed(points))
+        fine = self.fine(unfold_steps(self.split(coarse), self.stride))
+        words = self.words_stack(coarse)
         return self.frame_phones(fine), self.phones(fine), unfold_steps(self.words(words), 2)
 
 
@@ -82,7 +82,7 @@ class CodecTrainer(nn.Module):
         rows = batch.is_answer
         if not bool(rows.any()):
             return points.sum() * 0.0
-        frames, _ = self.mel_decoder(points[rows])
+        frames = self.mel_decoder(points[rows])
         valid = torch.arange(frames.shape[1])[None] < batch.num_frames[rows][:, None]
         return (frames.float() - batch.targets[rows]).abs()[valid].mean()
 

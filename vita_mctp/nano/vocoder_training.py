@@ -14,8 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.nano import pad_to_codes
-from vita_mctp.codecs.nano.config import SILENCE, LogMel, NanoCodecConfig
+from vita_mctp.codecs.nano.config import SILENCE, LogMel, NanoCodecConfig, pad_to_codes
 from vita_mctp.codecs.nano.networks import NanoEncoder, NanoMelDecoder, NanoVocoder
 from vita_mctp.nano.codec_data import FeatureStore
 from vita_mctp.nano.corpus import Corpus
@@ -69,9 +68,10 @@ class VoiceCrops:
         config: NanoCodecConfig,
         sizes: VocoderSchedule,
     ) -> None:
-        self.config, self.sizes, self.features = config, sizes, LogMel(config)
+        self.config, self.sizes, self._log_mel = config, sizes, LogMel(config)
         indices = corpus.indices(*parts)
-        self._waves = [pad_to_codes(corpus.utterance(index).samples, config)[0].half() for index in indices]
+        waves = (pad_to_codes(corpus.utterance(index).samples, config) for index in indices)
+        self._waves = [torch.from_numpy(wave).half() for wave in waves]
         chosen = set(indices)
         self._grid = [item for item in store.items if item.grid and item.utterance in chosen]
         self._store = store
@@ -84,6 +84,10 @@ class VoiceCrops:
             piece = _crop(self._waves[index].float(), length, 1, rng)
             rows.append(functional.pad(piece, (0, length - len(piece))))
         return torch.stack(rows) * torch.from_numpy(rng.uniform(0.5, 1.1, (len(rows), 1)).astype(np.float32))
+
+    def features(self, waves: Tensor) -> Tensor:
+        """(B, T) samples -> (B, F, M) log-mel frames."""
+        return torch.from_numpy(self._log_mel(waves.numpy()))
 
     def grid_frames(self, rng: np.random.Generator) -> Tensor:
         """(B, F, M) log-mel frames, silence where a sentence is shorter than a crop."""
@@ -114,7 +118,7 @@ class Speaker(nn.Module):
     def own_frames_loss(self, crops: VoiceCrops, rng: np.random.Generator) -> Tensor:
         """Of the vocoder alone: frames of the recording in, its samples out."""
         target = crops.waves(rng)
-        return self._distance(self.vocoder(crops.features(target))[0], target, crops)
+        return self._distance(self.vocoder(crops.features(target)), target, crops)
 
     def codes_loss(self, crops: VoiceCrops, rng: np.random.Generator) -> Tensor:
         """Codes in, samples out, and log-mel frames out as well, both as spoken and on the word grid.
@@ -124,8 +128,8 @@ class Speaker(nn.Module):
         """
         target, grid = crops.waves(rng), crops.grid_frames(rng)
         frames = torch.cat([crops.features(target), grid])
-        made = self.mel_decoder(self._encode(frames)[0])[0]
-        samples, _ = self.vocoder(made[: len(target)])
+        made = self.mel_decoder(self._encode(frames)[0])
+        samples = self.vocoder(made[: len(target)])
         heard = zip(self._hear(made), self._hear(frames), strict=True)
         pairs = [(2.0, made, frames), *((0.5, one, other) for one, other in heard)]
         close = sum(weight * self._difference(one, other, crops) for weight, one, other in pairs)

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vita_mctp.arrays import check_shapes
 from vita_mctp.codecs.flow_decoder.flow import Flow
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
-from vita_mctp.codecs.released import CONVERTED, check_shapes, load_tensors, shapes_of
+from vita_mctp.codecs.released import CONVERTED, load_tensors, shapes_of
 from vita_mctp.errors import CheckpointError
 
 RELEASED = ".pt"

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from vita_mctp.arrays import check_shapes
 from vita_mctp.codecs.flow_decoder.config import FlowConfig
-from vita_mctp.codecs.released import check_shapes, load_tensors
+from vita_mctp.codecs.released import load_tensors
 from vita_mctp.errors import CheckpointError
 from vita_mctp.files import write_output
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+from vita_mctp.arrays import check_shapes
 from vita_mctp.audio.resample import sinc_resample
 from vita_mctp.codecs.glm4_voice.config import (
     CONV_STRIDE,
@@ -29,7 +30,7 @@ from vita_mctp.codecs.glm4_voice.config import (
     TokenizerConfig,
     load_tokenizer_config,
 )
-from vita_mctp.codecs.released import check_shapes, load_tensors, shapes_of, without_memory
+from vita_mctp.codecs.released import load_tensors, shapes_of, without_memory
 from vita_mctp.types import AudioCodes, FloatArray, IntArray, Wave
 
 WEIGHTS_FILE = "model.safetensors"

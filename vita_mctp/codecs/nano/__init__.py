@@ -1,128 +1,201 @@
 """The nano codec, small enough to ship inside the package: one codebook of 1,000 codes at 12.5 per second.
 
-An encoder for any voice, and a decoder to the answer voice.
+An encoder for any voice, and a decoder to the answer voice. Runs on ONNX Runtime, without torch.
+
+T samples, N codes, F log-mel frames, M mels, D dimensions of the quantiser, Q frequency bins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import soxr
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from onnxruntime import InferenceSession
 
-from vita_mctp.codecs.nano.config import REMEDY, LogMel, NanoCodecConfig
-from vita_mctp.codecs.nano.networks import (
-    FiniteScalarQuantizer,
-    MelState,
-    NanoEncoder,
-    NanoMelDecoder,
-    NanoVocoder,
-    VocoderState,
+from vita_mctp.arrays import read_arrays
+from vita_mctp.codecs.nano.config import (
+    LOG_MEAN,
+    LOG_SCALE,
+    REMEDY,
+    SILENCE,
+    LogMel,
+    NanoCodecConfig,
+    hann_window,
+    mel_inverse,
+    pad_to_codes,
 )
-from vita_mctp.codecs.released import read_tensors, shapes_of
-from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, Wave, WaveChunk
+from vita_mctp.codecs.nano.graphs import (
+    compile_encoder,
+    compile_mel_decoder,
+    compile_vocoder,
+    decoder_shapes,
+    encoder_shapes,
+)
+from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, Wave, WaveChunk
 
 NAME = "nano"
 ENCODER_FILE = "encoder.safetensors"
 DECODER_FILE = "decoder.safetensors"
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class NanoTokenizer:
-    """Any voice at any rate -> codes. 1.2 s of context on either side of a code."""
+    """Any voice at any rate -> codes. 1.2 s of context on either side of a code.
+
+    weights: of the encoder, by their names in its file.
+    """
 
     name = NAME
     num_codebooks = 1
 
-    def __init__(self, config: NanoCodecConfig, encoder: NanoEncoder) -> None:
-        self.config, self.encoder, self.features = config, encoder, LogMel(config)
+    def __init__(self, config: NanoCodecConfig, weights: Mapping[str, FloatArray]) -> None:
+        self.config, self.features = config, LogMel(config)
         self.codebook_size, self.frame_rate = config.codebook_size, config.frame_rate
         self.sample_rate = config.sample_rate
+        self._encoder = compile_encoder(config, weights)
 
     @classmethod
     def from_folder(cls, folder: Path) -> NanoTokenizer:
         """Read config.json and encoder.safetensors; CheckpointError names what is missing or does not fit."""
         config = NanoCodecConfig.load(folder)
-        return cls(config, load_weights(NanoEncoder(config), folder / ENCODER_FILE))
+        return cls(config, read_arrays(folder / ENCODER_FILE, encoder_shapes(config), REMEDY))
 
-    @torch.inference_mode()
     def encode(self, wave: Wave) -> AudioCodes:
         samples = wave.samples
         if wave.sample_rate != self.sample_rate:
+            import soxr
+
             samples = soxr.resample(samples, wave.sample_rate, self.sample_rate).astype(np.float32)
-        _, codes = self.encoder(self.features(pad_to_codes(samples, self.config)))
-        return AudioCodes(codes[0].numpy(), self.codebook_size, self.frame_rate, self.name)
+        frames = self.features(pad_to_codes(samples, self.config))
+        (reals,) = self._encoder.run(None, {"frames": frames[None]})
+        codes = codes_of(reals[0], self.config.levels)
+        return AudioCodes(codes, self.codebook_size, self.frame_rate, self.name)
 
 
-class DecoderNetworks(nn.Module):
-    """Both networks of a decoder's file."""
+class CausalState(NamedTuple):
+    """Steps (n, C) that wait for their future, and the last inputs of the network's convolutions."""
 
-    def __init__(self, config: NanoCodecConfig) -> None:
-        super().__init__()
-        self.mel_decoder, self.vocoder = NanoMelDecoder(config), NanoVocoder(config)
+    waiting: FloatArray
+    past: tuple[FloatArray, ...]
+
+
+class CausalNetwork:
+    """A graph that reads each step with its next `lookahead` ones; behind the last step come steps of `silence`."""
+
+    def __init__(self, network: InferenceSession, lookahead: int, silence: float) -> None:
+        self._network, self._lookahead, self._silence = network, lookahead, silence
+        (self._windows, *self._past), self._output = network.get_inputs(), network.get_outputs()[-1]
+
+    def start(self) -> CausalState:
+        steps = np.zeros((0, self._windows.shape[-1] // (self._lookahead + 1)), np.float32)
+        return CausalState(steps, tuple(np.zeros(each.shape, np.float32) for each in self._past))
+
+    def __call__(
+        self, steps: FloatArray, state: CausalState, is_last: bool
+    ) -> tuple[FloatArray, FloatArray, CausalState]:
+        """Steps (T, C) that come -> those (R, C) that are now final, what the graph makes of them, the next state."""
+        known = np.concatenate([state.waiting, steps])
+        if is_last:
+            known = np.pad(known, ((0, self._lookahead), (0, 0)), constant_values=self._silence)
+        ready = max(0, len(known) - self._lookahead)
+        waiting = known[ready:]
+        if not ready:
+            return known[:0], np.zeros((0, self._output.shape[-1]), np.float32), CausalState(waiting, state.past)
+        windows = np.concatenate([known[i : i + ready] for i in range(self._lookahead + 1)], axis=1)
+        names = [self._windows.name, *(each.name for each in self._past)]
+        *past, made = self._network.run(None, dict(zip(names, (windows[None], *state.past), strict=True)))
+        return known[:ready], made[0], CausalState(waiting, tuple(past))
 
 
 class StreamState(NamedTuple):
-    """One answer between two blocks."""
+    """One answer between two blocks: samples (T,) of the overlap are not complete yet.
 
-    mel: MelState | None
-    vocoder: VocoderState | None
+    begun: the margin at the stream's start has been cut off.
+    """
+
+    mel: CausalState
+    vocoder: CausalState
+    overlap: FloatArray
+    begun: bool
 
 
 class NanoDecoder:
-    """Codes -> the answer voice, offline or in blocks."""
+    """Codes -> the answer voice, offline or in blocks.
+
+    weights: of mel decoder and vocoder, by their names in their file.
+    """
 
     name = NAME
     num_codebooks = 1
     block_size = 8
 
-    def __init__(self, config: NanoCodecConfig, mel_decoder: NanoMelDecoder, vocoder: NanoVocoder) -> None:
-        self.config, self.mel_decoder, self.vocoder = config, mel_decoder, vocoder
-        self.quantizer = FiniteScalarQuantizer(config.levels)
+    def __init__(self, config: NanoCodecConfig, weights: Mapping[str, FloatArray]) -> None:
+        self.config = config
         self.codebook_size, self.frame_rate = config.codebook_size, config.frame_rate
         self.sample_rate = config.sample_rate
+        self._mel_decoder = CausalNetwork(compile_mel_decoder(config, weights), config.decoder_lookahead, 0.0)
+        self._vocoder = CausalNetwork(compile_vocoder(config, weights), config.vocoder_lookahead, SILENCE)
+        self._window, self._inverse = hann_window(config.vocoder_fft), mel_inverse(config)
 
     @classmethod
     def from_folder(cls, folder: Path) -> NanoDecoder:
         """Read config.json and decoder.safetensors; CheckpointError names what is missing or does not fit."""
         config = NanoCodecConfig.load(folder)
-        modules = load_weights(DecoderNetworks(config), folder / DECODER_FILE)
-        return cls(config, modules.mel_decoder, modules.vocoder)
+        return cls(config, read_arrays(folder / DECODER_FILE, decoder_shapes(config), REMEDY))
 
     def start(self, seed: int = 0) -> StreamState:
         """This decoder draws nothing; `seed` is accepted and has no effect."""
-        return StreamState(None, None)
+        return StreamState(self._mel_decoder.start(), self._vocoder.start(), np.zeros(0, np.float32), False)
 
-    @torch.inference_mode()
     def decode_block(self, block: AudioBlock, state: StreamState) -> tuple[WaveChunk, StreamState]:
-        codes = torch.tensor(block.codes, dtype=torch.long)[None]
-        frames, mel = self.mel_decoder(self.quantizer.embed(codes), state.mel, block.is_last)
-        samples, vocoder = self.vocoder(frames, state.vocoder, block.is_last)
-        chunk = WaveChunk(_to_array(samples), self.sample_rate, block.index, block.is_last)
-        return chunk, StreamState(mel, vocoder)
+        points = grid_points(np.array(block.codes, np.int64), self.config.levels)
+        _, frames, mel = self._mel_decoder(points, state.mel, block.is_last)
+        frames, projected, vocoder = self._vocoder(frames, state.vocoder, block.is_last)
+        pieces = self._pieces(frames, projected)
+        samples, overlap = self._overlap_add(pieces, state, block.is_last)
+        chunk = WaveChunk(samples.clip(-1.0, 1.0), self.sample_rate, block.index, block.is_last)
+        return chunk, StreamState(mel, vocoder, overlap, state.begun or len(pieces) > 0)
 
     def decode(self, codes: AudioCodes) -> Wave:
         chunk, _ = self.decode_block(codes.as_block(), self.start())
         return Wave(chunk.samples, self.sample_rate)
 
+    def _pieces(self, frames: FloatArray, projected: FloatArray) -> FloatArray:
+        """Windowed pieces (F, size): the energies of the frames (F, M), and what the vocoder adds (F, 3 Q)."""
+        gain, real, imaginary = np.split(projected, 3, axis=1)
+        energy = np.exp(frames * LOG_SCALE + LOG_MEAN) @ self._inverse
+        phase = real + 1j * (imaginary + 1e-3)
+        spectrum = energy * np.exp(gain.clip(-8.0, 4.0)) * phase / np.maximum(np.abs(phase), 1e-5)
+        pieces = np.fft.irfft(spectrum, self.config.vocoder_fft) * self._window
+        return pieces.astype(np.float32, copy=False)
 
-def pad_to_codes(samples: FloatArray, config: NanoCodecConfig) -> Tensor:
-    """(T,) samples -> (1, T') with zeros up to a whole number of codes."""
-    wave = torch.from_numpy(np.ascontiguousarray(samples))
-    return functional.pad(wave, (0, -len(wave) % config.samples_per_code))[None]
+    def _overlap_add(self, pieces: FloatArray, state: StreamState, is_last: bool) -> tuple[FloatArray, FloatArray]:
+        """Add pieces one hop apart; half the surplus of a window is cut at either end of the stream."""
+        hop, size = self.config.hop_length, self.config.vocoder_fft
+        margin, done = (size - hop) // 2, len(pieces) * hop
+        summed = np.zeros(done + size - hop if done else len(state.overlap), np.float32)
+        for i in range(0, size, hop):
+            summed[i : i + done] += pieces[:, i : i + hop].reshape(-1)
+        summed /= np.square(self._window).sum() / hop
+        summed[: len(state.overlap)] += state.overlap
+        start = 0 if state.begun or not done else margin
+        if is_last:
+            done = max(len(summed) - margin, 0)
+        return summed[start:done], summed[done:]
 
 
-def load_weights(module: _Module, path: Path) -> _Module:
-    """The module, filled from a safetensors file, half precision widened; every tensor must be there and fit."""
-    tensors = read_tensors(path, shapes_of(module), REMEDY)
-    module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return module.eval().requires_grad_(False)
+def codes_of(reals: FloatArray, levels: tuple[int, ...]) -> IntArray:
+    """Reals (N, D) -> the codes (N,) of the nearest grid points, as `networks.FiniteScalarQuantizer`."""
+    digits = np.rint((np.tanh(reals) + 1) / 2 * (np.array(levels) - 1))
+    return digits.astype(np.int64) @ _basis(levels)
 
 
-def _to_array(samples: Tensor) -> FloatArray:
-    array: FloatArray = samples[0].clamp(-1.0, 1.0).numpy()
-    return array
+def grid_points(codes: IntArray, levels: tuple[int, ...]) -> FloatArray:
+    """Codes (N,) -> grid points (N, D) in [-1, 1]."""
+    digits = codes[:, None] // _basis(levels) % np.array(levels)
+    return (digits * (2.0 / (np.array(levels) - 1)) - 1.0).astype(np.float32)
+
+
+def _basis(levels: tuple[int, ...]) -> IntArray:
+    return np.cumprod((1, *levels[:-1]), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Sizes of the nano codec, and its log-mel frames. B batch, T samples, F frames, M mels."""
+"""Sizes of the nano codec, and its log-mel frames. T samples, F frames, M mels, Q frequency bins."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
-from torch.nn import functional
 
 from vita_mctp.errors import CheckpointError
 from vita_mctp.schema import Schema
@@ -126,23 +123,34 @@ def mel_filterbank(sample_rate: int, fft_size: int, num_mels: int) -> FloatArray
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
-class LogMel(nn.Module):
-    """(B, T) samples -> (B, F, M) with F = T / hop_length; T must be a whole number of hops."""
+def mel_inverse(config: NanoCodecConfig) -> FloatArray:
+    """(M, Q): log-mel energies to the energies of the vocoder's frequency bins, the filters' pseudo-inverse."""
+    filters = mel_filterbank(config.sample_rate, config.vocoder_fft, config.num_mels)
+    return np.maximum(np.linalg.pinv(filters), 0.0).astype(np.float32).T
 
-    window: Tensor
-    filters: Tensor
+
+def hann_window(size: int) -> FloatArray:
+    """(size,), periodic."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
+
+
+def pad_to_codes(samples: FloatArray, config: NanoCodecConfig) -> FloatArray:
+    """(T,) samples -> (T',) with zeros up to a whole number of codes."""
+    return np.pad(samples, (0, -len(samples) % config.samples_per_code))
+
+
+class LogMel:
+    """(..., T) samples -> (..., F, M) with F = T / hop_length; T must be a whole number of hops."""
 
     def __init__(self, config: NanoCodecConfig) -> None:
-        super().__init__()
         self.hop, self.size = config.hop_length, config.mel_window
-        filters = mel_filterbank(config.sample_rate, self.size, config.num_mels)
-        self.register_buffer("window", torch.hann_window(self.size), persistent=False)
-        self.register_buffer("filters", torch.from_numpy(filters).T.contiguous(), persistent=False)
+        self._window = hann_window(self.size)
+        self._filters = mel_filterbank(config.sample_rate, self.size, config.num_mels).T
 
-    def forward(self, samples: Tensor) -> Tensor:
+    def __call__(self, samples: FloatArray) -> FloatArray:
         margin = (self.size - self.hop) // 2
-        padded = functional.pad(samples, (margin, margin))
-        spectrum = torch.stft(padded, self.size, self.hop, window=self.window, center=False, return_complex=True).abs()
-        energy = spectrum.transpose(1, 2) @ self.filters
-        frames: Tensor = (energy.clamp_min(LOG_FLOOR).log() - LOG_MEAN) / LOG_SCALE
-        return frames
+        padded = np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(margin, margin)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.size, axis=-1)[..., :: self.hop, :]
+        energy = np.abs(np.fft.rfft(windows * self._window)) @ self._filters
+        frames = (np.log(np.maximum(energy, LOG_FLOOR)) - LOG_MEAN) / LOG_SCALE
+        return frames.astype(np.float32, copy=False)

@@ -1,22 +1,18 @@
 """The nano codec's three networks: log-mel frames -> codes, codes -> log-mel frames of the answer voice, and samples.
 
+For training, on whole utterances; what ships runs their weights as `graphs`, also in blocks, with the same results.
+
 B batch, F frames (100 per second), N codes (12.5 per second), M mels, Q frequency bins, T steps or samples, C channels,
-D dimensions of the quantiser. State is a value that a call takes and returns; None: nothing has been decoded yet.
+D dimensions of the quantiser.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, NanoCodecConfig, mel_filterbank
-
-Past = tuple[Tensor, ...]
-"""The last inputs of every convolution of a stack, oldest first."""
+from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, NanoCodecConfig, hann_window, mel_inverse
 
 
 class DepthwiseConv(nn.Module):
@@ -28,12 +24,10 @@ class DepthwiseConv(nn.Module):
         self.left = kernel_size - 1 if causal else (kernel_size - 1) // 2
         self.right = kernel_size - 1 - self.left
 
-    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if past is None:
-            past = x.new_zeros(x.shape[0], self.left, x.shape[2])
-        x = functional.pad(torch.cat([past.to(x.dtype), x], dim=1), (0, 0, 0, self.right))
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.pad(x, (0, 0, self.left, self.right))
         y: Tensor = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return y, x[:, x.shape[1] - self.left :]
+        return y
 
 
 class ConvNeXtBlock(nn.Module):
@@ -47,23 +41,16 @@ class ConvNeXtBlock(nn.Module):
         self.reduce = nn.Linear(channels * expansion, channels)
         nn.init.zeros_(self.reduce.bias)
 
-    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y, kept = self.depthwise(x, past)
-        return x + self.reduce(functional.gelu(self.expand(self.norm(y)))), kept
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.reduce(functional.gelu(self.expand(self.norm(self.depthwise(x)))))
+        return x + y
 
 
-class ConvNeXtStack(nn.ModuleList):
+class ConvNeXtStack(nn.Sequential):
     """Blocks in a row; all causal or all centred."""
 
     def __init__(self, layers: int, channels: int, kernel_size: int, expansion: int, causal: bool) -> None:
-        super().__init__(ConvNeXtBlock(channels, kernel_size, expansion, causal) for _ in range(layers))
-
-    def forward(self, x: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
-        kept = []
-        for block, state in zip(self, past or [None] * len(self), strict=True):
-            x, tail = block(x, state)
-            kept.append(tail)
-        return x, tuple(kept)
+        super().__init__(*(ConvNeXtBlock(channels, kernel_size, expansion, causal) for _ in range(layers)))
 
 
 def fold_steps(x: Tensor, count: int) -> Tensor:
@@ -140,17 +127,15 @@ class NanoEncoder(nn.Module):
 
     def hidden(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Both stages' states of (B, F, M): 50 and 12.5 states a second, (B, 4 N, fine) and (B, N, coarse)."""
-        fine, _ = self.fine(self.embed(fold_steps(frames, self.patch)))
-        coarse, _ = self.coarse(self.merge(fold_steps(fine, self.stride)))
+        fine = self.fine(self.embed(fold_steps(frames, self.patch)))
+        coarse = self.coarse(self.merge(fold_steps(fine, self.stride)))
         return fine, self.norm(coarse)
 
 
-class MelState(NamedTuple):
-    """What one stream keeps between blocks."""
-
-    window: Tensor
-    coarse: Past | None
-    fine: Past | None
+def with_future(steps: Tensor, lookahead: int, silence: float = 0.0) -> Tensor:
+    """(B, T, C) -> (B, T, (lookahead + 1) C): each step with the next ones; those behind the last are `silence`."""
+    count, known = steps.shape[1], functional.pad(steps, (0, 0, 0, lookahead), value=silence)
+    return torch.cat([known[:, offset : offset + count] for offset in range(lookahead + 1)], dim=-1)
 
 
 class NanoMelDecoder(nn.Module):
@@ -161,8 +146,7 @@ class NanoMelDecoder(nn.Module):
         self.lookahead = config.decoder_lookahead
         self.patch, self.stride = config.patch_frames, config.stride
         fine, coarse = config.fine_width, config.coarse_width
-        self.num_levels = len(config.levels)
-        self.embed = nn.Linear((self.lookahead + 1) * self.num_levels, coarse)
+        self.embed = nn.Linear((self.lookahead + 1) * len(config.levels), coarse)
         self.coarse = ConvNeXtStack(
             config.decoder_coarse_layers, coarse, config.kernel_size, config.expansion, causal=True
         )
@@ -171,33 +155,11 @@ class NanoMelDecoder(nn.Module):
         self.norm = nn.LayerNorm(fine)
         self.project = nn.Linear(fine, config.num_mels * self.patch)
 
-    def forward(self, points: Tensor, state: MelState | None = None, is_last: bool = True) -> tuple[Tensor, MelState]:
-        """Grid points (B, N, D) -> frames that are now final.
-
-        Without `is_last` the newest `decoder_lookahead` codes wait in the state; with it, their future counts as zeros.
-        """
-        if state is None:
-            state = MelState(points.new_zeros(points.shape[0], 0, self.num_levels), None, None)
-        known = torch.cat([state.window, points], dim=1)
-        if is_last:
-            known = functional.pad(known, (0, 0, 0, self.lookahead))
-        ready = known.shape[1] - self.lookahead
-        if ready <= 0:
-            frames = points.new_zeros(points.shape[0], 0, self.project.out_features // self.patch)
-            return frames, state._replace(window=known)
-        windows = [known[:, offset : offset + ready] for offset in range(self.lookahead + 1)]
-        x, coarse = self.coarse(self.embed(torch.cat(windows, dim=-1)), state.coarse)
-        x, fine = self.fine(unfold_steps(self.split(x), self.stride), state.fine)
-        frames = unfold_steps(self.project(self.norm(x)), self.patch)
-        return frames, MelState(known[:, ready:], coarse, fine)
-
-
-class VocoderState(NamedTuple):
-    """What one stream keeps between blocks: waiting frames, convolution inputs, samples not yet complete."""
-
-    frames: Tensor
-    past: Past | None
-    overlap: Tensor
+    def forward(self, points: Tensor) -> Tensor:
+        """Grid points (B, N, D) -> log-mel frames (B, F, M)."""
+        x = self.coarse(self.embed(with_future(points, self.lookahead)))
+        x = self.fine(unfold_steps(self.split(x), self.stride))
+        return unfold_steps(self.project(self.norm(x)), self.patch)
 
 
 class NanoVocoder(nn.Module):
@@ -213,59 +175,28 @@ class NanoVocoder(nn.Module):
     def __init__(self, config: NanoCodecConfig) -> None:
         super().__init__()
         self.hop, self.size, self.lookahead = config.hop_length, config.vocoder_fft, config.vocoder_lookahead
-        self.num_mels, bins = config.num_mels, config.vocoder_fft // 2 + 1
-        width = config.vocoder_width
-        self.embed = nn.Linear(self.num_mels * (self.lookahead + 1), width)
+        bins, width = config.vocoder_fft // 2 + 1, config.vocoder_width
+        self.embed = nn.Linear(config.num_mels * (self.lookahead + 1), width)
         self.stack = ConvNeXtStack(config.vocoder_layers, width, config.kernel_size, config.expansion, causal=True)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * bins)
         nn.init.normal_(self.project.weight, std=0.01)
-        filters = mel_filterbank(config.sample_rate, self.size, self.num_mels)
-        inverse = np.maximum(np.linalg.pinv(filters), 0.0).astype(np.float32)
-        self.register_buffer("inverse", torch.from_numpy(inverse).T.contiguous(), persistent=False)
-        self.register_buffer("window", torch.hann_window(self.size), persistent=False)
+        self.register_buffer("inverse", torch.from_numpy(mel_inverse(config)), persistent=False)
+        self.register_buffer("window", torch.from_numpy(hann_window(self.size)), persistent=False)
 
-    def forward(
-        self, frames: Tensor, state: VocoderState | None = None, is_last: bool = True
-    ) -> tuple[Tensor, VocoderState]:
-        """(B, F, M) -> samples that are now final; over a stream, F * hop_length of them."""
-        if state is None:
-            empty = frames.new_zeros(frames.shape[0], 0, self.num_mels)
-            state = VocoderState(empty, None, frames.new_zeros(frames.shape[0], 0))
-        known = torch.cat([state.frames, frames], dim=1)
-        if is_last:
-            known = functional.pad(known, (0, 0, 0, self.lookahead), value=SILENCE)
-        ready = known.shape[1] - self.lookahead
-        past = state.past
-        pieces = known.new_zeros(known.shape[0], 0, self.size)
-        if ready > 0:
-            pieces, past = self._pieces(known, ready, state.past)
-        samples, overlap = self._overlap_add(pieces, state.overlap, first=state.past is None, is_last=is_last)
-        return samples, VocoderState(known[:, max(ready, 0) :], past, overlap)
-
-    def _pieces(self, known: Tensor, ready: int, past: Past | None) -> tuple[Tensor, Past]:
-        """Windowed pieces (B, ready, size) of the first `ready` frames."""
-        windows = [known[:, offset : offset + ready] for offset in range(self.lookahead + 1)]
-        x, past = self.stack(self.embed(torch.cat(windows, dim=-1)), past)
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, F, M) -> samples (B, F * hop_length)."""
+        x = self.stack(self.embed(with_future(frames, self.lookahead, SILENCE)))
         gain, real, imaginary = self.project(self.norm(x)).float().chunk(3, dim=-1)
-        energy = (known[:, :ready].float() * LOG_SCALE + LOG_MEAN).exp() @ self.inverse
+        energy = (frames.float() * LOG_SCALE + LOG_MEAN).exp() @ self.inverse
         magnitude = energy * gain.clamp(-8.0, 4.0).exp()
         phase = torch.complex(real, imaginary + 1e-3)
         spectrum = magnitude * phase / phase.abs().clamp_min(1e-5)
-        return torch.fft.irfft(spectrum, self.size) * self.window, past
+        return self._overlap_add(torch.fft.irfft(spectrum, self.size) * self.window)
 
-    def _overlap_add(self, pieces: Tensor, overlap: Tensor, first: bool, is_last: bool) -> tuple[Tensor, Tensor]:
-        """Add pieces one hop apart; half the surplus of a window is cut at either end of the stream."""
-        margin, count = (self.size - self.hop) // 2, pieces.shape[1]
-        total = count * self.hop + self.size - self.hop if count else overlap.shape[1]
-        summed = pieces.new_zeros(pieces.shape[0], total)
-        if count:
-            columns = pieces.transpose(1, 2)
-            folded = functional.fold(columns, (1, total), (1, self.size), stride=(1, self.hop))
-            summed = folded.reshape(pieces.shape[0], total) / (self.window.square().sum() / self.hop)
-        summed = summed + functional.pad(overlap, (0, total - overlap.shape[1]))
-        done = count * self.hop
-        start = margin if first and count else 0
-        if is_last:
-            done = max(total - margin, 0)
-        return summed[:, start:done], summed[:, done:]
+    def _overlap_add(self, pieces: Tensor) -> Tensor:
+        """Add pieces (B, F, size) one hop apart; half the surplus of a window is cut at either end."""
+        total, margin = (pieces.shape[1] - 1) * self.hop + self.size, (self.size - self.hop) // 2
+        folded = functional.fold(pieces.transpose(1, 2), (1, total), (1, self.size), stride=(1, self.hop))
+        summed = folded.reshape(len(pieces), total) / (self.window.square().sum() / self.hop)
+        return summed[:, margin : total - margin]

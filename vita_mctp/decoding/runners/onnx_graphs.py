@@ -9,22 +9,18 @@ Legend: B slots (requests), N rows of all slots, R rows whose next token is chos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnxruntime
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
+from vita_mctp.onnx_graph import MICROSOFT, OnnxGraph
 from vita_mctp.types import FloatArray
 
-_MICROSOFT = "com.microsoft"
 _HEAD_SIZE_STEP = 16  # GroupQueryAttention's rotary embedding wants a multiple of it
 _OVERSHOOT = 64  # positions that a cycle may run beyond an answer's end
-_EXTERNAL_FROM = 1024  # bytes; smaller weights lie in the graph itself
 
 
 @dataclass(frozen=True)
@@ -47,43 +43,12 @@ class LevelShape:
         return -(-self.head_size // _HEAD_SIZE_STEP) * _HEAD_SIZE_STEP
 
 
-@dataclass
-class _Builder:
-    """Nodes, inputs, outputs and weights of one graph under construction."""
+class _Builder(OnnxGraph):
+    """Layers of the model, by the names of their weights, for so many slots."""
 
-    shape: LevelShape
-    weights: Mapping[str, FloatArray]
-    slots: int
-    nodes: list[Any] = field(default_factory=list)
-    inputs: list[Any] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
-    initializers: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-
-    def node(
-        self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, domain: str = "", **attrs: Any
-    ) -> Any:
-        names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)] if isinstance(outputs, int) else list(outputs)
-        self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attrs))
-        return names[0] if len(names) == 1 else names
-
-    def input(self, name: str, kind: int, dims: Sequence[int | str]) -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, kind, dims))
-        return name
-
-    def output(self, name: str, kind: int, dims: Sequence[int | str]) -> None:
-        self.outputs.append(helper.make_tensor_value_info(name, kind, dims))
-
-    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        self.initializers.setdefault(name, np.ascontiguousarray(array))
-        return name
-
-    def weight(self, name: str) -> str:
-        return self.constant(name, self.weights[name])
-
-    def linear(self, x: str, name: str, weight: FloatArray, bias: FloatArray | None = None) -> str:
-        """x @ weight.T + bias, weight (out, in)."""
-        y: str = self.node("MatMul", [x, self.constant(name, weight.T)])
-        return y if bias is None else self.node("Add", [y, self.constant(f"{name}.bias", bias)])
+    def __init__(self, shape: LevelShape, weights: Mapping[str, FloatArray], slots: int) -> None:
+        super().__init__(weights)
+        self.shape, self.slots = shape, slots
 
     def rms_norm(self, x: str, name: str) -> str:
         eps = self.shape.rms_eps
@@ -91,13 +56,13 @@ class _Builder:
 
     def add_norm(self, x: str, y: str, name: str) -> tuple[str, str]:
         """RMS norm of x + y, and x + y."""
-        total = f"residual_{len(self.nodes)}"
-        outputs = [f"normed_{len(self.nodes)}", "", "", total]
+        total = self.fresh("residual")
+        outputs = [self.fresh("normed"), "", "", total]
         self.node(
             "SkipSimplifiedLayerNormalization",
             [x, y, self.weight(name)],
             outputs,
-            _MICROSOFT,
+            MICROSOFT,
             epsilon=self.shape.rms_eps,
         )
         return outputs[0], total
@@ -144,7 +109,7 @@ class _Builder:
                 "GroupQueryAttention",
                 [qkv[slot], "", "", *past, self.lasts[slot], self.totals[slot], "cos", "sin"],
                 [f"attended_{layer}_{slot}", *new],
-                _MICROSOFT,
+                MICROSOFT,
                 num_heads=shape.heads,
                 kv_num_heads=shape.kv_heads,
                 do_rotary=1,
@@ -167,7 +132,7 @@ class _Builder:
         prefix = f"model.layers.{layer}.mlp."
         both = np.concatenate([self.weights[f"{prefix}{part}_proj.weight"] for part in ("gate", "up")])
         gate, up = self.node("Split", [self.linear(x, f"{prefix}gate_up", both)], 2, axis=-1, num_outputs=2)
-        active = self.node("Mul", [self.node("QuickGelu", [gate], domain=_MICROSOFT, alpha=1.0), up])
+        active = self.node("Mul", [self.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0), up])
         return self.linear(active, f"{prefix}down", self.weights[f"{prefix}down_proj.weight"])
 
     def layers(self, first: int, last: int, x: str) -> str:
@@ -187,28 +152,6 @@ class _Builder:
         scores = self.node("MatMul", [chosen, self.constant("head", self.weights[name].T)], [logits] if logits else 1)
         return self.node("ArgMax", [scores], axis=-1, keepdims=0), scores
 
-    def compile(self) -> onnxruntime.InferenceSession:
-        """Weights stay where they are; the session packs them for its products."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        tensors, names, values = [], [], []
-        for name, array in self.initializers.items():
-            if array.nbytes < _EXTERNAL_FROM:
-                tensors.append(onnx.numpy_helper.from_array(array, name))
-                continue
-            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
-            tensor.data_location = TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="memory")
-            tensors.append(tensor)
-            names.append(name)
-            values.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
-        options.add_external_initializers(names, values)
-        graph = helper.make_graph(self.nodes, "levels", self.inputs, self.outputs, tensors)
-        opsets = [helper.make_opsetid("", 20), helper.make_opsetid(_MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
 
 def cache_name(direction: str, part: str, layer: int, slot: int) -> str:
     """The name of a cache's input ("past") or output ("new"); part is k or v."""
@@ -225,10 +168,8 @@ def compile_backbone(
     graph.positions()
     hidden = graph.layers(0, shape.backbone_layers, embeds)
     tokens, _ = graph.head(hidden, "rows", "logits")
-    graph.node("Identity", [hidden], ["hidden"])
-    graph.node("Identity", [tokens], ["tokens"])
-    graph.output("hidden", TensorProto.FLOAT, [1, "N", shape.hidden_size])
-    graph.output("tokens", TensorProto.INT64, [1, "R"])
+    graph.give("hidden", hidden, [1, "N", shape.hidden_size])
+    graph.give("tokens", tokens, [1, "R"], TensorProto.INT64)
     graph.output("logits", TensorProto.FLOAT, [1, "R", shape.vocab_size])
     return graph.compile()
 
@@ -275,7 +216,6 @@ def compile_chain(
     ):
         graph.node("Concat", values, [name], axis=0)
         graph.output(name, kind, [last - first, slots])
-    graph.node("Identity", [hidden], ["hidden"])
-    graph.output("hidden", TensorProto.FLOAT, [1, "N", shape.hidden_size])
+    graph.give("hidden", hidden, [1, "N", shape.hidden_size])
     graph.output("logits", TensorProto.FLOAT, [1, slots, shape.vocab_size])
     return graph.compile()

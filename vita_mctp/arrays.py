@@ -1,0 +1,46 @@
+"""Weights as numpy arrays, read from safetensors without torch, and whether they are those that are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from vita_mctp.errors import CheckpointError
+from vita_mctp.types import FloatArray
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_arrays(path: Path, needed: Shapes, remedy: str) -> dict[str, FloatArray]:
+    """The tensors of a safetensors file as float32, exactly those needed.
+
+    Raises CheckpointError: the file is missing or cut short, or a tensor is missing, surplus or of another shape.
+    """
+    try:
+        with safe_open(path, framework="np") as tensors:
+            names = list(tensors.keys())
+            check_shapes({name: tuple(tensors.get_slice(name).get_shape()) for name in names}, needed, path, remedy)
+            return {name: tensors.get_tensor(name).astype(np.float32) for name in names}
+    except (FileNotFoundError, PermissionError) as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; {remedy}") from None
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: bfloat16, which numpy has not
+        raise CheckpointError(f"{path} is cut short, damaged, or bfloat16 ({type(error).__name__}): {remedy}") from None
+
+
+def check_shapes(found: Shapes, needed: Shapes, path: Path, remedy: str, optional: Shapes | None = None) -> None:
+    """Raises CheckpointError, which names the first tensor that is missing, surplus or of another shape."""
+    known = {**needed, **(optional or {})}
+    if missing := [name for name in needed if name not in found]:
+        raise CheckpointError(f"{path} lacks {_first(missing)}, which its configuration wants: {remedy}")
+    if surplus := [name for name in found if name not in known]:
+        raise CheckpointError(f"{path} holds {_first(surplus)}, which its configuration does not describe: {remedy}")
+    for name, shape in found.items():
+        if shape != known[name]:
+            raise CheckpointError(f"{path}: {name} has shape {shape}; its configuration wants {known[name]}: {remedy}")
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
