@@ -36,11 +36,11 @@ def speech_lm(tiny_speech_folder: Path) -> SpeechLM:
 def prompts(speech_lm: SpeechLM) -> Iterator[list[str]]:
     """The prompts, as text, of what is asked meanwhile."""
     seen: list[str] = []
-    start = Engine.start
+    add = Engine.add
     with pytest.MonkeyPatch.context() as patch:
         decode = speech_lm.tokenizer.decode
         patch.setattr(
-            Engine, "start", lambda self, r: seen.append(decode(r.prompt_ids, skip_special=False)) or start(self, r)
+            Engine, "add", lambda self, r: seen.append(decode(r.prompt_ids, skip_special=False)) or add(self, r)
         )
         yield seen
 

@@ -67,9 +67,9 @@ def plus(tmp_path_factory: pytest.TempPathFactory) -> SpeechLM:
 @pytest.fixture
 def requests() -> Iterator[list[Request]]:
     seen: list[Request] = []
-    start = Engine.start
+    add = Engine.add
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "start", lambda self, request: seen.append(request) or start(self, request))
+        patch.setattr(Engine, "add", lambda self, request: seen.append(request) or add(self, request))
         yield seen
 
 
