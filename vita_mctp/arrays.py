@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401  (gives numpy bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -12,6 +13,7 @@ from vita_mctp.errors import CheckpointError
 from vita_mctp.types import FloatArray
 
 Shapes = Mapping[str, tuple[int, ...]]
+_FLOATS = ("F32", "F16", "BF16", "F64")
 
 
 def read_arrays(path: Path, needed: Shapes, remedy: str) -> dict[str, FloatArray]:
@@ -20,14 +22,22 @@ def read_arrays(path: Path, needed: Shapes, remedy: str) -> dict[str, FloatArray
     Raises CheckpointError: the file is missing or cut short, or a tensor is missing, surplus or of another shape.
     """
     try:
-        with safe_open(path, framework="np") as tensors:
-            names = list(tensors.keys())
-            check_shapes({name: tuple(tensors.get_slice(name).get_shape()) for name in names}, needed, path, remedy)
-            return {name: tensors.get_tensor(name).astype(np.float32) for name in names}
+        arrays = load_arrays(path)
     except (FileNotFoundError, PermissionError) as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; {remedy}") from None
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: bfloat16, which numpy has not
-        raise CheckpointError(f"{path} is cut short, damaged, or bfloat16 ({type(error).__name__}): {remedy}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is cut short or damaged ({type(error).__name__}): {remedy}") from None
+    check_shapes({name: array.shape for name, array in arrays.items()}, needed, path, remedy)
+    return arrays
+
+
+def load_arrays(path: Path) -> dict[str, FloatArray]:
+    """Every tensor of a safetensors file as float32. Raises what safetensors does, CheckpointError for other types."""
+    with safe_open(path, framework="np") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            if (kind := tensors.get_slice(name).get_dtype()) not in _FLOATS:
+                raise CheckpointError(f"{path}: {name} is {kind}; wanted one of {', '.join(_FLOATS)}: convert it")
+        return {name: tensors.get_tensor(name).astype(np.float32) for name in tensors.keys()}  # noqa: SIM118
 
 
 def check_shapes(found: Shapes, needed: Shapes, path: Path, remedy: str, optional: Shapes | None = None) -> None:

@@ -61,8 +61,8 @@ class OnnxGraph:
         return self.constant(name, self.weights[name])
 
     def linear(self, x: str, name: str, weight: FloatArray, bias: FloatArray | None = None) -> str:
-        """x @ weight.T + bias, weight (out, in)."""
-        y: str = self.node("MatMul", [x, self.constant(name, weight.T)])
+        """x @ weight.T + bias, weight (out, in), which is packed as it lies, without a transposed copy."""
+        y = self.node("FusedMatMul", [x, self.constant(name, weight)], domain=MICROSOFT, transB=1)
         return y if bias is None else self.node("Add", [y, self.constant(f"{name}.bias", bias)])
 
     def compile(self) -> onnxruntime.InferenceSession:

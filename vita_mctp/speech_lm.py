@@ -9,28 +9,30 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
 from vita_mctp.audio import speech_span
 from vita_mctp.cancel import Cancel
-from vita_mctp.checkpoints.loading import parse_device, parse_dtype, parse_quantization
 from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open_model
+from vita_mctp.checkpoints.options import check_device, check_dtype, parse_quantization
 from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.decoding.request import Request
-from vita_mctp.decoding.runners import runner_for
 from vita_mctp.decoding.sampling import SamplingParams
-from vita_mctp.decoding.speaking import speak_events
-from vita_mctp.decoding.talker import TalkerOptions, parse_talker_mode
 from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
+from vita_mctp.language_model import LanguageModel, load_graphs
 from vita_mctp.models.registry import SpeechModel, family_of
 from vita_mctp.text.chat import PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
+
+if TYPE_CHECKING:
+    from vita_mctp.decoding.talker import TalkerOptions
 
 Recording = Wave | str | os.PathLike[str] | bytes
 """A wave, a path ("-" is standard input), or the bytes of a file."""
@@ -54,25 +56,25 @@ class SpeechLM:
 
     def __init__(
         self,
-        model: SpeechModel,
+        language_model: LanguageModel,
         tokenizer: TextTokenizer,
         audio_frontend: AudioFrontend,
         audio_decoder: AudioDecoder,
         settings: SpeechSettings,
     ) -> None:
-        _check_frontend(model, tokenizer, audio_frontend)
-        _check_sizes(model, tokenizer, audio_frontend, audio_decoder)
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        _check_frontend(language_model.model_type, tokenizer, audio_frontend)
+        _check_sizes(language_model.runner.vocab_size, tokenizer, audio_frontend, audio_decoder)
+        self.language_model, self.tokenizer, self.settings = language_model, tokenizer, settings
         self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
-        self.worker = EngineWorker(Engine(runner_for(model), classify=tokenizer.vocabulary.kind))
-        family = family_of(model.config.model_type)
+        self.worker = EngineWorker(Engine(language_model.runner, classify=tokenizer.vocabulary.kind))
+        family, model = family_of(language_model.model_type), language_model.model
         self._chat = family.chat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
-        self._speaking = family.speaking(model, tokenizer)
+        self._speaking = None if model is None else family.speaking(model, tokenizer)
         self.defaults = GenerationDefaults.of(
-            model.generation_config.to_dict(),
+            language_model.generation,
             settings.sampling,
             tokenizer.vocabulary.eos_ids,
-            model.config.num_nextn_predict_layers,
+            language_model.runner.num_blocks,
         )
 
     @classmethod
@@ -95,7 +97,7 @@ class SpeechLM:
         Raises ConfigError for an unknown model or option, CheckpointError for a folder that lacks something,
         MissingExtraError and OutOfMemoryError as `load_model`.
         """
-        for parse, option in ((parse_device, device), (parse_dtype, dtype), (parse_quantization, quantize)):
+        for parse, option in ((check_device, device), (check_dtype, dtype), (parse_quantization, quantize)):
             if option is not None:
                 parse(option)  # what is wrong is said before anything is downloaded
         opened = open_model(model, audio_tokenizer, audio_decoder)
@@ -110,15 +112,26 @@ class SpeechLM:
         dtype: str | None = None,
         attn: str = "sdpa",
         quantize: str | None = None,
+        model: SpeechModel | None = None,
     ) -> SpeechLM:
-        """Loads what `open_model` found; options and errors as `from_pretrained`'s."""
-        opened.config  # noqa: B018 (a damaged one is named before anything large is loaded)
-        parse_device(device)
+        """Loads what `open_model` found; options and errors as `from_pretrained`'s.
+
+        What ONNX Runtime's graphs compute is loaded without torch. model: its language model, loaded already.
+        """
+        check_device(device)
+        if model is None:
+            language_model = load_graphs(opened, device=device, dtype=dtype, attn=attn, quantize=quantize)
+        else:
+            language_model = LanguageModel.of(model)
+        if language_model is None:
+            opened.config  # noqa: B018 (a damaged one is named before anything large is loaded)
         frontend, decoder = opened.load_audio_frontend(device), opened.load_audio_decoder(device)
         codes = (frontend if isinstance(frontend, AudioTokenizer) else decoder).codebook_size
         tokenizer = opened.load_tokenizer(codes)
-        model = opened.load_model(dtype=dtype, device=device, attn=attn, quantize=quantize)
-        return cls(model, tokenizer, frontend, decoder, opened.speech)
+        if language_model is None:
+            model = opened.load_model(dtype=dtype, device=device, attn=attn, quantize=quantize)
+            language_model = LanguageModel.of(model)
+        return cls(language_model, tokenizer, frontend, decoder, opened.speech)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -258,8 +271,10 @@ class SpeechLM:
         sampling = replace(self.defaults.sampling[task], seed=seed)
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
-        limit, blocks = max_new_tokens or self.settings.max_new_tokens, self.model.config.num_nextn_predict_layers
+        limit, blocks = max_new_tokens or self.settings.max_new_tokens, self.language_model.runner.num_blocks
         if self._speaking is not None:
+            from vita_mctp.decoding.talker import parse_talker_mode
+
             named = mode.name if isinstance(mode, Mode) else mode
             options = parse_talker_mode(named, self._speaking.talker.sizes.mtp_levels)
             return Decoding(parse_mode(options.name, blocks), sampling, limit, options)
@@ -277,6 +292,8 @@ class SpeechLM:
         request = Request(prompt.ids, chosen.mode, limit, chosen.sampling, eos_ids, heard=prompt.heard)
         if self._speaking is None or chosen.talker is None or not prompt.task.speaks:
             return self.worker.stream(request, cancel)
+        from vita_mctp.decoding.speaking import speak_events
+
         events = self.worker.stream(replace(request, keeps_hidden=True), cancel)
         return speak_events(events, self._speaking, chosen.talker, self.tokenizer.vocabulary.audio_id)
 
@@ -343,26 +360,26 @@ def recent_turns(history: Sequence[Turn], questions: int) -> tuple[Turn, ...]:
     return tuple(history[starts[-questions] :] if len(starts) > questions else history)
 
 
-def _check_frontend(model: SpeechModel, tokenizer: TextTokenizer, audio_frontend: AudioFrontend) -> None:
-    kind, family = tokenizer.vocabulary.input_kind, family_of(model.config.model_type)
+def _check_frontend(model_type: str, tokenizer: TextTokenizer, audio_frontend: AudioFrontend) -> None:
+    kind, family = tokenizer.vocabulary.input_kind, family_of(model_type)
     if kind is not family.input_kind or isinstance(audio_frontend, AudioFeatureExtractor) != family.hears_features:
         raise CheckpointError(
-            f"a {model.config.model_type} model, a tokenizer of kind {kind.value} and the audio front end "
+            f"a {model_type} model, a tokenizer of kind {kind.value} and the audio front end "
             f"{audio_frontend.name} do not go together; wanted: all for features, or all for codes"
         )
 
 
 def _check_sizes(
-    model: SpeechModel, tokenizer: TextTokenizer, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
+    embedded: int, tokenizer: TextTokenizer, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
 ) -> None:
     if isinstance(audio_frontend, AudioTokenizer) and audio_frontend.codebook_size != audio_decoder.codebook_size:
         raise CheckpointError(
             f"the audio tokenizer {audio_frontend.name} has {audio_frontend.codebook_size} codes and the audio decoder "
             f"{audio_decoder.name} has {audio_decoder.codebook_size}; give two that share a codebook"
         )
-    if tokenizer.vocabulary.size > model.config.vocab_size:
+    if tokenizer.vocabulary.size > embedded:
         raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocabulary.size} ids, the model embeds {model.config.vocab_size}; "
+            f"the tokenizer has {tokenizer.vocabulary.size} ids, the model embeds {embedded}; "
             "give the tokenizer that the model was trained with"
         )
 

@@ -107,6 +107,6 @@ def test_an_audio_front_end_that_does_not_fit_is_refused(tmp_path: Path, tiny_sp
         SpeechLM.from_pretrained(folder)
     plain, plus = SpeechLM.from_pretrained(tiny_speech_folder), SpeechLM.from_pretrained(write_folder(tmp_path))
     with pytest.raises(CheckpointError, match=r"qwen2_mtp model.* do not go together"):
-        SpeechLM(plain.model, plus.tokenizer, plus.audio_frontend, plus.audio_decoder, plus.settings)
+        SpeechLM(plain.language_model, plus.tokenizer, plus.audio_frontend, plus.audio_decoder, plus.settings)
     with pytest.raises(CheckpointError, match="ramp do not go together"):
-        SpeechLM(plus.model, plus.tokenizer, plain.audio_frontend, plus.audio_decoder, plus.settings)
+        SpeechLM(plus.language_model, plus.tokenizer, plain.audio_frontend, plus.audio_decoder, plus.settings)

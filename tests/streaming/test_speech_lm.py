@@ -118,7 +118,7 @@ def test_nothing_is_left_of_a_model_that_is_dropped(tiny_speech_folder: Path) ->
     speech_lm = SpeechLM.from_pretrained(tiny_speech_folder)
     events = speech_lm.stream(QUESTION, seed=1)
     next(events)
-    left = weakref.ref(speech_lm.model)
+    left = weakref.ref(speech_lm.language_model.runner)
     del speech_lm, events
     end = time.monotonic() + 10
     while left() is not None and time.monotonic() < end:

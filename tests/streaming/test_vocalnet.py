@@ -49,7 +49,7 @@ def test_sound_comes_while_text_is_still_made(speech_lm: SpeechLM) -> None:
 
 def test_the_events_are_the_thinkers_own_rows_spoken(speech_lm: SpeechLM) -> None:
     """From nothing: the thinker by its whole forward, the talker by what it read."""
-    model, prompt = speech_lm.model, speech_lm.prompt(speech_lm.hear(QUESTION))
+    model, prompt = speech_lm.language_model.model, speech_lm.prompt(speech_lm.hear(QUESTION))
     events = list(speech_lm.generate(prompt, speech_lm.decoding(mode="3x")))
     written = [event.id for event in events if event.kind is not TokenKind.AUDIO]
     with torch.inference_mode():

@@ -127,7 +127,7 @@ def echo(tmp_path: Path, tiny_speech_folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
     monkeypatch.setattr(codecs, "_CLASSES", {kind: dict(names) for kind, names in codecs._CLASSES.items()})
     codecs.register("pairs", extractor=f"{__name__}:PairExtractor")
-    register("echo", EchoFamily(EchoConfig, EchoModel, VocabularyKind.CONTINUOUS))
+    register("echo", EchoFamily(lambda: EchoModel, VocabularyKind.CONTINUOUS))
     folder = tmp_path / "echo"
     tokenizer = train_tokenizer(["say it again"], 600, folder, 64, kind=VocabularyKind.CONTINUOUS)
     torch.manual_seed(1)
@@ -154,8 +154,8 @@ def echo(tmp_path: Path, tiny_speech_folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_imaginary_family_is_asked_through_the_front_door(echo: Path) -> None:
-    speech_lm = SpeechLM.from_pretrained(echo)
-    assert type(speech_lm.model) is EchoModel
+    speech_lm, model = SpeechLM.from_pretrained(echo), open_model(echo).load_model()
+    assert type(model) is EchoModel
     heard = speech_lm.hear(QUESTION)
     assert isinstance(heard, AudioFeatures) and heard.positions == len(heard.frames) // 2 == 5
     prompt = speech_lm.prompt(heard)
@@ -167,11 +167,9 @@ def test_an_imaginary_family_is_asked_through_the_front_door(echo: Path) -> None
     assert answer.done.codes == speech_lm.ask(QUESTION).done.codes
     with torch.no_grad():  # the engine's caches against the whole sequence at once
         ids = [event.id for event in speech_lm.generate(prompt)]
-        embeds = speech_lm.model.embed(torch.tensor([[*prompt.ids, *ids]]))
-        hidden = speech_lm.model.backbone(
-            speech_lm.model.listen(embeds, [prompt.heard]), torch.arange(embeds.shape[1])[None]
-        )
-        greedy = speech_lm.model.logits(hidden)[0].argmax(-1).tolist()
+        embeds = model.embed(torch.tensor([[*prompt.ids, *ids]]))
+        hidden = model.backbone(model.listen(embeds, [prompt.heard]), torch.arange(embeds.shape[1])[None])
+        greedy = model.logits(hidden)[0].argmax(-1).tolist()
     assert greedy[len(prompt.ids) - 1 : -1] == ids
 
 
@@ -187,7 +185,7 @@ def test_what_an_imaginary_family_cannot_do_is_said(echo: Path) -> None:
     with pytest.raises(CheckpointError, match="hidden_size"):
         open_model(echo).load_model()
     with pytest.raises(ConfigError, match="already stands for"):
-        register("echo", EchoFamily(EchoConfig, EchoModel, VocabularyKind.DISCRETE))
+        register("echo", EchoFamily(lambda: EchoModel, VocabularyKind.DISCRETE))
     with pytest.raises(ConfigError, match="llama"):
         family_of("llama")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vita_mctp.checkpoints.loading import load_model, memory_needed, parse_quantization
+from vita_mctp.checkpoints.loading import load_model, memory_needed
+from vita_mctp.checkpoints.options import parse_quantization
 from vita_mctp.checkpoints.weights import tensor_shapes
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import parse_mode

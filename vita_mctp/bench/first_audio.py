@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from vita_mctp.audio import read_wave
 from vita_mctp.bench import Line, Machine, Panel, Row, Study, now
@@ -19,6 +20,7 @@ from vita_mctp.bench.models import (
     weight_bytes,
 )
 from vita_mctp.bench.modes import Traffic
+from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.codecs.base import AudioChunker
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
 from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer
@@ -99,15 +101,13 @@ def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechLM | R
         recording = hum(_HUM_SECONDS) if question is None else read_wave(question)
         random = RandomSpeechLM(choice)
         return random, random.loaded, recording
-    dtype = None if choice.dtype is None else str(choice.dtype).removeprefix("torch.")
-    speech_lm = SpeechLM.from_pretrained(
-        choice.model, device=str(choice.device), dtype=dtype, attn=choice.attn, quantize=choice.quantize
-    )
+    loaded = open_language_model(choice)
+    speech_lm = SpeechLM.from_opened(open_model(choice.model), device=str(choice.device), model=loaded.model)
     check = speech_lm.settings.self_check
     if question is None and check is not None:
         question = check.question
     recording = hum(_HUM_SECONDS) if question is None else speech_lm.settings.read_recording(question)
-    return speech_lm, LoadedModel(choice.name, speech_lm.model, choice.quantize), recording
+    return speech_lm, loaded, recording
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def bench_first_audio(
     traffic = Traffic.of(loaded)
     rows: list[Row] = []
     for mode in modes:
-        found = [first_sound(stages, question, mode, seed) for _ in range(warm_up + runs)][warm_up:]
+        found = [first_sound(stages, loaded.device, question, mode, seed) for _ in range(warm_up + runs)][warm_up:]
         least = _least(stages, found[0], traffic, machine)
         for index, part in enumerate(PARTS):
             rows.append(_row(mode, part, [run.parts[index] for run in found], least[index]))
@@ -146,13 +146,14 @@ def bench_first_audio(
     return Study("first-audio", "Time to the first sound", rows, _UNITS, (_panel(rows),), notes)
 
 
-def first_sound(stages: SpeechLM | RandomSpeechLM, question: Wave, mode: Mode, seed: int = 0) -> FirstSound:
+def first_sound(
+    stages: SpeechLM | RandomSpeechLM, device: torch.device, question: Wave, mode: Mode, seed: int = 0
+) -> FirstSound:
     """One question, up to the first samples of its answer.
 
     Raises:
         ConfigError: the answer ends without any.
     """
-    device = stages.model.device
     start = now(device)
     prompt = stages.prompt(stages.hear(question))
     heard = now(device)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from vita_mctp.checkpoints.loading import (
-    Quantization,
     explained_out_of_memory,
     memory_needed,
     move_model,
     refuse_too_large,
 )
 from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.checkpoints.options import Quantization
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm

@@ -11,9 +11,8 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -21,15 +20,12 @@ from torch import nn
 from transformers.utils import is_flash_attn_2_available
 
 from vita_mctp.checkpoints.opening import family_in
+from vita_mctp.checkpoints.options import AUTO, Quantization, check_device, check_dtype
 from vita_mctp.checkpoints.weights import stored_dtype, tensor_shapes, verify_folder
 from vita_mctp.errors import CheckpointError, ConfigError, MissingExtraError, OutOfMemoryError, VitaError
 from vita_mctp.models.registry import Shapes, family_of
 from vita_mctp.schema import read_json
 
-Quantization = Literal["int8", "int4"]
-
-AUTO = "auto"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = {"eager": "eager", "sdpa": "sdpa", "flex": "flex_attention", "flash": "flash_attention_2"}
 
 _BYTES_PER_WEIGHT: dict[str, float] = {"int8": 1.0, "int4": 0.5 + 4 / 128}
@@ -117,23 +113,16 @@ def _kernel(attn: str) -> str:
 
 def parse_dtype(name: str | torch.dtype) -> torch.dtype | None:
     """None for "auto": as stored. Raises ConfigError for an unknown name."""
-    if name == AUTO:
-        return None
-    if isinstance(name, str) and name not in DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}; known: {', '.join([*DTYPES, AUTO])}")
-    return DTYPES[name] if isinstance(name, str) else name
+    if isinstance(name, torch.dtype):
+        return name
+    check_dtype(name)
+    return None if name == AUTO else getattr(torch, name)
 
 
 def parse_device(name: str | torch.device) -> torch.device:
     """Raises ConfigError for a device that is unknown or not there."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # torch without CUDA asserts
-        raise ConfigError(
-            f"the device {str(name)!r} is unknown or not there; give cpu, or cuda where doctor shows one"
-        ) from None
-    return device
+    check_device(str(name))
+    return torch.device(name)
 
 
 def move_model(
@@ -204,15 +193,6 @@ def _does_not_fit(name: str | os.PathLike[str], needed: int, device: torch.devic
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.1f} GB"
-
-
-def parse_quantization(name: str) -> Quantization:
-    """Raises ConfigError for another name, MissingExtraError when the library is not installed."""
-    if name not in get_args(Quantization):
-        raise ConfigError(f"unknown quantisation {name!r}; known: {', '.join(get_args(Quantization))}")
-    if find_spec("torchao") is None:
-        raise MissingExtraError(f"--quantize {name} wants torchao: pip install 'vita-mctp[quant]'")
-    return "int8" if name == "int8" else "int4"
 
 
 def _quantizer(kind: Quantization, device: torch.device) -> Callable[[nn.Linear], None]:

@@ -7,12 +7,14 @@ folder, beside it (as owner/name or name), and on the hub. torch is imported by 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vita_mctp.arrays import Shapes
 from vita_mctp.checkpoints.hub import (
     AUDIO_DECODER,
     AUDIO_TOKENIZER,
@@ -24,6 +26,7 @@ from vita_mctp.checkpoints.hub import (
     repository,
 )
 from vita_mctp.checkpoints.speech import SPEECH_FILE, CodecRef, SpeechSettings
+from vita_mctp.checkpoints.weights import read_weights
 from vita_mctp.codecs import registry
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.errors import CheckpointError, ConfigError
@@ -31,11 +34,13 @@ from vita_mctp.models.registry import ModelFamily, SpeechModel, family_of
 from vita_mctp.schema import read_json
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
+from vita_mctp.types import FloatArray
 
 if TYPE_CHECKING:
     import torch
 
 NANO = "nano"
+GENERATION_FILE = "generation_config.json"
 TOKENIZER_VARIABLE = "VITA_MCTP_AUDIO_TOKENIZER"
 DECODER_VARIABLE = "VITA_MCTP_AUDIO_DECODER"
 
@@ -83,6 +88,23 @@ class OpenedModel:
         return family_in(self.folder)
 
     @cached_property
+    def graph_values(self) -> Mapping[str, Any]:
+        """config.json's values, for graphs made without torch.
+
+        Raises CheckpointError for values that are damaged, ConfigError for a family that has no graphs.
+        """
+        return self.family.graph_values(self.folder, read_json(self.folder / "config.json"))
+
+    @cached_property
+    def generation(self) -> Mapping[str, Any]:
+        """What generation_config.json says, nothing where there is none. Raises CheckpointError when it is damaged."""
+        path = self.folder / GENERATION_FILE
+        values = read_json(path) if path.is_file() else {}
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} is damaged (no JSON object): download it again")
+        return values
+
+    @cached_property
     def config(self) -> Any:
         """The model's configuration. Raises CheckpointError for one that is damaged or contradicts itself."""
         from vita_mctp.checkpoints.loading import read_config
@@ -100,11 +122,16 @@ class OpenedModel:
         """The language model. dtype: None is what config.json names, "auto" as stored. Raises as `load_model`."""
         import torch
 
-        from vita_mctp.checkpoints.loading import load_model, parse_dtype, parse_quantization
+        from vita_mctp.checkpoints.loading import load_model, parse_dtype
+        from vita_mctp.checkpoints.options import parse_quantization
 
         precision = (self.config.dtype or torch.float32) if dtype is None else parse_dtype(dtype)
         shrink = None if quantize is None else parse_quantization(quantize)
         return load_model(self.folder, dtype=precision, device=device, attn=attn, quantize=shrink)
+
+    def read_weights(self, needed: Shapes) -> dict[str, FloatArray]:
+        """The language model's as float32, without torch. Raises CheckpointError unless they are exactly those."""
+        return read_weights(self.folder, needed)
 
     def load_tokenizer(self, num_codes: int) -> TextTokenizer:
         """num_codes: of the audio vocabulary, which is the codecs'."""

@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torch
 from safetensors import SafetensorError, safe_open
 
+from vita_mctp.arrays import Shapes, check_shapes, load_arrays
 from vita_mctp.errors import CheckpointError, OutputError
+from vita_mctp.types import FloatArray
+
+if TYPE_CHECKING:
+    import torch
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -55,8 +59,10 @@ def stored_dtype(folder: Path) -> torch.dtype:
     Raises:
         CheckpointError: none of them is of such a type.
     """
+    import torch
+
     found = {dtype for _, dtype in _stored(folder).values()}
-    types = [_DTYPES[name] for name in sorted(found & _DTYPES.keys())]
+    types = [getattr(torch, _DTYPES[name]) for name in sorted(found & _DTYPES.keys())]
     if not types:
         raise CheckpointError(f"{folder} holds {', '.join(sorted(found))}; one of {', '.join(_DTYPES)} is wanted")
     return reduce(torch.promote_types, types)
@@ -65,6 +71,17 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in the safetensors files of a folder that `verify_folder` has passed."""
     return {name: shape for name, (shape, _) in _stored(folder).items()}
+
+
+def read_weights(folder: Path, needed: Shapes) -> dict[str, FloatArray]:
+    """The tensors of a folder as float32, exactly those needed.
+
+    Raises:
+        CheckpointError: as `verify_folder`; or a tensor is missing, surplus or of another shape.
+    """
+    verify_folder(folder)
+    check_shapes(tensor_shapes(folder), needed, folder, "download it again")
+    return {name: array for file in safetensors_files(folder) for name, array in load_arrays(file).items()}
 
 
 def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -77,7 +94,7 @@ def _stored(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: download the whole checkpoint")
         try:
-            with safe_open(file, framework="pt") as tensors:
+            with safe_open(file, framework="np") as tensors:
                 views = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
                 found |= {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in views.items()}
         except (SafetensorError, OSError) as error:

@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("torchao", "torch.utils._pytree"):
         # transformers imports torchao wherever it is installed, which then warns of GPU kernels that a CPU lacks
         logging.getLogger(library).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # standard error is for errors
     try:
         with _libraries_on_stderr():
             return int(call.command.callback(**call.params) or 0)  # type: ignore[misc]

@@ -59,7 +59,8 @@ class StudyOptions:
         """Which model; checks before anything is loaded that what is asked for can be written."""
         from vita_mctp.bench.models import ModelChoice
         from vita_mctp.bench.render import check_targets
-        from vita_mctp.checkpoints.loading import parse_device, parse_dtype, parse_quantization
+        from vita_mctp.checkpoints.loading import parse_device, parse_dtype
+        from vita_mctp.checkpoints.options import parse_quantization
 
         if random is not None and self.model is not None:
             raise ConfigError(f"--model {self.model} and --random {random} were given; wanted: one of them")

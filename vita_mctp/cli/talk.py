@@ -95,10 +95,8 @@ def find(model: ModelOptions) -> tuple[SpeechSettings, Callable[[], SpeechLM]]:
     opened = open_model(model.model, model.audio_tokenizer, model.audio_decoder)
 
     def load() -> SpeechLM:
-        from vita_mctp.environment import quiet_libraries
         from vita_mctp.speech_lm import SpeechLM
 
-        quiet_libraries()
         return SpeechLM.from_opened(opened, **model.placement)
 
     return opened.speech, load

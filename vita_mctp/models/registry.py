@@ -123,13 +123,13 @@ class ReleasedCodec:
 class ModelFamily(ABC):
     """One kind of model. What a subclass does not override is a plain language model's.
 
+    import_model: gives the model's class, which names its configuration's, and imports torch for it, not before.
     audio_frontend, audio_decoder: of its released folders, which have no speech.json; None: there are none.
     input_kind: how a question is heard, as codes or as features, and with it the vocabulary.
     max_history_turns, voice_prompts, channel: of the released models, as in speech.json; settings: its other values.
     """
 
-    config_class: type[Any]
-    model_class: type[Any]
+    import_model: Callable[[], type[Any]]
     input_kind: VocabularyKind
     audio_frontend: ReleasedCodec | None = None
     audio_decoder: ReleasedCodec | None = None
@@ -142,6 +142,15 @@ class ModelFamily(ABC):
     """Linear layers that quantisation makes smaller and that adapters sit on."""
 
     @property
+    def config_class(self) -> type[Any]:
+        found: type[Any] = self.model_class.config_class
+        return found
+
+    @property
+    def model_class(self) -> type[Any]:
+        return self.import_model()
+
+    @property
     def hears_features(self) -> bool:
         return self.input_kind is VocabularyKind.CONTINUOUS
 
@@ -151,6 +160,13 @@ class ModelFamily(ABC):
 
         Raises CheckpointError or ConfigError for values of a wrong type or out of bounds, and for contradictions.
         """
+
+    def graph_values(self, folder: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """config.json's values, checked as by `read_config`, with what they leave out, for graphs made without torch.
+
+        Raises ConfigError for a family of which there are no such graphs.
+        """
+        raise ConfigError(f"{type(self).__name__} has no graphs; take its own forward")
 
     def load_weights(self, folder: Path, config: Any, dtype: torch.dtype, kernel: str) -> Any:
         """The model stored in a folder, every tensor accounted for; weights may stay mapped from their files."""
@@ -202,9 +218,9 @@ class ModelFamily(ABC):
 
 
 _FAMILIES: dict[str, str | ModelFamily] = {
-    "qwen2": "vita_mctp.models.vita:VITA",  # a plain Qwen2 or Qwen2.5 is VITA's backbone without blocks
-    "qwen2_mtp": "vita_mctp.models.vita:VITA",
-    "qwen2_mtp_sensevoice": "vita_mctp.models.vita:VITA_PLUS",
+    "qwen2": "vita_mctp.models.vita.family:VITA",  # a plain Qwen2 or Qwen2.5 is VITA's backbone without blocks
+    "qwen2_mtp": "vita_mctp.models.vita.family:VITA",
+    "qwen2_mtp_sensevoice": "vita_mctp.models.vita.family:VITA_PLUS",
     "omni_speech2s_llama": "vita_mctp.models.vocalnet:VOCALNET_LLAMA",
     "omni_speech2s_qwen": "vita_mctp.models.vocalnet:VOCALNET_QWEN2",
     "omni_speech2s_qwen3": "vita_mctp.models.vocalnet:VOCALNET_QWEN3",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers import GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from vita_mctp.errors import CheckpointError
@@ -85,6 +85,12 @@ class StrictLoading(_Base):
 def cache_argument(layer: type[Any]) -> str:
     """What a transformers decoder layer calls its cache: 5.24 renamed it."""
     return "cache" if "cache" in signature(layer.forward).parameters else "past_key_values"
+
+
+def make_known(model_class: Any) -> None:
+    """Registers a model with transformers' AutoConfig and AutoModelForCausalLM."""
+    AutoConfig.register(model_class.config_class.model_type, model_class.config_class, exist_ok=True)
+    AutoModelForCausalLM.register(model_class.config_class, model_class, exist_ok=True)
 
 
 @contextlib.contextmanager

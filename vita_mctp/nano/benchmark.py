@@ -233,12 +233,12 @@ def evaluate_nano(
     text_rule("plain")  # before hours of work, not after them
     for mode in options.modes:
         parse_mode(mode, num_blocks=0)
-    model, speech, end = speech_lm.model, options.work / "speech", options.work / "summary.json"
+    model, speech, end = speech_lm.language_model, options.work / "speech", options.work / "summary.json"
     about: dict[str, Any] = {
         "command": options.command,
         "model": options.model,
         "weights": weights_hash(find_model(options.model)),
-        "device": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
+        "device": f"{model.dtype} on {model.device}",
         "seed": options.seed,
         "environment": asdict(look_around()),
     }
@@ -254,7 +254,7 @@ def evaluate_nano(
         runs[name] = evaluate(
             RunConfig(benchmark=benchmark, system=config, data=str(speech), limit=per_n * options.n),
             options.work / "runs" / name,
-            device=str(model.device),
+            device=model.device,
             open_system=lambda worker: system,
             weights=about["weights"],
             progress=progress,

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vita_mctp.checkpoints.opening import OpenedModel
-from vita_mctp.codecs.nano import NanoTokenizer
 from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, NanoCodecConfig, mel_filterbank
 from vita_mctp.codecs.nano.networks import NanoEncoder
 from vita_mctp.models.registry import SpeechModel
@@ -269,9 +268,8 @@ def train_encoder(
     known: the corpus that the model was made from. natural: training questions by natural voices.
     """
     torch.manual_seed(seed)
-    tokenizer = model.load_audio_frontend()
-    assert isinstance(tokenizer, NanoTokenizer)
-    config, teacher = tokenizer.config, tokenizer.encoder
+    codec = Path(model.speech.audio_tokenizer.folder)
+    config, teacher = NanoCodecConfig.load(codec), NanoEncoder.from_folder(codec)
     lm = model.load_model(dtype="bfloat16" if schedule.bf16 else "float32", attn="eager")
     for weight in lm.parameters():
         weight.requires_grad_(False)

@@ -22,8 +22,8 @@ from torch import Tensor
 from vita_mctp.audio import write_wave
 from vita_mctp.checkpoints.opening import OpenedModel, open_model
 from vita_mctp.checkpoints.speech import CodecRef, SelfCheck, SpeechSettings
-from vita_mctp.codecs.nano import DECODER_FILE, ENCODER_FILE, NAME
-from vita_mctp.codecs.nano.config import NanoCodecConfig
+from vita_mctp.codecs.nano import NAME
+from vita_mctp.codecs.nano.config import DECODER_FILE, ENCODER_FILE, NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoVocoder
 from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError

@@ -16,6 +16,8 @@ from onnxruntime import InferenceSession
 
 from vita_mctp.arrays import read_arrays
 from vita_mctp.codecs.nano.config import (
+    DECODER_FILE,
+    ENCODER_FILE,
     LOG_MEAN,
     LOG_SCALE,
     REMEDY,
@@ -36,8 +38,6 @@ from vita_mctp.codecs.nano.graphs import (
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, Wave, WaveChunk
 
 NAME = "nano"
-ENCODER_FILE = "encoder.safetensors"
-DECODER_FILE = "decoder.safetensors"
 
 
 class NanoTokenizer:

@@ -15,7 +15,7 @@ from vita_mctp.errors import CheckpointError
 from vita_mctp.schema import Schema
 from vita_mctp.types import FloatArray
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, ENCODER_FILE, DECODER_FILE = "config.json", "encoder.safetensors", "decoder.safetensors"
 REMEDY = "get the nano codec's folder again"
 MOST_WEIGHTS = 1 << 26
 """What a configuration may ask for, some twenty times the codec's own."""

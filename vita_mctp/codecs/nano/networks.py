@@ -8,11 +8,24 @@ D dimensions of the quantiser.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, NanoCodecConfig, hann_window, mel_inverse
+from vita_mctp.arrays import read_arrays
+from vita_mctp.codecs.nano.config import (
+    ENCODER_FILE,
+    LOG_MEAN,
+    LOG_SCALE,
+    REMEDY,
+    SILENCE,
+    NanoCodecConfig,
+    hann_window,
+    mel_inverse,
+)
+from vita_mctp.codecs.released import shapes_of
 
 
 class DepthwiseConv(nn.Module):
@@ -118,6 +131,14 @@ class NanoEncoder(nn.Module):
         self.norm = nn.LayerNorm(coarse)
         self.project = nn.Linear(coarse, len(config.levels))
         self.quantizer = FiniteScalarQuantizer(config.levels)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> NanoEncoder:
+        """A codec's, frozen. Raises CheckpointError as `NanoTokenizer.from_folder`."""
+        encoder = cls(NanoCodecConfig.load(folder))
+        arrays = read_arrays(folder / ENCODER_FILE, shapes_of(encoder), REMEDY)
+        encoder.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return encoder.eval().requires_grad_(False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, M), F a multiple of frames_per_code -> grid points (B, N, D) and codes (B, N)."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vita_mctp.arrays import Shapes
 from vita_mctp.decoding.request import Request, SequenceState
 from vita_mctp.errors import ConfigError
+from vita_mctp.types import FloatArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,25 +45,36 @@ _ONNX_BYTES = 2 << 30
 """Weights beyond this stay with their model: ONNX Runtime and oneDNN hold them a second time, packed for products."""
 
 
+def graph_runner(config: Mapping[str, Any], read: Callable[[Shapes], Mapping[str, FloatArray]]) -> Runner:
+    """ONNX Runtime's, in float32 on the CPU. It is made without torch.
+
+    config: config.json's values. read: gives the weights of these names and shapes.
+    Raises ConfigError for what the graphs do not compute.
+    """
+    from vita_mctp.decoding.runners.cycles import CycleRunner
+    from vita_mctp.decoding.runners.onnx import OnnxLevels, level_shape
+
+    shapes = level_shape(config).weights
+    if 4 * sum(map(prod, shapes.values())) > _ONNX_BYTES:
+        raise ConfigError(f"its weights take more than {_ONNX_BYTES >> 30} GiB, too much to hold twice")
+    return CycleRunner(OnnxLevels(config, read(shapes)))
+
+
 def runner_for(model: SpeechModel) -> Runner:
     """The fastest runner of a model where it lies: on a CPU ONNX Runtime's for float32, oneDNN's for bfloat16."""
     import torch
 
-    from vita_mctp.decoding.runners.cycles import CycleRunner
     from vita_mctp.decoding.runners.eager import EagerRunner
 
     weights = dict(model.state_dict())
     cpu = torch.device("cpu")
-    plain = all(type(w) is torch.Tensor and (w.dtype, w.device) == (torch.float32, cpu) for w in weights.values())
-    if plain and sum(weight.nbytes for weight in weights.values()) <= _ONNX_BYTES:
-        from vita_mctp.decoding.runners.onnx import OnnxLevels
-
+    if all(type(w) is torch.Tensor and (w.dtype, w.device) == (torch.float32, cpu) for w in weights.values()):
         try:
-            levels = OnnxLevels(model.config.to_dict(), {name: weight.numpy() for name, weight in weights.items()})
-        except ConfigError:  # another family, or an architecture that the graphs do not have
+            return graph_runner(model.config.to_dict(), lambda _: {name: w.numpy() for name, w in weights.items()})
+        except ConfigError:  # another family, an architecture that the graphs do not have, or too large
             return EagerRunner(model)
-        return CycleRunner(levels)
     if _is_packable(weights.values()):
+        from vita_mctp.decoding.runners.cycles import CycleRunner
         from vita_mctp.decoding.runners.packed import PackedLevels
 
         with suppress(ConfigError):

@@ -204,19 +204,24 @@ def level_shape(config: Mapping[str, Any]) -> LevelShape:
         ("model_type", config["model_type"], "qwen2_mtp"),
         ("hidden_act", config["hidden_act"], "silu"),
         ("rope_type", kind, "default"),
+        ("use_sliding_window", config.get("use_sliding_window", False), False),
     ):
         if value != known:
             raise ConfigError(f"{key} is {value}; ONNX Runtime's graphs compute {known}: take the eager runner")
     blocks, heads, hidden = config["num_nextn_predict_layers"], config["num_attention_heads"], config["hidden_size"]
+    if blocks >= config["num_hidden_layers"]:
+        raise ConfigError(f"{config['num_hidden_layers']} layers hold {blocks} blocks; wanted a backbone layer more")
     return LevelShape(
         hidden_size=hidden,
         heads=heads,
-        kv_heads=config["num_key_value_heads"],
+        kv_heads=config.get("num_key_value_heads") or heads,
         head_size=config.get("head_dim") or hidden // heads,
+        intermediate_size=config["intermediate_size"],
         backbone_layers=config["num_hidden_layers"] - blocks,
         blocks=blocks,
         vocab_size=config["vocab_size"],
-        rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
+        tied=config["tie_word_embeddings"],
+        rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10000.0,
         rms_eps=config["rms_norm_eps"],
         max_positions=config["max_position_embeddings"],
     )

@@ -31,9 +31,11 @@ class LevelShape:
     heads: int
     kv_heads: int
     head_size: int
+    intermediate_size: int
     backbone_layers: int
     blocks: int
     vocab_size: int
+    tied: bool
     rope_theta: float
     rms_eps: float
     max_positions: int
@@ -41,6 +43,27 @@ class LevelShape:
     @property
     def padded_head_size(self) -> int:
         return -(-self.head_size // _HEAD_SIZE_STEP) * _HEAD_SIZE_STEP
+
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all weights; a head that is tied to the embeddings has none of its own."""
+        hidden, inner, keys = self.hidden_size, self.intermediate_size, self.kv_heads * self.head_size
+        rows = {"q": self.heads * self.head_size, "k": keys, "v": keys}
+        layer: dict[str, tuple[int, ...]] = {"self_attn.o_proj.weight": (hidden, rows["q"])}
+        layer |= {f"self_attn.{part}_proj.weight": (rows[part], hidden) for part in rows}
+        layer |= {f"self_attn.{part}_proj.bias": (rows[part],) for part in rows}
+        layer |= {f"mlp.{part}_proj.weight": (inner, hidden) for part in ("gate", "up")}
+        layer |= {"mlp.down_proj.weight": (hidden, inner)}
+        layer |= {f"{norm}_layernorm.weight": (hidden,) for norm in ("input", "post_attention")}
+        table = (self.vocab_size, hidden)
+        weights = {"model.embed_tokens.weight": table, "model.norm.weight": (hidden,)}
+        weights |= {} if self.tied else {"lm_head.weight": table}
+        layers = range(self.backbone_layers + self.blocks)
+        weights |= {f"model.layers.{i}.{name}": dims for i in layers for name, dims in layer.items()}
+        for block in range(self.blocks):
+            weights |= {f"mtp_{part}_norms.{block}.weight": (hidden,) for part in ("embed", "hidden")}
+            weights[f"mtp_projs.{block}.weight"] = (hidden, 2 * hidden)
+        return weights
 
 
 class _Builder(OnnxGraph):
@@ -149,7 +172,8 @@ class _Builder(OnnxGraph):
         """Greedy tokens (1, R) and logits (1, R, V) of some rows of hidden (1, N, H)."""
         name = "lm_head.weight" if "lm_head.weight" in self.weights else "model.embed_tokens.weight"
         chosen = self.node("Gather", [hidden, rows], axis=1)
-        scores = self.node("MatMul", [chosen, self.constant("head", self.weights[name].T)], [logits] if logits else 1)
+        outputs = [logits] if logits else 1
+        scores = self.node("FusedMatMul", [chosen, self.weight(name)], outputs, MICROSOFT, transB=1)
         return self.node("ArgMax", [scores], axis=-1, keepdims=0), scores
 
 

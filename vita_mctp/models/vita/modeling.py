@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.attention import attention_inputs
-from vita_mctp.models.strict import StrictLoading, cache_argument
+from vita_mctp.models.strict import StrictLoading, cache_argument, make_known
 from vita_mctp.models.vita.configuration import VitaMctpConfig
 from vita_mctp.models.vita.losses import SharedHead
 from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, take
@@ -269,6 +269,9 @@ class VitaMctpForCausalLM(StrictLoading, Qwen2PreTrainedModel):
         new = (projection, Qwen2RMSNorm(hidden, eps=eps), Qwen2RMSNorm(hidden, eps=eps))
         for modules, module in zip(parts, new, strict=True):
             modules.append(_copy(module, modules[-1]) if k > 0 else module.to(like))
+
+
+make_known(VitaMctpForCausalLM)
 
 
 def _copy(new: Any, old: nn.Module) -> Any:

@@ -26,12 +26,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2Model
 
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.vita.configuration import SenseVoiceSizes, VitaMctpPlusConfig
+from vita_mctp.models.strict import make_known
+from vita_mctp.models.vita.configuration import VitaMctpPlusConfig
 from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
+from vita_mctp.models.vita.values import ENCODER_PREFIX, SenseVoiceSizes
 from vita_mctp.types import AudioFeatures, HeardAudio
-
-ENCODER_PREFIX = "model.audio_model.model."
-"""Of the encoder's tensors in a checkpoint."""
 
 _HOW = "download model.pt of FunAudioLLM/SenseVoiceSmall"
 
@@ -107,6 +106,9 @@ class VitaMctpPlusForCausalLM(VitaMctpForCausalLM):
         """A zero that all parameters of encoder and projector are part of: distributed training waits for each."""
         frame = np.ones((1, self.config.audio_sizes.input_size), np.float32)
         return self.encode([AudioFeatures(frame, 1 + NUM_QUERIES)])[0].sum() * 0.0
+
+
+make_known(VitaMctpPlusForCausalLM)
 
 
 def join_encoder(backbone: Any, encoder: Mapping[str, Tensor], source: Path, seed: int) -> VitaMctpPlusForCausalLM:

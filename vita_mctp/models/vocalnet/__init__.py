@@ -89,10 +89,9 @@ _SETTINGS = {
 """Of the authors' streaming script; their encoder hears 30 s."""
 
 
-def _family(config_class: type[Any], model_class: type[VocalNetModel], form: Format) -> VocalNetFamily:
+def _family(model_class: type[VocalNetModel], form: Format) -> VocalNetFamily:
     return VocalNetFamily(
-        config_class,
-        model_class,
+        lambda: model_class,
         VocabularyKind.CONTINUOUS,
         ReleasedCodec("whisper", None),
         ReleasedCodec("cosyvoice2", "FunAudioLLM/CosyVoice2-0.5B"),
@@ -101,6 +100,6 @@ def _family(config_class: type[Any], model_class: type[VocalNetModel], form: For
     )
 
 
-VOCALNET_LLAMA = _family(VocalNetLlamaConfig, VocalNetLlama, LLAMA)
-VOCALNET_QWEN2 = _family(VocalNetQwen2Config, VocalNetQwen2, QWEN)
-VOCALNET_QWEN3 = _family(VocalNetQwen3Config, VocalNetQwen3, QWEN)
+VOCALNET_LLAMA = _family(VocalNetLlama, LLAMA)
+VOCALNET_QWEN2 = _family(VocalNetQwen2, QWEN)
+VOCALNET_QWEN3 = _family(VocalNetQwen3, QWEN)

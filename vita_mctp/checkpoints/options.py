@@ -1,0 +1,42 @@
+"""What a user may say of a model's type, device and quantisation: wrong words are named before torch is imported."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+from vita_mctp.errors import ConfigError, MissingExtraError
+
+Quantization = Literal["int8", "int4"]
+
+AUTO = "auto"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_dtype(name: str) -> None:
+    """Raises ConfigError for an unknown name."""
+    if name not in (*DTYPES, AUTO):
+        raise ConfigError(f"unknown dtype {name!r}; known: {', '.join([*DTYPES, AUTO])}")
+
+
+def check_device(name: str) -> None:
+    """Raises ConfigError for a device that is unknown or not there."""
+    if name == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # torch without CUDA asserts
+        raise ConfigError(
+            f"the device {name!r} is unknown or not there; give cpu, or cuda where doctor shows one"
+        ) from None
+
+
+def parse_quantization(name: str) -> Quantization:
+    """Raises ConfigError for another name, MissingExtraError when the library is not installed."""
+    if name not in get_args(Quantization):
+        raise ConfigError(f"unknown quantisation {name!r}; known: {', '.join(get_args(Quantization))}")
+    if find_spec("torchao") is None:
+        raise MissingExtraError(f"--quantize {name} wants torchao: pip install 'vita-mctp[quant]'")
+    return "int8" if name == "int8" else "int4"
