@@ -1,12 +1,9 @@
-"""The page on the nano model: `python demo/app.py`, or `gradio demo/app.py` to reload it on every change."""
+"""The demo on the nano model: `python demo/app.py`, as `vita-mctp demo`."""
 
 import sys
 
 from vita_mctp import SpeechLM
-from vita_mctp.serving.page import build_page, launch_page
-
-demo = build_page(SpeechLM.from_pretrained())
+from vita_mctp.serving.demo import run_demo
 
 if __name__ == "__main__":
-    sys.stdout.write(f"the page is at {launch_page(demo)}\n")
-    demo.block_thread()
+    run_demo(SpeechLM.from_pretrained(), started=lambda address: sys.stdout.write(f"the page is at {address}\n"))

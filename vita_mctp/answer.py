@@ -98,7 +98,8 @@ class _Draft:
     """What `Done` will say."""
 
     reason: StopReason = StopReason.CANCELLED
-    tokens: int = 0
+    kinds: list[TokenKind] = field(default_factory=list)
+    levels: list[int] = field(default_factory=list)
     audio_seconds: float = 0.0
     texts: list[str] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
@@ -117,7 +118,8 @@ class _Draft:
     def add_token(self, token: TokenEvent, end_of_audio: int, clock: Clock) -> None:
         """Keeps it as content of a later history, where an answer that was cut short has its last segment closed."""
         clock.mark("first_token")
-        self.tokens += 1
+        self.kinds.append(token.kind)
+        self.levels.append(token.level)
         self.reason = token.ends or self.reason
         if token.kind is TokenKind.STOP:
             return
@@ -169,9 +171,10 @@ def stream_answer(
         yield draft.add_text(piece, clock)
     if sound is not None:
         yield draft.add_chunk(sound.finish(clock))
-    timings = clock.timings(draft.tokens, draft.audio_seconds)
+    timings = clock.timings(len(draft.levels), draft.audio_seconds)
     turns = () if question is None else (question, draft.turn)
-    yield Done(draft.reason, mode, "".join(draft.texts), timings, tuple(draft.codes), turns)
+    made = tuple(draft.kinds), tuple(draft.levels)
+    yield Done(draft.reason, mode, "".join(draft.texts), timings, tuple(draft.codes), turns, *made)
 
 
 def collect(events: Iterable[AnswerEvent]) -> Answer:

@@ -236,7 +236,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of an answer. turns: the question and this answer, to stand in the history of the next question."""
+    """The end of an answer. turns: the question and this answer, to stand in the history of the next question.
+
+    kinds, levels: of each generated token, what it is and which level made it.
+    """
 
     reason: StopReason
     mode: str
@@ -244,3 +247,5 @@ class Done:
     timings: Timings
     codes: tuple[int, ...] = ()
     turns: tuple[Turn, ...] = ()
+    kinds: tuple[TokenKind, ...] = ()
+    levels: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from openai import OpenAI
 
 from vita_mctp.serving.app import build_app
@@ -21,9 +22,8 @@ ANSWER = "thirteen"
 
 
 @contextmanager
-def served(speech_lm: SpeechLM, options: ServerOptions | None = None) -> Iterator[tuple[str, Service]]:
-    """The address of a server in this process, and what it is made of."""
-    app = build_app(speech_lm, options or ServerOptions())
+def serving(app: FastAPI) -> Iterator[str]:
+    """The address of a server in this process."""
     with listen("127.0.0.1", 0) as listening:
         server = new_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -31,10 +31,18 @@ def served(speech_lm: SpeechLM, options: ServerOptions | None = None) -> Iterato
         while not server.started:
             time.sleep(0.01)
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.service
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def served(speech_lm: SpeechLM, options: ServerOptions | None = None) -> Iterator[tuple[str, Service]]:
+    """The address of a server of the endpoints, and what it is made of."""
+    app = build_app(speech_lm, options or ServerOptions())
+    with serving(app) as address:
+        yield address, app.state.service
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import json
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,18 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.serving.conftest import serving
 from vita_mctp import SpeechLM
+from vita_mctp.answer import collect
 from vita_mctp.audio import write_wave
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, parse_mode
 from vita_mctp.errors import AudioError, ConfigError, MissingExtraError
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.serving import page as page_module
-from vita_mctp.serving.page import EXAMPLES, answer, build_page, launch_page, metrics_table
+from vita_mctp.serving.demo import build_demo
+from vita_mctp.serving.page import answer, build_page, metrics_table
+from vita_mctp.serving.words import EXAMPLES
 from vita_mctp.types import Done, StopReason, Timings, Turn, Wave
 
 gradio = pytest.importorskip("gradio")
@@ -72,12 +76,8 @@ def outside() -> Iterator[Outside]:
 
 @pytest.fixture(scope="module")
 def address(speech_lm: SpeechLM, outside: Outside) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    page = build_page(speech_lm, model="tiny")
-    yield launch_page(page, port=port)
-    page.close(verbose=False)
+    with serving(build_demo(speech_lm, model="tiny")) as served_at:
+        yield f"{served_at}/recordings"
 
 
 @pytest.fixture
@@ -238,11 +238,18 @@ def test_the_page_starts_in_the_models_own_mode(speech_lm: SpeechLM, monkeypatch
         assert radio.value == own and [value for _, value in radio.choices] == offered
 
 
-def test_a_taken_port_is_one_clear_line(speech_lm: SpeechLM) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port}; give another"):
-            launch_page(build_page(speech_lm, model="tiny"), port=port)
+def test_a_recording_is_transcribed_and_text_read_aloud(client: Any, speech_lm: SpeechLM, question: str) -> None:
+    assert client.predict(gradio_client.handle_file(question), api_name="/transcribe") == speech_lm.transcribe(question)
+    spoken, _ = soundfile.read(client.predict("four is five", api_name="/say"), dtype="float32")
+    expected = collect(speech_lm.stream("four is five", "tts")).wave.samples
+    np.testing.assert_allclose(spoken, expected.clip(-1, 1), atol=1e-4)
+
+
+def test_an_error_keeps_the_servers_folders_to_itself(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.wav").write_text("not a sound")
+    with pytest.raises(gradio_client.exceptions.AppError, match=r"notes\.wav") as error:
+        client.predict(gradio_client.handle_file(str(tmp_path / "notes.wav")), api_name="/transcribe")
+    assert tempfile.gettempdir() not in str(error.value)
 
 
 def test_without_gradio_the_extra_is_named(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,11 @@ def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -
         raise MissingExtraError('the server needs FastAPI; get it with: pip install "vita-mctp[serve]"')
     from vita_mctp.serving.app import build_app
     from vita_mctp.serving.metrics import log_to_stderr
-    from vita_mctp.serving.options import Limits, ServerOptions
+    from vita_mctp.serving.options import Limits, ServerOptions, served_name
     from vita_mctp.serving.run import serve as run
 
     keys = read_keys(listening.api_keys)
-    name = listening.served_name or (Path(model.model).resolve().name if Path(model.model).is_dir() else model.model)
+    name = listening.served_name or served_name(model.model)
     chosen = Limits(**{field.name: getattr(limits, field.name) for field in fields(limits)})
     log_to_stderr()
     application = build_app(load_model(model), ServerOptions(name, keys, chosen))
@@ -62,7 +62,7 @@ def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -
         listening.port,
         certificate=listening.ssl_certificate,
         key=listening.ssl_key,
-        started=lambda address: write(f"{name} is served at {address}; Ctrl-C ends it\n"),
+        started=lambda address: write(f"{name} is served at {address}/v1; Ctrl-C ends it\n"),
     )
 
 

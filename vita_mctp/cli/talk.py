@@ -68,14 +68,22 @@ def transcribe(speech: Recording, decoding: DecodingOptions, model: ModelOptions
 def demo(
     model: ModelOptions,
     host: Annotated[str, opt("ADDRESS", "address to listen on")] = "127.0.0.1",
-    port: Annotated[int, opt("N", "port to listen on", min=1, max=65535)] = 7860,
+    port: Annotated[int, opt("N", "port to listen on; 0 is any free one", min=0, max=65535)] = 7860,
+    ssl_certificate: Annotated[str | None, opt("FILE", "PEM certificate: elsewhere, microphones need https")] = None,
+    ssl_key: Annotated[str | None, opt("FILE", "PEM key of the certificate")] = None,
 ) -> None:
-    """Serves the page until interrupted."""
-    from vita_mctp.serving.page import build_page, launch_page
+    """Serves the pages until Ctrl-C."""
+    from vita_mctp.serving.demo import run_demo
 
-    page = build_page(load_model(model), model.model)
-    write(f"the page is at {launch_page(page, host, port)}; Ctrl-C ends it\n")
-    page.block_thread()
+    run_demo(
+        load_model(model),
+        model.model,
+        host,
+        port,
+        certificate=ssl_certificate,
+        key=ssl_key,
+        started=lambda address: write(f"the page is at {address}; Ctrl-C ends it\n"),
+    )
 
 
 @command(app)

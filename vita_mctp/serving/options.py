@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 from vita_mctp.serving.errors import ApiError
 
@@ -60,6 +61,11 @@ class ServerOptions:
         given = sha256((key or "").encode()).digest()
         matches = [hmac.compare_digest(given, sha256(known.encode()).digest()) for known in self.api_keys]
         return any(matches)
+
+
+def served_name(model: str) -> str:
+    """What clients call a model that is loaded by this name or from this folder."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def check_voice(voice: str | dict[str, str] | None, param: str = "voice") -> None:

@@ -1,4 +1,4 @@
-"""The page to talk to the model: record or upload a question, hear the answer as it streams, see its text and metrics.
+"""The page for recordings: ask by one, hear the answer as it streams, see its text and metrics; transcribe, read aloud.
 
 Visitors share the engine and its steps: each answer is a stream of its own, which gradio closes when a visitor
 leaves or presses Stop, and each conversation in gradio's state of that visit. The page asks for nothing outside its own
@@ -7,22 +7,23 @@ server.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vita_mctp.answer import join_chunks
+from vita_mctp.answer import collect, join_chunks
 from vita_mctp.audio import read_wave, wav_bytes
 from vita_mctp.checkpoints.opening import NANO
 from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, VitaError
+from vita_mctp.serving.words import ABOUT_NANO, EXAMPLES, INTRODUCTION, LATE_SOUND, MODE_HINT, conversation_hint
 from vita_mctp.speech_lm import SpeechLM, recent_turns
-from vita_mctp.types import Done, TextDelta, Turn, Wave, WaveChunk
+from vita_mctp.types import Done, Task, TextDelta, Turn, Wave, WaveChunk
 
 PcmArray = npt.NDArray[np.int16]
 Update = tuple[Any, Any, Any, Any]
@@ -35,47 +36,8 @@ MAX_UPLOAD = "50mb"
 _EMPTY: Update = ("", None, "", ())
 
 
-INTRODUCTION = """# Ask aloud, hear the answer
-Record a question or upload one (wav, flac, ogg or mp3), press **Ask**, and hear the answer while it is being made.
-"""
-
-EXAMPLES = {
-    "addition": "how much is seven plus six",
-    "subtraction": "please take three from nine",
-    "weekdays": "what day comes after monday",
-    "months": "which month comes before march",
-    "seasons": "what season is july in",
-    "opposites": "what is the opposite of hot",
-    "colors": "what color is the sky",
-    "capitals": "what is the capital of france",
-    "animals": "how many legs has a spider",
-    "counting": "count from three to eight",
-    "talk": "what is your name",
-}
-"""One question of each kind that the nano model knows."""
-
-ABOUT_NANO = (
-    """
-This is **nano**, a model of a few megabytes that knows one small world and nothing else. It learned from synthetic
-voices alone: a real voice, a noisy room or a question of another kind will often be misheard, and it then answers
-something wrong without noticing. It was trained on single questions: each is answered by itself, without those before
-it. It can be asked:
-
-"""
-    + "\n".join(f"- {kind}: *{question}*" for kind, question in EXAMPLES.items())
-    + "\n"
-)
-
-MODE_HINT = (
-    "Vanilla: the backbone makes every token. Turbo: after each of its tokens the MCTP blocks make ten more. "
-    "Balance and Boost lie between. Verified: the blocks draft, the backbone checks, the answer is Vanilla's."
-)
-
-LATE_SOUND = "*ffmpeg is not installed here, so the sound comes whole, at the end of the answer.*"
-
-
 def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
-    """The page as `gradio.Blocks`, not yet launched.
+    """The page as `gradio.Blocks`, to be mounted or launched.
 
     model: the name that `speech_lm` was loaded by; for "nano" the page says what can be asked and offers an example.
     Questions follow on each other if the model's settings have `max_history_turns`.
@@ -89,15 +51,22 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
     def ask(
         question: str | None, mode: str, seed: float | None, history: tuple[Turn, ...]
     ) -> Generator[Update, None, None]:
-        try:
+        with _shown(question):
             yield from answer(speech_lm, question, mode, seed, streams, history)
-        except VitaError as error:
-            raise gr.Error(str(error), title="No answer", print_exception=False) from None
 
-    with gr.Blocks(title="vita-mctp", analytics_enabled=False) as page:
+    def transcribe(recording: str | None) -> Generator[str, None, None]:
+        with _shown(recording):
+            yield from written(speech_lm, recording)
+
+    def say(text: str) -> tuple[int, PcmArray] | None:
+        with _shown():
+            return _pcm(collect(speech_lm.stream(text, Task.TTS)).wave)
+
+    shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "answers"}
+    with gr.Blocks(title="vita-mctp: recordings", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         history = gr.State(())
-        with gr.Row():
+        with gr.Tab("Ask"), gr.Row():
             with gr.Column():
                 question = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Question", buttons=[])
                 own = speech_lm.decoding().mode.name
@@ -119,39 +88,24 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
                 metrics = gr.Markdown()
                 gr.Markdown(conversation_hint(remembered), visible=remembered > 0)
                 gr.Markdown(LATE_SOUND, visible=not streams)
+        with gr.Tab("Transcribe"):
+            recording = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Speech", buttons=[])
+            written_down = gr.Button("Transcribe", variant="primary").click
+            written_down(transcribe, recording, gr.Textbox(label="Transcript"), api_name="transcribe", **shared)
+        with gr.Tab("Read aloud"):
+            typed = gr.Textbox(label="Text", placeholder="seven plus six is thirteen")
+            read = gr.Button("Read aloud", variant="primary").click
+            spoken = gr.Audio(label="Speech", autoplay=True, interactive=False, buttons=["download"])
+            read(say, typed, spoken, api_name="say", **shared)
         if model == NANO:
-            gr.Markdown(ABOUT_NANO)
+            gr.Markdown("\n".join([ABOUT_NANO, "", *(f"- {kind}: *{asked}*" for kind, asked in EXAMPLES.items())]))
         outputs = [text, sound, metrics, history]
         wiring = (ask, [question, mode, seed, history], outputs)
-        shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "answers"}
         running = [pressed(*wiring, api_name="ask", **shared), shown.then(*wiring, api_visibility="private", **shared)]
         stop.click(None, cancels=running, api_visibility="private")
         anew(lambda: _EMPTY, None, outputs, cancels=running, api_name="forget")
     page.queue(max_size=MAX_WAITING)
     return page
-
-
-def launch_page(page: Any, host: str = "127.0.0.1", port: int = 7860) -> str:
-    """Starts to serve a page of `build_page`, gives back its address; `page.block_thread()` then serves until Ctrl-C.
-
-    Raises ConfigError when it cannot listen there.
-    """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            run_history=False,
-            footer_links=[],
-            max_file_size=MAX_UPLOAD,
-        )
-    except OSError:
-        raise ConfigError(f"cannot listen on {host}, port {port}; give another --port or --host") from None
-    return str(address)
 
 
 def answer(
@@ -189,6 +143,28 @@ def answer(
                 yield event.text.strip(), whole, metrics_table(event), kept
 
 
+def written(speech_lm: SpeechLM, recording: str | None) -> Generator[str, None, None]:
+    """A transcript as it forms. Raises what `SpeechLM.stream` raises."""
+    if recording is None:
+        raise ConfigError("no recording came; record or upload one, then press Transcribe")
+    text = ""
+    with closing(speech_lm.stream(recording, Task.ASR)) as events:
+        for event in events:
+            if isinstance(event, TextDelta):
+                text += event.text
+                yield text.strip()
+
+
+@contextmanager
+def _shown(upload: str | None = None) -> Iterator[None]:
+    """Errors go to the visitor, without the folder that an upload was put in."""
+    try:
+        yield
+    except VitaError as error:
+        message = str(error).replace(upload, Path(upload).name) if upload else str(error)
+        raise _gradio().Error(message, title="No answer", print_exception=False) from None
+
+
 def _example(speech_lm: SpeechLM) -> tuple[int, PcmArray] | None:
     """The question in the model's folder."""
     check = speech_lm.settings.self_check
@@ -207,12 +183,6 @@ def _gradio() -> Any:
     import gradio
 
     return gradio
-
-
-def conversation_hint(questions: int) -> str:
-    """Says how much of a conversation the model is given."""
-    earlier = "the last question and its answer" if questions == 1 else f"the last {questions} questions and answers"
-    return f"*With each question the model is given {earlier} of this visit, until **New conversation**.*"
 
 
 def metrics_table(done: Done) -> str:

@@ -85,6 +85,6 @@ def serve(
     with listen(host, port) as listening:
         bound = listening.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        started(f"{'https' if certificate else 'http'}://{shown}:{bound[1]}/v1")
+        started(f"{'https' if certificate else 'http'}://{shown}:{bound[1]}")
         server = new_server(app, certificate, key)
         server.run(sockets=[listening])

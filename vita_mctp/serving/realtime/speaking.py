@@ -132,6 +132,7 @@ class Speaking:
             "output_modalities": ["audio" if reply.options.speaks else "text"],
             "metadata": self._bodies[reply.id].metadata,
             "usage": None if ended is None or ended.done is None else _usage(ended.done),
+            "metrics": None if ended is None or ended.done is None else _metrics(ended.done),
         }
 
 
@@ -165,3 +166,14 @@ def _usage(done: Done) -> dict[str, Any]:
     audio, tokens = len(done.codes), done.timings.tokens
     details = {"text_tokens": max(0, tokens - audio), "audio_tokens": audio}
     return {"total_tokens": tokens, "input_tokens": 0, "output_tokens": tokens, "output_token_details": details}
+
+
+def _metrics(done: Done) -> dict[str, Any]:
+    """Beyond OpenAI's fields: how fast the answer was made, and of each token its kind and the level that made it."""
+    return {
+        "mode": done.mode,
+        "tokens_per_second": done.timings.tokens_per_second,
+        "real_time_factor": done.timings.real_time_factor,
+        "kinds": [kind.value for kind in done.kinds],
+        "levels": list(done.levels),
+    }

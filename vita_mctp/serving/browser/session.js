@@ -1,0 +1,49 @@
+// One conversation of the Realtime protocol: a WebSocket, and the bytes of sound on it.
+
+export function encode(buffer) {
+  return btoa(String.fromCharCode(...new Uint8Array(buffer)));
+}
+
+export function decode(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  return Float32Array.from(new Int16Array(bytes.buffer), (sample) => sample / 32768);
+}
+
+export class Session {
+  // handlers: by an event's type, and `closed`.
+  constructor(handlers) {
+    const address = new URL("v1/realtime", document.baseURI);
+    address.protocol = address.protocol.replace("http", "ws");
+    this.socket = new WebSocket(address);
+    this.opened = new Promise((resolve) => { this.socket.onopen = resolve; });
+    this.socket.onmessage = ({ data }) => {
+      const event = JSON.parse(data);
+      handlers[event.type]?.(event);
+    };
+    this.socket.onclose = ({ reason }) => handlers.closed(reason);
+  }
+
+  async send(type, body = {}) {
+    await this.opened;
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type, ...body }));
+  }
+
+  update(changes) {
+    return this.send("session.update", { session: { type: "realtime", ...changes } });
+  }
+
+  async ask(text) {
+    await this.send("conversation.item.create", { item: { role: "user", content: [{ type: "input_text", text }] } });
+    await this.send("response.create");
+  }
+
+  truncate(item, samples, rate) {
+    const end = Math.floor(samples * 1000 / rate);
+    return this.send("conversation.item.truncate", { item_id: item, content_index: 0, audio_end_ms: end });
+  }
+
+  close() {
+    this.socket.onclose = null;
+    this.socket.close();
+  }
+}
