@@ -56,6 +56,7 @@ def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -
     chosen = Limits(**{field.name: getattr(limits, field.name) for field in fields(limits)})
     log_to_stderr()
     application = build_app(load_model(model), ServerOptions(name, keys, chosen))
+    application.state.service.warm_up()
     run(
         application,
         listening.host,

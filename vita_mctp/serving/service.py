@@ -6,8 +6,11 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TypeVar
+
+import numpy as np
 
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.items import Item
@@ -20,11 +23,13 @@ from vita_mctp.serving.metrics import Metrics
 from vita_mctp.serving.options import ServerOptions
 from vita_mctp.serving.schemas import Body
 from vita_mctp.speech_lm import SpeechLM
-from vita_mctp.types import Done, WaveChunk
+from vita_mctp.types import Done, Task, Wave, WaveChunk
 
 T = TypeVar("T")
 KEPT_SECONDS = 3600
 _KEPT_ANSWERS = 1000
+_WARM = 40
+"""Tokens of an answer that nobody asked for."""
 
 
 class Service:
@@ -33,6 +38,14 @@ class Service:
         self.replies = ModelReplies(speech_lm)
         self.gate = Gate(options.limits, self.metrics)
         self.answers = EarlierAnswers()
+
+    def warm_up(self) -> None:
+        """Makes some answers at once, by all numbers up to `running`: nobody's first waits for what first use makes."""
+        speech_lm, rate = self.replies.speech_lm, self.replies.sample_rate
+        speech_lm.hear(Wave(np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate))
+        for doublings in range(self.options.limits.running.bit_length()):
+            with ThreadPoolExecutor(count := 1 << doublings) as pool:
+                list(pool.map(lambda _: list(speech_lm.stream("yes", Task.TTS, max_new_tokens=_WARM)), range(count)))
 
     def reply_options(self, body: Body, *, speaks: bool = True, max_new_tokens: int | None = None) -> ReplyOptions:
         """Raises ConfigError for a mode that is none."""
