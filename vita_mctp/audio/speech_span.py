@@ -37,7 +37,8 @@ def speech_span(wave: Wave) -> Span | None:
     if not len(loud):
         return None
     margin = round(MARGIN_SECONDS * wave.sample_rate)
-    return Span(max(0, loud[0] * step - margin), min(len(wave.samples), (loud[-1] + 1) * step + margin))
+    first, last = int(loud[0]), int(loud[-1])
+    return Span(max(0, first * step - margin), min(len(wave.samples), (last + 1) * step + margin))
 
 
 def cut_to_speech(wave: Wave) -> Wave | None:

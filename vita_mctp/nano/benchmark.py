@@ -120,7 +120,7 @@ def make_disturbed_cases(folder: Path, part: str, limit: int | None) -> Iterator
 
 
 def _benchmark(
-    name: str, task: str, part: str, samples: int, tag: str, maker: Maker = make_cases, judged: bool = True
+    name: str, task: str, part: str, samples: int | None, tag: str, maker: Maker = make_cases, judged: bool = True
 ) -> Benchmark:
     judges = (_JUDGE, _BY_LOOP) if judged else ()
     rules, source = (("plain",) if task == ASR else ("exact", "plain")), "vita_mctp/nano/benchmark.py"
@@ -130,8 +130,8 @@ def _benchmark(
 
 
 BENCHMARKS = (
-    _benchmark("nano-asr", ASR, "transcribed questions", 900, "voices", judged=False),
-    _benchmark("nano-sqa", SQA, "questions", 900, "voices"),
+    _benchmark("nano-asr", ASR, "transcribed questions", None, "voices", judged=False),
+    _benchmark("nano-sqa", SQA, "questions", None, "voices"),
     _benchmark("nano-tts", TTS, "sentences", 300, "said"),
     _benchmark("nano-voice", TTS, "answer voice", 600, "said"),
     _benchmark("nano-disturbed-asr", ASR, "transcribed questions", 2100, "condition", make_disturbed_cases, False),
