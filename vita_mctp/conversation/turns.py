@@ -89,7 +89,7 @@ class Conversation:
         sample_rate: int = 24_000,
         *,
         detector: SpeechDetector | None = None,
-        run: Callable[[Callable[[], None]], None] = start_thread,
+        run: Callable[[Callable[[], None]], object] = start_thread,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.history = History()

@@ -7,10 +7,10 @@ not to stutter.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -24,8 +24,8 @@ _LONGEST_RETRY = 30
 _REMEMBERED = 32
 
 
-async def in_thread(make: Callable[[Cancel], Iterator[T]]) -> AsyncGenerator[T, None]:
-    """What an iterator made in a thread of its own gives; closing this cancels it. Its error is raised."""
+async def in_thread(make: Callable[[Cancel], Iterator[T]], pool: Executor) -> AsyncGenerator[T, None]:
+    """What an iterator made in a thread of `pool` gives; closing this cancels it. Its error is raised."""
     loop, cancel = asyncio.get_running_loop(), Cancel()
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
 
@@ -43,7 +43,7 @@ async def in_thread(make: Callable[[Cancel], Iterator[T]]) -> AsyncGenerator[T, 
         except BaseException as error:  # noqa: BLE001  it is raised where the values are awaited
             post(error)
 
-    threading.Thread(target=work, name="vita-mctp answer").start()
+    pool.submit(work)
     try:
         while (item := await queue.get()) is not None:
             if isinstance(item, BaseException):

@@ -38,6 +38,9 @@ class Service:
         self.replies = ModelReplies(speech_lm)
         self.gate = Gate(options.limits, self.metrics)
         self.answers = EarlierAnswers()
+        # Threads that are used again keep their memory, new ones take more; a conversation may reply and transcribe.
+        most = options.limits.running + options.limits.waiting + 2 * options.limits.conversations
+        self.pool = ThreadPoolExecutor(max(1, most), thread_name_prefix="vita-mctp answer")
 
     def warm_up(self) -> None:
         """Makes some answers at once, by all numbers up to `running`: nobody's first waits for what first use makes."""
@@ -56,7 +59,7 @@ class Service:
     async def answer(self, endpoint: str, make: Callable[[Cancel], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What an answer gives, made in a thread once there is room for it. Raises ApiError."""
         asked, first_sound = time.monotonic(), None
-        async with self.gate.answer(), aclosing(in_thread(make)) as events:
+        async with self.gate.answer(), aclosing(in_thread(make, self.pool)) as events:
             try:
                 async for event in events:
                     if first_sound is None and isinstance(event, bytes | WaveChunk):

@@ -63,7 +63,9 @@ class Connection:
 
     async def run(self) -> None:
         service = self._service
-        protocol = RealtimeProtocol(service.replies, service.options, service.metrics, self._say)
+        protocol = RealtimeProtocol(
+            service.replies, service.options, service.metrics, self._say, run=service.pool.submit
+        )
         log("conversation", state="opened", id=protocol.id)
         tasks = [asyncio.ensure_future(job) for job in (self._read(protocol), self._write(), self._overfull.wait())]
         try:
