@@ -68,8 +68,20 @@ def test_three_spoken_turns_in_two_modes(demo: str, tmp_path: Path) -> None:
         assert errors(page) == [] and hosts(page) <= {urlsplit(demo).hostname, ""}
 
 
+def test_a_question_is_asked_again_in_another_mode(demo: str, tmp_path: Path) -> None:
+    with chromium(demo, tmp_path / "profile", None, "--deny-permission-prompts") as page:
+        page.run("document.querySelector('#examples button').click()")
+        page.until(f"{SPOKEN} >= 1")
+        page.run("$mode = document.querySelector('#mode'); $mode.value = 'turbo'; $mode.onchange()")
+        page.run("document.querySelector('[title^=\"the same question\"]').click()")
+        page.until(f"{SPOKEN} >= 2")
+        assert page.run("document.querySelectorAll('#turns > li.user').length") == 1
+        assert "turbo" in page.run("document.querySelector('#turns > li.assistant:last-of-type').innerText")
+        assert not page.run("document.querySelector('#status.wrong')")
+
+
 def test_the_visitors_voice_stops_the_sound(demo: str, tmp_path: Path) -> None:
-    with chromium(demo, tmp_path / "profile", microphone(tmp_path, 0.2, 1.6)) as page:
+    with chromium(demo, tmp_path / "profile", microphone(tmp_path, 0.2, 0.9)) as page:
         page.run("document.querySelector('#talk').click()")
         cut = page.until("live.interruptions.find(({ played }) => played > 0)")
         assert cut["after"] >= 0

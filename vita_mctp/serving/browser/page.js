@@ -8,11 +8,12 @@ import { Turns, element } from "./turns.js";
 const PREFIX = 300; // ms that the server puts before speech
 const $ = (id) => document.getElementById(id);
 const player = new Player(() => { if (!live.answering) idle(); });
-const turns = new Turns($("turns"), replay);
+const turns = new Turns($("turns"), replay, again);
 // What happens now, and what happened; tests and a browser's console read it.
 const live = { answering: null, hands: false, held: false, interruptions: [], first: new Map(), asked: 0, player, turns,
   sent: () => position };
 globalThis.live = live;
+const aside = new Set(); // answers that are no part of the conversation: the same question in another mode
 const silenced = new Set(); // answers of which no more is to be heard
 let microphone = null;
 let session = null;
@@ -26,7 +27,7 @@ function show(text, wrong = false) {
 
 function idle() {
   $("stop").disabled = !(live.answering || player.playing);
-  show(live.hands ? "Listening: speak whenever you like." : "Press Start, hold the other button, or type.");
+  show(live.hands ? "Listening: speak whenever you like." : "Press Hands-free, hold the other button, or type.");
 }
 
 const handlers = {
@@ -39,9 +40,9 @@ const handlers = {
   "input_audio_buffer.speech_stopped": () => { live.asked = performance.now(); },
   "conversation.item.added": ({ item }) => {
     $("about").open = false;
-    if (item.role === "assistant") live.item = item.id;
-    turns.add(item.id, item.role);
-    if (item.role === "user" && item.content[0]?.text) turns.write(item.id, item.content[0].text, true);
+    if (item.role !== "user") return;
+    turns.add(item.id, "user");
+    if (item.content[0]?.text) turns.write(item.id, item.content[0].text, true);
   },
   "conversation.item.input_audio_transcription.delta": ({ item_id, delta }) => turns.write(item_id, delta),
   "conversation.item.input_audio_transcription.completed": ({ item_id, transcript }) => {
@@ -50,8 +51,14 @@ const handlers = {
   },
   "response.created": ({ response }) => {
     live.answering = response.id;
+    live.question = response.metadata?.question;
     $("stop").disabled = false;
-    show("Answering; speak to interrupt.");
+    show(live.hands ? "Answering; speak to interrupt." : "Answering.");
+  },
+  "response.output_item.added": ({ item }) => {
+    live.item = item.id;
+    if (live.question) aside.add(item.id);
+    turns.add(item.id, "assistant", live.question);
   },
   "response.output_audio_transcript.delta": ({ item_id, delta }) => turns.write(item_id, delta),
   "response.output_audio.delta": ({ item_id, delta }) => {
@@ -84,7 +91,7 @@ function hush() {
   const cut = player.stop();
   const item = cut?.item ?? (live.answering && live.item);
   if (live.answering) silenced.add(live.item);
-  if (turns.get(item)) session.truncate(item, cut?.played ?? 0, RATE);
+  if (turns.get(item) && !aside.has(item)) session.truncate(item, cut?.played ?? 0, RATE);
   return cut;
 }
 
@@ -92,6 +99,20 @@ async function replay(sound) {
   hush();
   await player.open();
   for (const samples of sound) player.push("replay", samples);
+}
+
+async function again(question) {
+  await player.open();
+  quiet();
+  live.asked = performance.now();
+  const input = [{ type: "item_reference", id: question }];
+  session.send("response.create", { response: { conversation: "none", metadata: { question }, input } });
+}
+
+// Ends the answer that is being made or heard.
+function quiet() {
+  if (live.answering) session.send("response.cancel");
+  hush();
 }
 
 function begin() {
@@ -126,7 +147,6 @@ async function ready() {
 
 async function listen(on) {
   live.hands = on && await ready();
-  $("talk").textContent = live.hands ? "Stop listening" : "Start";
   $("talk").setAttribute("aria-pressed", live.hands);
   if (!live.hands && microphone && !live.held) { microphone.close(); microphone = null; }
   if (on && !live.hands) return;
@@ -141,8 +161,7 @@ async function press() {
   if (live.hands) await listen(false);
   if (!await ready()) { release(); return; }
   if (!live.held) return;
-  if (live.answering) session.send("response.cancel");
-  hush();
+  quiet();
   session.send("input_audio_buffer.clear");
   show("Recording; let go when you have asked.");
   live.recording = true;
@@ -160,8 +179,7 @@ function release() {
 
 async function ask(text) {
   await player.open();
-  if (live.answering) session.send("response.cancel");
-  hush();
+  quiet();
   live.asked = performance.now();
   await session.ask(text);
 }
@@ -171,7 +189,7 @@ $("hold").onpointerdown = press;
 for (const kind of ["pointerup", "pointercancel", "pointerleave"]) $("hold").addEventListener(kind, release);
 $("hold").onkeydown = ({ key, repeat }) => { if (!repeat && (key === " " || key === "Enter")) press(); };
 $("hold").onkeyup = ({ key }) => { if (key === " " || key === "Enter") release(); };
-$("stop").onclick = () => { if (live.answering) session.send("response.cancel"); hush(); idle(); };
+$("stop").onclick = () => { quiet(); idle(); };
 $("mode").onchange = () => session.update({ mode: $("mode").value });
 $("anew").onclick = () => { hush(); session.close(); live.answering = null; turns.clear(); begin(); idle(); };
 $("type").onsubmit = (event) => {

@@ -8,19 +8,23 @@ export function element(name, text = "", attributes = {}) {
 }
 
 export class Turns {
-  constructor(list, replay) {
+  // replay: plays a list of chunks; again: asks the item of this id once more.
+  constructor(list, replay, again) {
     this.list = list;
     this.replay = replay;
+    this.again = again;
+    this.question = null;
     this.turns = new Map();
   }
 
-  add(id, role) {
+  add(id, role, question = this.question) {
     const entry = element("li", "", { class: role });
     const text = element("p", role === "user" ? "…" : "");
     entry.append(element("p", role === "user" ? "You" : "Answer", { class: "who" }), text);
     this.list.append(entry);
     entry.scrollIntoView({ block: "end" });
-    const turn = { entry, text, words: "", sound: [] };
+    if (role === "user") this.question = id;
+    const turn = { entry, text, words: "", sound: [], question };
     this.turns.set(id, turn);
     return turn;
   }
@@ -49,9 +53,14 @@ export class Turns {
     if (interrupted) parts.push("interrupted");
     const line = element("p", parts.join(" · "), { class: "metrics" });
     if (turn.sound.length) {
-      const again = element("button", "Hear again");
-      again.onclick = () => this.replay(turn.sound);
-      line.append(" ", again);
+      const heard = element("button", "Hear again");
+      heard.onclick = () => this.replay(turn.sound);
+      line.append(" ", heard);
+    }
+    if (turn.question) {
+      const asked = element("button", "Ask again", { title: "the same question, in the mode chosen below" });
+      asked.onclick = () => this.again(turn.question);
+      line.append(" ", asked);
     }
     turn.entry.append(line);
     turn.entry.scrollIntoView({ block: "end" });
@@ -59,6 +68,7 @@ export class Turns {
 
   clear() {
     this.turns.clear();
+    this.question = null;
     this.list.replaceChildren();
   }
 }
