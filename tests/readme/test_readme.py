@@ -37,6 +37,8 @@ def test_constraints_are_plain_pins_within_the_stated_ranges() -> None:
     tested = (ROOT / ".ci" / "extras").read_text().strip().split(",")
     wanted = project["dependencies"] + [line for extra in tested for line in project["optional-dependencies"][extra]]
     for requirement in map(Requirement, wanted):
+        if requirement.name == project["name"]:  # an extra that takes another one in
+            continue
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 

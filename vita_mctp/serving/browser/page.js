@@ -186,7 +186,8 @@ async function ask(text) {
 
 $("talk").onclick = () => listen(!live.hands);
 $("hold").onpointerdown = press;
-for (const kind of ["pointerup", "pointercancel", "pointerleave"]) $("hold").addEventListener(kind, release);
+$("hold").oncontextmenu = (event) => event.preventDefault(); // of a long press
+for (const kind of ["pointerup", "pointercancel", "pointerleave", "blur"]) $("hold").addEventListener(kind, release);
 $("hold").onkeydown = ({ key, repeat }) => { if (!repeat && (key === " " || key === "Enter")) press(); };
 $("hold").onkeyup = ({ key }) => { if (key === " " || key === "Enter") release(); };
 $("stop").onclick = () => { quiet(); idle(); };
