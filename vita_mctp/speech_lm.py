@@ -26,7 +26,7 @@ from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
 from vita_mctp.language_model import LanguageModel, load_graphs
-from vita_mctp.models.registry import SpeechModel, family_of
+from vita_mctp.models.registry import Speaking, SpeechModel, family_of
 from vita_mctp.text.chat import PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
@@ -132,6 +132,11 @@ class SpeechLM:
             model = opened.load_model(dtype=dtype, device=device, attn=attn, quantize=quantize)
             language_model = LanguageModel.of(model)
         return cls(language_model, tokenizer, frontend, decoder, opened.speech)
+
+    @property
+    def speaking(self) -> Speaking | None:
+        """How a model that only writes is spoken; None of one whose own tokens are codes."""
+        return self._speaking
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -12,8 +12,10 @@ import soundfile
 import torch
 
 from vita_mctp import SpeechLM
+from vita_mctp.bench.first_audio import TALKER_PARTS, first_sound
 from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.cli import main
+from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.decoding.naive import speak_naive
 from vita_mctp.decoding.speaking import SpokenStream, speak_whole
 from vita_mctp.decoding.talker import TalkerOptions, parse_talker_mode
@@ -140,3 +142,10 @@ def test_its_speeds_are_its_modes(speech_lm: SpeechLM) -> None:
     assert speech_lm.decoding().mode.name == "3x"
     with pytest.raises(ConfigError, match="talker's"):
         SpeechLM.from_pretrained().decoding(mode="3x")
+
+
+def test_the_first_sounds_parts(speech_lm: SpeechLM) -> None:
+    found = first_sound(speech_lm, torch.device("cpu"), QUESTION, parse_mode("3x", 0))
+    assert len(found.parts) == len(TALKER_PARTS) and min(found.parts) > 0
+    written = [event for event in found.events if event.kind is not TokenKind.AUDIO]
+    assert 5 <= len(written) < len(found.events)

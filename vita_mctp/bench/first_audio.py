@@ -37,6 +37,8 @@ from vita_mctp.types import AudioCodes, Prompt, Task, TokenEvent, TokenKind, Wav
 
 _HUM_SECONDS = 3.0
 PARTS = ("encoder", "prefill", "first chunk", "decoder")
+TALKER_PARTS = ("encoder", "prefill", "text", "talker", "decoder")
+"""Of a model that speaks by a talker (VocalNet paper, table 5)."""
 QUANTILES = (50, 95, 99)
 
 _UNITS = dict.fromkeys((*(f"p{q}" for q in QUANTILES), "mean", "least"), "ms")
@@ -46,6 +48,8 @@ _NOTES = (
     "decoder: up to the first samples.",
     "least: bytes of weights, keys and values that prefill and first chunk have to read, over the measured bandwidth "
     "of a copy; for the encoder and the decoder, one reading of their weights.",
+    "text, talker: of a model with a talker, the text that is spoken first, and its codes up to the first block; "
+    "least is one reading of the talker's weights for each of its steps.",
 )
 
 
@@ -55,6 +59,8 @@ class RandomSpeechLM:
     The first window takes one Euler step. Which tokens are codes follows the released rhythm by position: a model that
     knows nothing does not keep to it.
     """
+
+    speaking = None
 
     def __init__(self, choice: ModelChoice) -> None:
         self.loaded = open_language_model(choice)
@@ -112,7 +118,7 @@ def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechLM | R
 
 @dataclass(frozen=True)
 class FirstSound:
-    """Seconds of the parts, in the order of PARTS, and the tokens until the first sound, after so long a prompt."""
+    """Seconds of the parts (PARTS or TALKER_PARTS), and the tokens until the first sound, after so long a prompt."""
 
     parts: tuple[float, ...]
     events: Sequence[TokenEvent]
@@ -138,8 +144,8 @@ def bench_first_audio(
     rows: list[Row] = []
     for mode in modes:
         found = [first_sound(stages, loaded.device, question, mode, seed) for _ in range(warm_up + runs)][warm_up:]
-        least = _least(stages, found[0], traffic, machine)
-        for index, part in enumerate(PARTS):
+        least = _least(stages, found[0], traffic, machine, mode)
+        for index, part in enumerate(_parts(stages)):
             rows.append(_row(mode, part, [run.parts[index] for run in found], least[index]))
         rows.append(_row(mode, "sum", [sum(run.parts) for run in found], sum(least)))
     notes = (f"The question lasts {question.seconds:.2f} s.", *_NOTES)
@@ -174,13 +180,35 @@ def first_sound(
         if isinstance(event, WaveChunk) and len(event.samples):
             spoken = now(device) - heard - sum(seconds)
             answer.close()
-            return FirstSound((heard - start, seconds[0], sum(seconds[1:]), spoken), events, len(prompt.ids))
+            return FirstSound((heard - start, *_made(stages, seconds, events), spoken), events, len(prompt.ids))
     raise ConfigError(f"the model answered {len(events)} tokens without sound; ask it another --question")
 
 
-def _least(stages: SpeechLM | RandomSpeechLM, run: FirstSound, traffic: Traffic, machine: Machine) -> tuple[float, ...]:
-    first, *others = (traffic.step(event.level, run.prompt + event.index) for event in run.events)
-    moved = (weight_bytes(stages.audio_frontend), first, sum(others), weight_bytes(stages.audio_decoder))
+def _parts(stages: SpeechLM | RandomSpeechLM) -> tuple[str, ...]:
+    return PARTS if stages.speaking is None else TALKER_PARTS
+
+
+def _made(
+    stages: SpeechLM | RandomSpeechLM, seconds: Sequence[float], events: Sequence[TokenEvent]
+) -> tuple[float, ...]:
+    """Of the tokens: the first, and the others; or the first, the other text, and the talker's codes."""
+    if stages.speaking is None:
+        return seconds[0], sum(seconds[1:])
+    talker = sum(took for took, event in zip(seconds, events, strict=True) if event.kind is TokenKind.AUDIO)
+    return seconds[0], sum(seconds[1:]) - talker, talker
+
+
+def _least(
+    stages: SpeechLM | RandomSpeechLM, run: FirstSound, traffic: Traffic, machine: Machine, mode: Mode
+) -> tuple[float, ...]:
+    speaking, events = stages.speaking, run.events
+    written = events if speaking is None else [event for event in events if event.kind is not TokenKind.AUDIO]
+    first, *others = (traffic.step(event.level, run.prompt + index) for index, event in enumerate(written))
+    said: tuple[float, ...] = ()
+    if speaking is not None:
+        steps = -(-(len(events) - len(written)) // int(mode.name.partition("x")[0]))
+        said = (steps * weight_bytes(speaking),)
+    moved = (weight_bytes(stages.audio_frontend), first, sum(others), *said, weight_bytes(stages.audio_decoder))
     return tuple(machine.seconds(size) for size in moved)
 
 
@@ -192,7 +220,8 @@ def _row(mode: Mode, part: str, seconds: Sequence[float], least: float) -> Row:
 
 def _panel(rows: Sequence[Row]) -> Panel:
     modes = list(dict.fromkeys(row["mode"] for row in rows))
-    bars = [Line(part, modes, [row["p50"] for row in rows if row["part"] == part], "bars") for part in (*PARTS, "sum")]
+    parts = dict.fromkeys(str(row["part"]) for row in rows)
+    bars = [Line(part, modes, [row["p50"] for row in rows if row["part"] == part], "bars") for part in parts]
     return Panel("Time to the first sound, median", "", "ms", bars)
 
 
