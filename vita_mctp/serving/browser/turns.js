@@ -55,12 +55,12 @@ export class Turns {
     if (turn.sound.length) {
       const heard = element("button", "Hear again");
       heard.onclick = () => this.replay(turn.sound);
-      line.append(" ", heard);
+      line.append(heard);
     }
     if (turn.question) {
       const asked = element("button", "Ask again", { title: "the same question, in the mode chosen below" });
       asked.onclick = () => this.again(turn.question);
-      line.append(" ", asked);
+      line.append(asked);
     }
     turn.entry.append(line);
     turn.entry.scrollIntoView({ block: "end" });
