@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(BINARY is None and "CI" not in os.environ, reason="chromium is not installed"),
 ]
 
-PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 SPOKEN = "[...document.querySelectorAll('#turns > li.assistant .metrics')].length"
 CONTIGUOUS = """live.player.schedule.every((chunk, i, all) =>
     i === 0 || chunk.late || chunk.start === all[i - 1].start + all[i - 1].samples)"""
