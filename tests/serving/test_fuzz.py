@@ -89,7 +89,9 @@ def is_an_answer(response: httpx.Response) -> bool:
 @given(data=st.data(), path=st.sampled_from(list(BODIES)))
 def test_bodies(address: str, data: st.DataObject, path: str) -> None:
     body = data.draw(damaged([BODIES[path]]))
-    assert is_an_answer(httpx.post(f"{address}{path}", json=body, timeout=60)), body
+    sent = json.dumps(body).encode()  # Infinity and NaN too, which httpx's own writer refuses
+    headers = {"content-type": "application/json"}
+    assert is_an_answer(httpx.post(f"{address}{path}", content=sent, headers=headers, timeout=60)), body
 
 
 @relaxed

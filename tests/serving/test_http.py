@@ -13,6 +13,8 @@ import openai
 import pytest
 import soundfile
 from openai import OpenAI
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.serving.conftest import ANSWER, QUESTION, served
 from vita_mctp.audio import read_wave
@@ -250,6 +252,20 @@ def test_keys_are_asked_for(nano: SpeechLM) -> None:
             OpenAI(base_url=f"{address}/v1", api_key="third", max_retries=0).models.list()
         assert httpx.get(f"{address}/v1/models").status_code == 401
         assert httpx.get(f"{address}/health").status_code == 200
+
+
+def test_a_page_of_another_origin_wants_a_key(nano: SpeechLM) -> None:
+    with served(nano, ServerOptions()) as (address, _):
+        own, foreign = {"origin": address}, {"origin": "https://elsewhere.example"}
+        assert httpx.get(f"{address}/v1/models", headers=own).status_code == 200
+        refused = httpx.get(f"{address}/v1/models", headers=foreign)
+        assert refused.status_code == 403 and refused.json()["error"]["code"] == "foreign_origin"
+        with pytest.raises(InvalidStatus) as met:
+            connect(f"{address.replace('http', 'ws')}/v1/realtime", additional_headers=foreign)
+        assert met.value.response.status_code == 403
+    with served(nano, ServerOptions(api_keys=("first",))) as (address, _):
+        keyed = {**foreign, "authorization": "Bearer first"}
+        assert httpx.get(f"{address}/v1/models", headers=keyed).status_code == 200
 
 
 def test_what_is_too_much_is_refused(nano: SpeechLM) -> None:

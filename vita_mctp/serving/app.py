@@ -18,7 +18,7 @@ from vita_mctp.errors import VitaError
 from vita_mctp.serving.chat import chat_routes
 from vita_mctp.serving.errors import ApiError, as_api_error, error_body
 from vita_mctp.serving.metrics import CONTENT_TYPE, log
-from vita_mctp.serving.options import ServerOptions, bearer
+from vita_mctp.serving.options import ServerOptions
 from vita_mctp.serving.realtime.socket import realtime_routes
 from vita_mctp.serving.service import Service
 from vita_mctp.serving.speech import speech_routes
@@ -122,9 +122,11 @@ class Guard:
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         options = self._service.options
-        if scope["path"] not in _OPEN and not options.allows(bearer(scope["headers"])):
-            message = "no valid API key came; send it as Authorization: Bearer KEY"
-            await _respond(ApiError(401, message, code="invalid_api_key"))(scope, receive, send)
+        try:
+            if scope["path"] not in _OPEN:
+                options.admit(scope["headers"])
+        except ApiError as error:
+            await _respond(error)(scope, receive, send)
             return
         most, got = options.limits.body_bytes, 0
         too_large = ApiError(413, f"the request has more than {most} bytes; send less", code="too_large")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from vita_mctp.serving.errors import ApiError
 
@@ -54,10 +55,22 @@ class ServerOptions:
         message = f"the model {name[:60]!r} was asked for; here is {self.model}: see /v1/models"
         raise ApiError(404, message, param="model", code="model_not_found")
 
-    def allows(self, key: str | None) -> bool:
-        """Whether a key is one of ours, in a time that says nothing of how far it is right."""
+    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raises ApiError for a request without one of our keys; where none is wanted, for one from a foreign web page.
+
+        A browser lets any page open a WebSocket to any server, this machine's own included, and names it in Origin.
+        """
+        found = dict(headers)
         if not self.api_keys:
-            return True
+            origin = found.get(b"origin", b"").decode("latin-1")
+            if origin and urlsplit(origin).netloc != found.get(b"host", b"").decode("latin-1"):
+                message = f"a page of {origin[:60]} asked; pages of other origins want a server with API keys"
+                raise ApiError(403, message, code="foreign_origin")
+        elif not self._knows(_bearer(found)):
+            raise ApiError(401, "no valid API key came; send it as Authorization: Bearer KEY", code="invalid_api_key")
+
+    def _knows(self, key: str | None) -> bool:
+        """In a time that says nothing of how far a key is right."""
         given = sha256((key or "").encode()).digest()
         matches = [hmac.compare_digest(given, sha256(known.encode()).digest()) for known in self.api_keys]
         return any(matches)
@@ -76,14 +89,12 @@ def check_voice(voice: str | dict[str, str] | None, param: str = "voice") -> Non
         raise ApiError(400, message, param=param, code="invalid_voice")
 
 
-def bearer(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def _bearer(headers: dict[bytes, bytes]) -> str | None:
     """The key in a request's headers; of a browser's WebSocket, which cannot set them, the one in its subprotocols."""
-    for name, value in headers:
-        text = value.decode("latin-1")
-        if name.lower() == b"authorization" and text[:7].lower() == "bearer ":
-            return text[7:].strip()
-        if name.lower() == b"sec-websocket-protocol":
-            for protocol in text.split(","):
-                if protocol.strip().startswith("openai-insecure-api-key."):
-                    return protocol.strip().partition(".")[2]
+    given = headers.get(b"authorization", b"").decode("latin-1")
+    if given[:7].lower() == "bearer ":
+        return given[7:].strip()
+    for protocol in headers.get(b"sec-websocket-protocol", b"").decode("latin-1").split(","):
+        if protocol.strip().startswith("openai-insecure-api-key."):
+            return protocol.strip().partition(".")[2]
     return None

@@ -13,7 +13,6 @@ from starlette.websockets import WebSocketDisconnect
 
 from vita_mctp.serving.errors import ApiError
 from vita_mctp.serving.metrics import log
-from vita_mctp.serving.options import bearer
 from vita_mctp.serving.realtime.protocol import RealtimeProtocol
 from vita_mctp.serving.realtime.speaking import ENDPOINT
 from vita_mctp.serving.realtime.wire import Say
@@ -30,10 +29,7 @@ def realtime_routes(service: Service) -> APIRouter:
     @router.websocket(ENDPOINT)
     async def realtime(socket: WebSocket, model: str | None = None) -> None:
         try:
-            if not service.options.allows(bearer(socket.scope["headers"])):
-                raise ApiError(
-                    401, "no valid API key came; send it as Authorization: Bearer KEY", code="invalid_api_key"
-                )
+            service.options.admit(socket.scope["headers"])
             service.options.check_model(model)
             service.gate.enter_conversation()
         except ApiError as error:
