@@ -122,8 +122,7 @@ def test_targets_that_cannot_be(
 def test_a_full_disk(tiny_speech_folder: Path, question: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", question, "-o", "/dev/full", "--model", str(tiny_speech_folder)]) == 2
     assert capsys.readouterr().err == (
-        "vita-mctp: error: cannot write /dev/full: No space left on device; "
-        "free some space there, or give another path\n"
+        "vita-mctp: error: cannot write /dev/full: No space left on device; name another path or free some space\n"
     )
 
 

@@ -119,10 +119,8 @@ def make_disturbed_cases(folder: Path, part: str, limit: int | None) -> Iterator
                 yield transcribe_case(path.stem, path, text, condition=condition, kind=kind)
 
 
-def _benchmark(
-    name: str, task: str, part: str, samples: int | None, tag: str, maker: Maker = make_cases, judged: bool = True
-) -> Benchmark:
-    judges = (_JUDGE, _BY_LOOP) if judged else ()
+def _benchmark(name: str, task: str, part: str, samples: int | None, tag: str, maker: Maker = make_cases) -> Benchmark:
+    judges = () if task == ASR else (_JUDGE, _BY_LOOP)
     rules, source = (("plain",) if task == ASR else ("exact", "plain")), "vita_mctp/nano/benchmark.py"
     return Benchmark(
         name, task, "en", source, part, "Apache 2.0", samples, rules, judges, maker=maker, tags=(tag, "kind")
@@ -130,12 +128,12 @@ def _benchmark(
 
 
 BENCHMARKS = (
-    _benchmark("nano-asr", ASR, "transcribed questions", None, "voices", judged=False),
+    _benchmark("nano-asr", ASR, "transcribed questions", None, "voices"),
     _benchmark("nano-sqa", SQA, "questions", None, "voices"),
     _benchmark("nano-tts", TTS, "sentences", 300, "said"),
     _benchmark("nano-voice", TTS, "answer voice", 600, "said"),
-    _benchmark("nano-disturbed-asr", ASR, "transcribed questions", 2100, "condition", make_disturbed_cases, False),
-    _benchmark("nano-disturbed-sqa", SQA, "questions", 2100, "condition", make_disturbed_cases, False),
+    _benchmark("nano-disturbed-asr", ASR, "transcribed questions", 2100, "condition", make_disturbed_cases),
+    _benchmark("nano-disturbed-sqa", SQA, "questions", 2100, "condition", make_disturbed_cases),
 )
 
 
