@@ -131,7 +131,7 @@ def test_incomplete_commands(refused: Callable[[list[str]], str], command: list[
     assert "--help" in refused(command)
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "-1", "door"])
+@pytest.mark.parametrize("port", ["65536", "-1", "door"])
 def test_ports_that_cannot_be(refused: Callable[[list[str]], str], port: str) -> None:
     assert f"'--port': {port!r}" in refused(["demo", f"--port={port}"])
 
