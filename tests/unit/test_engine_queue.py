@@ -167,7 +167,7 @@ def test_only_unseen_hidden_states_are_kept(model, mode):
     while state.reason is None:
         engine.advance([state])
         backlog = [0 if segment.rows is None else len(segment.rows) for segment in state.memory.segments]
-        assert max(backlog) <= len(PROMPT) + 30
+        assert max(backlog, default=0) <= len(PROMPT) + 30  # modes without blocks keep nothing for one
     if mode in ("vanilla", "1,4,3,0"):
         assert not any(backlog)
 
