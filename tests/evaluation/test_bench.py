@@ -110,7 +110,7 @@ def test_a_modes_speed_follows_from_its_time(loaded: LoadedModel) -> None:
     assert study.column("tokens") == [30, 30]
     assert study.column("speed-up")[1] == 1.0
     totals, speeds, limits = (study.column(name) for name in ("total", "tokens a second", "limit"))
-    assert all(total * speed == pytest.approx(30) for total, speed in zip(totals, speeds, strict=True))  # type: ignore
+    assert all(total * speed == pytest.approx(30) for total, speed in zip(totals, speeds, strict=True))  # type: ignore[operator]
     assert limits[0] > limits[1]  # type: ignore[operator]
 
 
@@ -125,7 +125,7 @@ def test_the_engine_is_timed_beside_the_plain_loop(loaded: LoadedModel) -> None:
     study = bench_modes(loaded, MACHINE, modes=modes, tokens=30, prefill=8, runs=2, baseline=True)
     assert study.column("same ids") == [30, 30]
     for row in study.rows:
-        assert row["over the plain loop"] == pytest.approx(row["tokens a second"] / row["plain loop"])  # type: ignore
+        assert row["over the plain loop"] == pytest.approx(row["tokens a second"] / row["plain loop"])  # type: ignore[operator]
 
 
 def test_flops_count_what_a_mode_calls(loaded: LoadedModel) -> None:

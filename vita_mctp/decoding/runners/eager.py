@@ -24,7 +24,24 @@ _FREE_PADDING = 32
 """Reads below this many tokens share a forward whatever their lengths; longer ones within a factor of two."""
 
 
-class EagerLevels:
+class TorchLevels:
+    """What levels whose rows are tensors have in common."""
+
+    def scores(self, logits: Tensor) -> Scores:
+        return as_numpy(logits)
+
+    def concatenate(self, rows: list[Tensor]) -> Tensor:
+        return torch.cat(rows)
+
+    @staticmethod
+    def _drafted(hidden: Sequence[Tensor], logits: Tensor) -> list[Made]:
+        """One draft of a block for each read: hidden B rows (Q, H), logits (B, V)."""
+        top = logits.float().softmax(-1).max(-1)
+        drafts, probabilities = top.indices[:, None].tolist(), top.values[:, None].tolist()
+        return [Made(*row) for row in zip(hidden, drafts, logits[:, None], probabilities, strict=True)]
+
+
+class EagerLevels(TorchLevels):
     """A slot is one cache a level, which grows as it is filled."""
 
     def __init__(self, model: SpeechModel) -> None:
@@ -53,16 +70,7 @@ class EagerLevels:
     def chain(self, first: int, last: int, reads: Sequence[Read]) -> list[Made]:
         """Of one block: last is first + 1."""
         hidden = self._read(first + 1, reads)
-        logits = self.model.logits(torch.stack([rows[-1] for rows in hidden]))
-        top = logits.float().softmax(-1).max(-1)
-        drafts, probabilities = top.indices[:, None].tolist(), top.values[:, None].tolist()
-        return [Made(*row) for row in zip(hidden, drafts, logits[:, None], probabilities, strict=True)]
-
-    def scores(self, logits: Tensor) -> Scores:
-        return as_numpy(logits)
-
-    def concatenate(self, rows: list[Tensor]) -> Tensor:
-        return torch.cat(rows)
+        return self._drafted(hidden, self.model.logits(torch.stack([rows[-1] for rows in hidden])))
 
     def _read(self, level: int, reads: Sequence[Read]) -> list[Tensor]:
         """Each read's hidden states (Q, H); its slot's cache keeps the new keys and values."""

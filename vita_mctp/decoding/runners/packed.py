@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita_mctp.decoding.runners.cycles import Made, Read
-from vita_mctp.decoding.runners.eager import as_numpy
+from vita_mctp.decoding.runners.eager import TorchLevels
 from vita_mctp.decoding.runners.onnx import level_shape
-from vita_mctp.decoding.sampling import Scores
 
 _ROWS = 1
 """Rows that weights are packed for; any other number can be computed with them, 11 as fast as if packed for 16."""
@@ -38,7 +37,7 @@ class _Layer:
     down: Tensor
 
 
-class PackedLevels:
+class PackedLevels(TorchLevels):
     """A slot is the keys and values (2, G, capacity, D) of each layer.
 
     config: config.json's values. weights: by the checkpoint's names; the packed ones are a second copy.
@@ -81,16 +80,7 @@ class PackedLevels:
         x = _linear(torch.cat([self._rms(embeds, embed_norm), self._rms(previous, hidden_norm)], -1), proj)
         layer = self.shape.backbone_layers + first
         hidden = self._run(range(layer, layer + 1), x, reads, first + 1)
-        logits = _linear(torch.stack([rows[-1] for rows in hidden]), self._head)
-        top = logits.float().softmax(-1).max(-1)
-        drafts, probabilities = top.indices[:, None].tolist(), top.values[:, None].tolist()
-        return [Made(*row) for row in zip(hidden, drafts, logits[:, None], probabilities, strict=True)]
-
-    def scores(self, logits: Tensor) -> Scores:
-        return as_numpy(logits)
-
-    def concatenate(self, rows: list[Tensor]) -> Tensor:
-        return torch.cat(rows)
+        return self._drafted(hidden, _linear(torch.stack([rows[-1] for rows in hidden]), self._head))
 
     def _run(self, layers: range, x: Tensor, reads: Sequence[Read], level: int) -> tuple[Tensor, ...]:
         """Decoder layers and the final norm over x (N, H), the reads' rows behind each other."""
