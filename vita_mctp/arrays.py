@@ -19,7 +19,8 @@ _FLOATS = ("F32", "F16", "BF16", "F64")
 def read_arrays(path: Path, needed: Shapes, remedy: str) -> dict[str, FloatArray]:
     """The tensors of a safetensors file as float32, exactly those needed.
 
-    Raises CheckpointError: the file is missing or cut short, or a tensor is missing, surplus or of another shape.
+    Raises CheckpointError: the file is missing or cut short, or a tensor is missing, surplus, of another shape or not
+    finite.
     """
     try:
         arrays = load_arrays(path)
@@ -28,6 +29,8 @@ def read_arrays(path: Path, needed: Shapes, remedy: str) -> dict[str, FloatArray
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is cut short or damaged ({type(error).__name__}): {remedy}") from None
     check_shapes({name: array.shape for name, array in arrays.items()}, needed, path, remedy)
+    if damaged := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise CheckpointError(f"{path}: {damaged[0]} holds NaN or infinity; {remedy}")
     return arrays
 
 
