@@ -20,6 +20,7 @@ from vita_mctp.bench.decoder import (
     measure_seams,
 )
 from vita_mctp.bench.models import LoadedDecoder
+from vita_mctp.codecs.cosyvoice2.decoder import CosyVoice2Decoder
 from vita_mctp.codecs.flow_decoder.windows import Windows
 from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder
@@ -62,6 +63,20 @@ def test_the_small_decoder_keeps_rates_and_windows() -> None:
     full, small = models.glm4_voice_decoder(), models.glm4_voice_decoder(small=True)
     assert small.frame_rate == full.frame_rate and small.flow.encoder.block_size == full.flow.encoder.block_size
     assert small.hift.upsample_rates == full.hift.upsample_rates and small.hift.base_channels < full.hift.base_channels
+
+
+def test_cosyvoice2_is_drawn_in_its_released_size_behind_a_voice() -> None:
+    with torch.device("meta"):
+        decoder = models.random_decoder("cosyvoice2", torch.device("meta"))
+    assert isinstance(decoder, CosyVoice2Decoder) and len(decoder.voice.codes) == 125
+    stepped = models._stepped(decoder, [1, 2])
+    assert isinstance(stepped, CosyVoice2Decoder) and stepped.voice is decoder.voice
+    assert stepped.windows == decoder.windows.but(steps=[1, 2]) != decoder.windows
+    assert (
+        sum(weight.numel() for weight in decoder.flow.parameters())
+        + sum(weight.numel() for weight in decoder.hift.parameters())
+        > 130_000_000
+    )
 
 
 def test_a_jump_of_energy_is_its_ratio_in_decibels() -> None:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
 from vita_mctp.bench.models import LoadedDecoder, weight_bytes
 from vita_mctp.codecs.base import AudioChunker, AudioDecoder, DecoderState
-from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
+from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, WaveChunk
 
 _JUMPS = ("jump at borders", "jump inside", "jump offline", "jump offline inside")
@@ -221,9 +221,9 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 def _in_one_piece(decoder: AudioDecoder, codes: IntArray) -> FloatArray:
     """As offline. The smooth decoder's `decode` is its own stream with one block, so its windows become one."""
-    if isinstance(decoder, Glm4VoiceDecoder):
+    if isinstance(decoder, WindowedDecoder):
         whole = decoder.windows.but(chunk_sizes=[len(codes) + decoder.windows.overlap])
-        decoder = Glm4VoiceDecoder(decoder.flow, decoder.hift, whole)
+        decoder = decoder.in_windows(whole)
     return decoder.decode(AudioCodes(codes, decoder.codebook_size, decoder.frame_rate, decoder.name)).samples
 
 

@@ -21,8 +21,12 @@ from vita_mctp.checkpoints.loading import (
 from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.checkpoints.options import Quantization
 from vita_mctp.codecs.base import AudioDecoder
+from vita_mctp.codecs.cosyvoice2.config import RELEASED, CosyVoice2Config
+from vita_mctp.codecs.cosyvoice2.decoder import BLOCK_SIZE, WINDOWS, CosyVoice2Decoder, CosyVoice2Flow
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
+from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
+from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder, Windows
 from vita_mctp.codecs.glm4_voice.config import (
     DecoderConfig,
     TokenizerConfig,
@@ -41,7 +45,7 @@ from vita_mctp.models.registry import family_of
 
 Net = TypeVar("Net", bound=nn.Module)
 
-DECODERS = ("glm4_voice", "glm4_voice_small", "nano", "ramp")
+DECODERS = ("cosyvoice2", "glm4_voice", "glm4_voice_small", "nano", "ramp")
 """Audio decoders that can be drawn at random (ramp has no weights), all but the small one in released sizes."""
 
 _CPU = torch.device("cpu")
@@ -145,7 +149,7 @@ def open_decoders(
     """Random decoders of these names, or, without any, the one of the chosen model.
 
     Args:
-        steps: Euler steps of each window of glm4_voice, the last number for all further ones; empty: its own.
+        steps: Euler steps of each window of a flow decoder, the last number for all further ones; empty: its own.
         block_sizes: codes in each block; empty: what each decoder takes best.
 
     Raises:
@@ -158,7 +162,7 @@ def open_decoders(
         opened = open_model(choice.model)
         decoders = [opened.load_audio_decoder(choice.device)]
         labels = [f"{opened.speech.audio_decoder.name} of {choice.model}"]
-    if steps and not any(isinstance(decoder, Glm4VoiceDecoder) for decoder in decoders):
+    if steps and not any(isinstance(decoder, WindowedDecoder) for decoder in decoders):
         raise ConfigError(f"{', '.join(labels)}: no Euler steps to choose; leave --steps out")
     decoders = [_stepped(decoder, steps) for decoder in decoders]
     return [
@@ -183,10 +187,21 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
             sizes = NanoCodecConfig()
             networks = nn.ModuleDict({"mel_decoder": NanoMelDecoder(sizes), "vocoder": NanoVocoder(sizes)})
             return NanoDecoder(sizes, {name: weight.numpy() for name, weight in networks.state_dict().items()})
+        if name == "cosyvoice2":
+            return _random_cosyvoice2(device)
         config = glm4_voice_decoder(small="small" in name)
         flow, hift = _ready(Glm4Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
     fold_weight_norm(hift)
     return Glm4VoiceDecoder(flow, hift)
+
+
+def _random_cosyvoice2(device: torch.device) -> CosyVoice2Decoder:
+    """Behind a voice of five seconds."""
+    config = CosyVoice2Config.parse(RELEASED, "CosyVoice2")
+    flow, hift = _ready(CosyVoice2Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
+    fold_weight_norm(hift)
+    voice = VoicePrompt(torch.arange(125), torch.randn(80, 250), torch.randn(192))
+    return CosyVoice2Decoder(flow, hift, BLOCK_SIZE, Windows.parse(WINDOWS, "windows"), voice)
 
 
 def random_tokenizer(device: torch.device, seed: int = 0) -> Glm4VoiceTokenizer:
@@ -199,13 +214,13 @@ def random_tokenizer(device: torch.device, seed: int = 0) -> Glm4VoiceTokenizer:
 
 def _stepped(decoder: AudioDecoder, steps: Sequence[int]) -> AudioDecoder:
     """Decoders that have no choice of steps stay as they are."""
-    if not steps or not isinstance(decoder, Glm4VoiceDecoder):
+    if not steps or not isinstance(decoder, WindowedDecoder):
         return decoder
-    return Glm4VoiceDecoder(decoder.flow, decoder.hift, decoder.windows.but(steps=list(steps)))
+    return decoder.in_windows(decoder.windows.but(steps=list(steps)))
 
 
 def _best_blocks(decoder: AudioDecoder) -> tuple[int, ...]:
-    return decoder.windows.chunk_sizes if isinstance(decoder, Glm4VoiceDecoder) else (decoder.block_size,)
+    return decoder.windows.chunk_sizes if isinstance(decoder, WindowedDecoder) else (decoder.block_size,)
 
 
 def weight_bytes(part: object) -> int:

@@ -253,12 +253,12 @@ def decoder(
     study: StudyOptions,
     random: Annotated[
         list[str] | None,
-        opt("NAME...", "instead, glm4_voice, glm4_voice_small, nano or ramp; side by side"),
+        opt("NAME...", "instead, cosyvoice2, glm4_voice, glm4_voice_small, nano or ramp; side by side"),
     ] = None,
     seconds: Annotated[float, opt("S", "of the answer", min=1e-9)] = 300.0,
     streams: Annotated[list[int], opt("N...", "answers decoded at once, a row for each number", min=1)] = _ONE,
     steps: Annotated[
-        list[int] | None, opt("N...", "Euler steps of each window of glm4_voice, the last repeating", min=1)
+        list[int] | None, opt("N...", "Euler steps of each window of a flow decoder, the last repeating", min=1)
     ] = None,
     block_sizes: Annotated[
         list[int] | None, opt("N...", "codes in each block, the last repeating (default: the decoder's own)", min=1)

@@ -15,6 +15,7 @@ B streams, N codes, M mel bands, F mel frames, H harmonics, S = hop samples of a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
@@ -161,6 +162,12 @@ class WindowedDecoder:
                 f"got a context of {self.windows.context} codes with an overlap of {self.windows.overlap}; wanted the "
                 f"{self._reach} frames that the vocoder looks back: give a longer context"
             )
+
+    def in_windows(self, windows: Windows) -> Self:
+        """The same networks and voice in other windows. Raises ConfigError when they cannot work."""
+        other = copy(self)
+        WindowedDecoder.__init__(other, self.flow, self.hift, self.block_size, windows, self.voice)
+        return other
 
     def start(self, seed: int = 0) -> SmoothState:
         """seed: of the flow's and the vocoder's noise, 0 or more."""
