@@ -29,8 +29,7 @@ def read_arrays(path: Path, needed: Shapes, remedy: str) -> dict[str, FloatArray
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is cut short or damaged ({type(error).__name__}): {remedy}") from None
     check_shapes({name: array.shape for name, array in arrays.items()}, needed, path, remedy)
-    if damaged := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise CheckpointError(f"{path}: {damaged[0]} holds NaN or infinity; {remedy}")
+    check_finite(arrays, path, remedy)
     return arrays
 
 
@@ -53,6 +52,13 @@ def check_shapes(found: Shapes, needed: Shapes, path: Path, remedy: str, optiona
     for name, shape in found.items():
         if shape != known[name]:
             raise CheckpointError(f"{path}: {name} has shape {shape}; its configuration wants {known[name]}: {remedy}")
+
+
+def check_finite(arrays: Mapping[str, FloatArray], path: Path, remedy: str) -> None:
+    """Raises CheckpointError, which names the first tensor with a value that is not finite."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity; {remedy}")
 
 
 def _first(names: list[str]) -> str:

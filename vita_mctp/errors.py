@@ -5,6 +5,10 @@ class VitaError(Exception):
     """Base of every error this package raises on purpose; the command line prints it as one line and exits with 2."""
 
 
+class AnswerError(VitaError):
+    """A model's answer cannot be used: it has no sound, or is chosen from numbers that are not finite."""
+
+
 class AudioError(VitaError):
     """A recording cannot be read, or cannot be used as speech (empty, silent, too long, NaN)."""
 

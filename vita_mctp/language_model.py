@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vita_mctp.arrays import Shapes, check_finite
 from vita_mctp.checkpoints.opening import OpenedModel
 from vita_mctp.decoding.runners import Runner, graph_runner, runner_for
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.registry import SpeechModel
+from vita_mctp.types import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +38,22 @@ def load_graphs(
     """Made of config.json and safetensors alone, without torch; None where torch's loader is wanted.
 
     It is for what the graphs do not compute, and for a folder that does not fit: it says what is wrong with it.
+    Raises CheckpointError for weights that are not finite.
     """
     if (device, attn, quantize) != ("cpu", "sdpa", None):
         return None
+    weights: dict[str, FloatArray] = {}
+
+    def read(needed: Shapes) -> dict[str, FloatArray]:
+        weights.update(opened.read_weights(needed))
+        return weights
+
     try:
         values = opened.graph_values
         if (dtype or values.get("dtype") or values.get("torch_dtype") or "float32") != "float32":
             return None
-        return LanguageModel(graph_runner(values, opened.read_weights), values["model_type"], opened.generation)
+        found = LanguageModel(graph_runner(values, read), values["model_type"], opened.generation)
     except (ConfigError, CheckpointError):
         return None
+    check_finite(weights, opened.folder, "download it again")
+    return found

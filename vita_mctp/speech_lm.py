@@ -276,7 +276,12 @@ class SpeechLM:
         sampling = replace(self.defaults.sampling[task], seed=seed)
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
-        limit, blocks = max_new_tokens or self.settings.max_new_tokens, self.language_model.runner.num_blocks
+        limit = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit < 1:
+            raise ConfigError(
+                f"max_new_tokens {limit} given; wanted at least 1: leave it out for the model's own limit"
+            )
+        blocks = self.language_model.runner.num_blocks
         if self._speaking is not None:
             from vita_mctp.decoding.talker import parse_talker_mode
 

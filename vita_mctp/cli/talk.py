@@ -15,7 +15,8 @@ from vita_mctp.audio.io import STDIO
 from vita_mctp.cli import answers_on_stdout, write, write_to
 from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, new_app, opt
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.types import Done, Task, TextDelta, WaveChunk
+from vita_mctp.errors import AnswerError
+from vita_mctp.types import Done, StopReason, Task, TextDelta, WaveChunk
 
 if TYPE_CHECKING:
     from vita_mctp.answer import AnswerEvent
@@ -129,9 +130,21 @@ def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOp
     voice = None if sound.voice_prompt is None else settings.read_recording(sound.voice_prompt)
     events = load().stream(asked, task, **asdict(decoding), voice_prompt=voice)
     done, chunks = _show(events, sound.as_json, show)
+    wave = join_chunks(chunks)
+    if not wave.samples.size:
+        raise AnswerError(_no_sound(done))
     with answers_on_stdout() if output == STDIO else nullcontext():
-        write_wave(output, join_chunks(chunks))
+        write_wave(output, wave)
     show(json.dumps(_metrics(done) | {"output": output}) + "\n" if sound.as_json else _metrics_line(done) + "\n")
+
+
+def _no_sound(done: Done) -> str:
+    why = f"{done.timings.tokens} tokens of text alone"
+    if done.reason is StopReason.LENGTH:
+        return f"the answer was cut off before its first sound, after {why}; give more --max-new-tokens"
+    return (
+        f"the answer came without sound: {why}; wanted speech: ask otherwise, or in another --mode; nothing is written"
+    )
 
 
 def _show(events: Iterator[AnswerEvent], as_json: bool, show: Callable[[str], None]) -> tuple[Done, list[WaveChunk]]:
@@ -180,10 +193,11 @@ def _metrics(done: Done) -> dict[str, Any]:
 
 def _metrics_line(done: Done) -> str:
     times = done.timings
-    metrics = [f"mode {done.mode}", f"{times.tokens} tokens", f"{times.tokens_per_second:.1f} tokens/s"]
-    if times.first_audio_tokens is None or times.first_sound is None or times.real_time_factor is None:
-        return ", ".join([*metrics, "no sound"])
-    metrics += [
+    assert times.first_audio_tokens is not None and times.first_sound is not None, "an answer with sound is shown"
+    metrics = [
+        f"mode {done.mode}",
+        f"{times.tokens} tokens",
+        f"{times.tokens_per_second:.1f} tokens/s",
         f"first audio tokens after {times.first_audio_tokens:.3f} s",
         f"first sound after {times.first_sound:.3f} s",
     ]

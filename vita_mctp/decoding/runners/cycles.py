@@ -27,6 +27,7 @@ from vita_mctp.decoding.modes import PlanCursor
 from vita_mctp.decoding.request import Request, SequenceState
 from vita_mctp.decoding.runners import Token
 from vita_mctp.decoding.sampling import Scores, softmax
+from vita_mctp.errors import AnswerError
 from vita_mctp.types import BACKBONE, HeardAudio, IntArray
 
 Segments = tuple[tuple[int, int], ...]
@@ -186,6 +187,8 @@ class CycleRunner:
         """Takes the backbone's choices as far as the drafts it read equal them, and one more."""
         memory, state = task.state.memory, task.state
         drafts, memory.drafts = memory.drafts, []
+        if task.length == len(state.request.prompt_ids):
+            _check_finite(self.levels.scores(rows.logits[0]))
         for i in range(len(drafts) + 1):
             token = rows.tokens[i]
             if not state.request.sampling.is_argmax:
@@ -240,6 +243,15 @@ class CycleRunner:
         oldest = max(segment.first_row, min(segment.length - self.num_blocks, start))
         kept = segment.rows[oldest - segment.first_row : start - segment.first_row]
         segment.first_row, segment.rows = oldest, self.levels.concatenate([kept, hidden])
+
+
+def _check_finite(scores: Scores) -> None:
+    """Of the first choice: damaged weights, and activations beyond their type's range, show there."""
+    if not np.isfinite(scores.max()):
+        raise AnswerError(
+            "the model's scores are NaN or infinite; wanted finite ones: its weights are damaged, or overflow in this "
+            "dtype; get them again, or take --dtype float32 or bfloat16"
+        )
 
 
 class _Task:
