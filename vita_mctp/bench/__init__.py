@@ -22,12 +22,16 @@ Row = Mapping[str, Cell]
 
 @dataclass(frozen=True)
 class Line:
-    """One curve, cloud of points or group of bars. ys may hold None where nothing was measured."""
+    """One curve, cloud of points or group of bars. ys may hold None where nothing was measured.
+
+    spread: the ends of each bar's interval.
+    """
 
     label: str
     xs: Sequence[Cell]
     ys: Sequence[Cell]
     style: Literal["line", "points", "bars", "limit"] = "line"
+    spread: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from vita_mctp.files import write_output
 
 PICTURES = (".svg", ".png")
 _PANEL_INCHES = (7.0, 4.2)
+_INK, _INKS = "#1f2328", ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_SCHEMES = (
+    b"<style>@media(prefers-color-scheme:dark){"
+    b'[style*="fill: #ffffff"]{fill:#0d1117!important}[style*="fill: #1f2328"]{fill:#e6edf3!important}'
+    b'[style*="stroke: #1f2328"]{stroke:#e6edf3!important}}</style>'
+)
+"""In the dark, paper and ink change."""
 _RANDOM = "**Weights are random**: times are those of the shape, sounds and words mean nothing."
 
 
@@ -43,24 +51,32 @@ def check_targets(json_file: Path | None, plot: Path | None) -> None:
 
 def draw(result: Result, target: Path) -> None:
     """The panels below each other, in an SVG or PNG whose bytes depend on the result alone."""
+    weights = ", random weights" if result.is_random else ""
+    device = _device(result.environment, result.machine.device)
+    draw_panels(f"{result.study.title}{weights}\n{device}", result.study.panels, target)
+
+
+def draw_panels(title: str, panels: Sequence[Any], target: Path) -> None:
+    """As `draw`, of panels alone. What is no `Panel` draws itself. An SVG is light or dark, as its reader likes it."""
     from io import BytesIO
 
     new_drawing = _matplotlib_drawing()
-    panels = result.study.panels
     width, height = _PANEL_INCHES
     drawing = new_drawing(figsize=(width, height * len(panels)), layout="constrained")
-    weights = ", random weights" if result.is_random else ""
-    drawing.suptitle(f"{result.study.title}{weights}\n{_device(result.environment, result.machine.device)}", fontsize=9)
+    drawing.suptitle(title, fontsize=9)
     first = None
     for number, panel in enumerate(panels, start=1):
         shared = first if panel.x == panels[0].x else None
         axes = drawing.add_subplot(len(panels), 1, number, sharex=shared)
         first = first or axes
-        _draw_panel(axes, panel)
+        if isinstance(panel, Panel):
+            _draw_panel(axes, panel)
+        else:
+            panel.draw(axes)
     picture = BytesIO()
     kind = target.suffix.removeprefix(".")
     drawing.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    write_output(target, picture.getvalue())
+    write_output(target, picture.getvalue().replace(b"<defs>", _SCHEMES + b"<defs>", 1))
 
 
 def _matplotlib_drawing() -> Any:
@@ -69,7 +85,8 @@ def _matplotlib_drawing() -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams["svg.hashsalt"] = "vita-mctp"
+    matplotlib.rcParams |= {"svg.hashsalt": "vita-mctp", "svg.fonttype": "none"}
+    matplotlib.rcParams |= dict.fromkeys(_INKS, _INK)
     return Figure
 
 
@@ -93,6 +110,8 @@ def _draw_bars(axes: Any, line: Line, number: int, groups: int) -> None:
     width = 0.8 / groups
     at = [x + (number - (groups - 1) / 2) * width for x in range(len(line.xs))]
     axes.bar(at, [y or 0.0 for y in line.ys], width, label=line.label)
+    if line.spread:
+        axes.vlines(at, *zip(*line.spread, strict=True), colors=_INK, linewidth=1)
     axes.set_xticks(range(len(line.xs)), [str(x) for x in line.xs])
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "convert": ("train", "bring a checkpoint into another form"),
     "evaluate": ("evaluate", "measure a model, and write rows and metrics"),
     "bench": ("bench", "measure speed, and what the machine would allow"),
+    "study": ("study", "make the papers' claims again, at small scale"),
 }
 """By name: the module of this package that holds its `app`, and its line in --help."""
 

@@ -1,0 +1,54 @@
+"""`vita-mctp study ...`: the papers' claims, made again at small scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from vita_mctp.cli import write
+from vita_mctp.cli.options import Device, Seed, command, new_app, opt
+
+if TYPE_CHECKING:
+    from vita_mctp.study import StudyOptions
+
+app, study = new_app(), new_app()
+app.add_typer(study, name="study")
+
+_RESULTS = Path("docs/results")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is studied, and where it is written."""
+
+    model: Annotated[str, opt("nano|FOLDER|HUB_ID")] = "nano"
+    n: Annotated[int | None, opt("N", "answers of each kind (default: the study's own)", min=2)] = None
+    seed: Seed = 0
+    runs: Annotated[Path | None, opt("FOLDER", "of a training run by stages, whose checkpoints are studied too")] = None
+    work: Annotated[Path, opt("FOLDER", "for speech and runs; a killed study goes on there")] = Path("runs/study")
+    out: Annotated[Path, opt("FOLDER", "for pages, JSON and pictures")] = _RESULTS
+    device: Device = "cpu"
+    dtype: Annotated[str | None, opt("DTYPE", "of the language model (default: as config.json)")] = None
+
+    def options(self, name: str) -> StudyOptions:
+        from vita_mctp.study import StudyOptions
+        from vita_mctp.study.registry import find_study
+
+        n = self.n or find_study(name).n
+        return StudyOptions(self.model, n, self.work, self.seed, runs=self.runs, device=self.device, dtype=self.dtype)
+
+
+@command(study, help="do codes look at the words they say? (VITA-Audio, figure 1a)")
+def attention(chosen: Chosen) -> None:
+    """Prints the path of the page."""
+    _study("attention", chosen)
+
+
+def _study(name: str, chosen: Chosen) -> None:
+    from vita_mctp.study.pages import write as write_page
+    from vita_mctp.study.registry import find_study
+
+    page = chosen.out / f"{name}.md"
+    write_page(find_study(name).load()(chosen.options(name)), page)
+    write(f"{page}\n")

@@ -1,0 +1,134 @@
+"""Answers whose words are known in time: flite says when each word of the answer voice sounds.
+
+T positions of a sequence. The sequences are those that a model is trained on: text and codes by the ratio 1,10,4,10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.errors import ConfigError
+from vita_mctp.models.registry import SpeechModel
+from vita_mctp.nano.corpus import Corpus, Utterance, build_planned
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.synthesis import SAMPLE_RATE
+from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan
+from vita_mctp.speech_lm import SpeechLM
+from vita_mctp.study import StudyOptions
+from vita_mctp.text.interleave import BOOST_RATIO, interleave
+from vita_mctp.types import AudioCodes, Task, TokenKind, Wave
+
+QUESTIONS, ANSWERS, SENTENCES = "eval_questions", "eval_answers", "eval_sentences"
+NOTHING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedAnswer:
+    """A prompt with the right answer to it. start: of the answer, whose last id ends it.
+
+    written: (T,) the word that a position's text token belongs to, in the prompt's copy too; spoken: (T,) the word that
+    a code says, by its middle. Both count words from 0 and are NOTHING elsewhere: in marks, pauses and the question.
+    """
+
+    task: Task
+    text: str
+    ids: tuple[int, ...]
+    start: int
+    written: tuple[int, ...]
+    spoken: tuple[int, ...]
+    utterance: Utterance
+
+
+@dataclass(frozen=True, eq=False)
+class Studied:
+    """A model opened for a study: its torch modules, which hooks can look into, and the front door on the same."""
+
+    model: SpeechModel
+    speech_lm: SpeechLM
+
+    def kind(self, token: int) -> TokenKind:
+        return self.speech_lm.tokenizer.vocabulary.kind(token)
+
+
+def open_studied(options: StudyOptions) -> Studied:
+    """With attention that is computed step by step. Raises ConfigError for a model that makes no codes of its own."""
+    opened = open_model(options.model)
+    model = opened.load_model(dtype=options.dtype, device=options.device, attn="eager")
+    speech_lm = SpeechLM.from_opened(opened, device=options.device, model=model)
+    if speech_lm.speaking is not None:
+        raise ConfigError(
+            f"{options.model} speaks by a talker; wanted: a model that writes codes; see study predictors"
+        )
+    return Studied(model, speech_lm)
+
+
+def speak_answers(folder: Path, n: int, seed: int) -> Corpus:
+    """n held-out sentences, n held-out questions and the right answers to these, spoken once."""
+    plan = make_plan(Sizes(questions=n, answers=0, sentences=0, babble=0), seed)
+    right = {qa.question: qa for qa in build_domain().held_out}
+    answers = [Item(right[item.text].answer, item.kind, ANSWER_VOICE) for item in plan[QUESTIONS]]
+    return build_planned(folder, {QUESTIONS: plan[QUESTIONS], ANSWERS: answers, SENTENCES: plan[SENTENCES]}, seed)
+
+
+def aligned_answers(studied: Studied, corpus: Corpus, task: Task) -> Iterator[AlignedAnswer]:
+    """The corpus's sentences to be said, or its questions with their answers."""
+    spoken = [corpus.utterance(i) for i in corpus.indices(SENTENCES if task is Task.TTS else ANSWERS)]
+    asked = [corpus.utterance(i) for i in corpus.indices(QUESTIONS)] if task.hears else spoken
+    for question, answer in zip(asked, spoken, strict=True):
+        yield align(studied.speech_lm, answer, question if task.hears else None, task)
+
+
+def align(speech_lm: SpeechLM, answer: Utterance, question: Utterance | None, task: Task) -> AlignedAnswer:
+    """Raises ConfigError for a model that hears features, which has no codes of a recording."""
+    vocabulary, tokenizer = speech_lm.tokenizer.vocabulary, speech_lm.tokenizer
+    codes = _codes(speech_lm, answer)
+    prompt = list(speech_lm.prompt(answer.text if question is None else _codes(speech_lm, question), task).ids)
+    text = tokenizer.encode(answer.text)
+    marked = [vocabulary.begin_of_audio, *map(vocabulary.audio_id, codes.ids.tolist()), vocabulary.end_of_audio]
+    ids = [*prompt, *interleave([*text, *marked], BOOST_RATIO, marked[0], marked[-1]), vocabulary.im_end]
+    words = _word_of_tokens([tokenizer.decode([token]) for token in text])
+    frames = _word_of_frames(answer, len(codes.ids), float(codes.frame_rate))
+    written, spoken = [NOTHING] * len(ids), [NOTHING] * len(ids)
+    if question is None:
+        said = tokenizer.encode_ordinary(answer.text)
+        written[(first := _find(prompt, said)) : first + len(said)] = words
+    next_word, next_frame = iter(words), iter(frames)
+    for position in range(len(prompt), len(ids)):
+        kind = vocabulary.kind(ids[position])
+        if kind is TokenKind.TEXT:
+            written[position] = next(next_word)
+        elif kind is TokenKind.AUDIO:
+            spoken[position] = next(next_frame)
+    return AlignedAnswer(task, answer.text, tuple(ids), len(prompt), tuple(written), tuple(spoken), answer)
+
+
+def _codes(speech_lm: SpeechLM, utterance: Utterance) -> AudioCodes:
+    heard = speech_lm.hear(Wave(utterance.samples, SAMPLE_RATE))
+    if not isinstance(heard, AudioCodes):
+        raise ConfigError(
+            f"{speech_lm.audio_frontend.name} gives features; wanted: codes; name a model that hears codes"
+        )
+    return heard
+
+
+def _word_of_tokens(pieces: Sequence[str]) -> list[int]:
+    """A piece that begins with a blank begins a word."""
+    words, word = [], 0
+    for number, piece in enumerate(pieces):
+        word += number > 0 and piece.startswith(" ")
+        words.append(word)
+    return words
+
+
+def _word_of_frames(utterance: Utterance, frames: int, rate: float) -> list[int]:
+    starts, ends = utterance.word_starts or (), utterance.word_ends or ()
+    middles = [(frame + 0.5) / rate * SAMPLE_RATE for frame in range(frames)]
+    spans = list(zip(starts, ends, strict=True))
+    return [next((w for w, (a, b) in enumerate(spans) if a <= at < b), NOTHING) for at in middles]
+
+
+def _find(ids: Sequence[int], part: Sequence[int]) -> int:
+    return next(i for i in range(len(ids)) if list(ids[i : i + len(part)]) == list(part))
