@@ -18,6 +18,7 @@ from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open
 from vita_mctp.checkpoints.options import check_device, check_dtype, parse_quantization
 from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
+from vita_mctp.codecs.shared import SharedDecoder
 from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
@@ -66,6 +67,7 @@ class SpeechLM:
         _check_sizes(language_model.runner.vocab_size, tokenizer, audio_frontend, audio_decoder)
         self.language_model, self.tokenizer, self.settings = language_model, tokenizer, settings
         self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
+        self._shared_decoder = SharedDecoder(audio_decoder)  # of all answers that are made at once
         self.worker = EngineWorker(Engine(language_model.runner, classify=tokenizer.vocabulary.kind))
         family, model = family_of(language_model.model_type), language_model.model
         self._chat = family.chat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
@@ -321,7 +323,7 @@ class SpeechLM:
 
         mode: its name, for `Done`. seed: of the decoder's noise. clock: started when the question was handed over.
         """
-        sound = SoundStream(self.audio_decoder, self.settings.block_sizes, seed) if prompt.task.speaks else None
+        sound = SoundStream(self._shared_decoder, self.settings.block_sizes, seed) if prompt.task.speaks else None
         return stream_answer(tokens, self.tokenizer, sound, mode, clock or Clock(), prompt.question, cancel)
 
     def _segment(self, heard: AudioCodes | AudioFeatures) -> Sequence[int] | AudioFeatures:

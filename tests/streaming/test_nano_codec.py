@@ -95,15 +95,32 @@ def test_an_empty_last_block_flushes_what_was_held_back() -> None:
     assert len(first.samples) + len(last.samples) == 16 * SMALL.samples_per_code
 
 
-def test_two_streams_do_not_mix() -> None:
-    one, other = list(range(24)), list(range(500, 524))
-    states, waves = [DECODER.start(), DECODER.start()], ([], [])
-    for low in range(0, 24, 8):
-        for row, ids in enumerate((one, other)):
-            block = AudioBlock(tuple(ids[low : low + 8]), low // 8, low == 16)
-            chunk, states[row] = DECODER.decode_block(block, states[row])
+@settings(deadline=None, max_examples=40)
+@given(
+    streams=st.lists(st.lists(st.integers(0, 999), max_size=24), min_size=2, max_size=5),
+    sizes=st.lists(st.integers(0, 9), min_size=5, max_size=5),
+)
+def test_streams_in_one_batch_sound_as_each_does_alone(streams: list[list[int]], sizes: list[int]) -> None:
+    """Whichever lengths meet; a stream is over with its last block."""
+    states = [DECODER.start() for _ in streams]
+    waves: list[list[np.ndarray]] = [[] for _ in streams]
+    at, index, running = [0] * len(streams), 0, list(range(len(streams)))
+    while running:
+        blocks, over = [], []
+        for row in running:
+            end = at[row] + sizes[row]
+            last = end >= len(streams[row]) or index > 3
+            blocks.append(AudioBlock(tuple(streams[row][at[row] : None if last else end]), index, last))
+            at[row] = end
+            over += [row] if last else []
+        for row, (chunk, state) in zip(
+            running, DECODER.decode_blocks(blocks, [states[row] for row in running]), strict=True
+        ):
+            states[row] = state
             waves[row].append(chunk.samples)
-    for ids, wave in zip((one, other), waves, strict=True):
+        running = [row for row in running if row not in over]
+        index += 1
+    for ids, wave in zip(streams, waves, strict=True):
         np.testing.assert_allclose(np.concatenate(wave), DECODER.decode(codes_of(ids)).samples, atol=2e-6)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import process_time
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
 from vita_mctp.bench.models import LoadedDecoder, weight_bytes
-from vita_mctp.codecs.base import AudioChunker, AudioDecoder, DecoderState
+from vita_mctp.codecs.base import AudioChunker, AudioDecoder, DecoderState, decode_blocks
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder
-from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray, WaveChunk
+from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray
 
 _JUMPS = ("jump at borders", "jump inside", "jump offline", "jump offline inside")
 NO_SEAMS: Row = {"borders": 0} | dict.fromkeys(_JUMPS)
@@ -41,15 +40,6 @@ _SILENCE = 1e-9
 """Power added to both sides, about -90 dB, below which a change is not heard."""
 
 Positions = NDArray[np.int64]
-
-
-@runtime_checkable
-class BatchDecoder(Protocol):
-    """A decoder that takes blocks of several streams at once."""
-
-    def decode_blocks(
-        self, blocks: Sequence[AudioBlock], states: Sequence[Any]
-    ) -> list[tuple[WaveChunk, DecoderState]]: ...
 
 
 @dataclass(frozen=True)
@@ -144,11 +134,12 @@ def decode_answer(
     for index, blocks in enumerate(steps):
         before = states
         start, worked = now(loaded.device), process_time()
-        chunks, states = _decode(decoder, blocks, before)
+        results = decode_blocks(decoder, blocks, before)
         took, busy = now(loaded.device) - start, process_time() - worked
         least = _least(decoder, blocks, before, machine) if index in counted else None
         seen = sum(cost.new_codes for cost in costs)
-        samples = sum(len(chunk.samples) for chunk in chunks)
+        states = [state for _, state in results]
+        samples = sum(len(chunk.samples) for chunk, _ in results)
         costs.append(ChunkCost(seen, len(blocks[0].codes), took, busy, samples, least))
         if sum(cost.seconds for cost in costs) > budget:
             break
@@ -227,22 +218,12 @@ def _in_one_piece(decoder: AudioDecoder, codes: IntArray) -> FloatArray:
     return decoder.decode(AudioCodes(codes, decoder.codebook_size, decoder.frame_rate, decoder.name)).samples
 
 
-def _decode(
-    decoder: AudioDecoder, blocks: Sequence[AudioBlock], states: Sequence[DecoderState]
-) -> tuple[list[WaveChunk], list[DecoderState]]:
-    if isinstance(decoder, BatchDecoder):
-        results = decoder.decode_blocks(blocks, states)
-    else:
-        results = [decoder.decode_block(block, state) for block, state in zip(blocks, states, strict=True)]
-    return [chunk for chunk, _ in results], [state for _, state in results]
-
-
 def _least(
     decoder: AudioDecoder, blocks: Sequence[AudioBlock], states: Sequence[DecoderState], machine: Machine
 ) -> float:
     """Decodes the same blocks once more, to count; a state is a value, so nothing notices."""
     with FlopCounterMode(display=False) as counter:
-        _decode(decoder, blocks, states)
+        decode_blocks(decoder, blocks, states)
     flops = counter.get_total_flops()
     return machine.seconds(weight_bytes(decoder) if flops else 0, flops)
 

@@ -79,6 +79,24 @@ class AudioDecoder(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchDecoder(Protocol):
+    """A decoder that takes blocks of several streams at once; each gets what it would get alone."""
+
+    def decode_blocks(
+        self, blocks: Sequence[AudioBlock], states: Sequence[Any]
+    ) -> list[tuple[WaveChunk, DecoderState]]: ...
+
+
+def decode_blocks(
+    decoder: AudioDecoder, blocks: Sequence[AudioBlock], states: Sequence[DecoderState]
+) -> list[tuple[WaveChunk, DecoderState]]:
+    """`decode_block` for several streams: in one batch where the decoder takes one."""
+    if isinstance(decoder, BatchDecoder):
+        return decoder.decode_blocks(blocks, states)
+    return [decoder.decode_block(block, state) for block, state in zip(blocks, states, strict=True)]
+
+
 def check_ids(codes: Sequence[Code], codebook_size: int, codec: str) -> None:
     """Raises ConfigError for an id that is none of a codec's, as a talker's markers are, before it reaches a table."""
     ids = [id for code in codes for id in (code if isinstance(code, tuple) else (code,))]

@@ -7,7 +7,7 @@ T samples, N codes, F log-mel frames, M mels, D dimensions of the quantiser, Q f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,23 +89,39 @@ class CausalNetwork:
 
     def start(self) -> CausalState:
         steps = np.zeros((0, self._windows.shape[-1] // (self._lookahead + 1)), np.float32)
-        return CausalState(steps, tuple(np.zeros(each.shape, np.float32) for each in self._past))
+        return CausalState(steps, tuple(np.zeros((1, *each.shape[1:]), np.float32) for each in self._past))
 
     def __call__(
-        self, steps: FloatArray, state: CausalState, is_last: bool
-    ) -> tuple[FloatArray, FloatArray, CausalState]:
-        """Steps (T, C) that come -> those (R, C) that are now final, what the graph makes of them, the next state."""
-        known = np.concatenate([state.waiting, steps])
-        if is_last:
-            known = np.pad(known, ((0, self._lookahead), (0, 0)), constant_values=self._silence)
-        ready = max(0, len(known) - self._lookahead)
-        waiting = known[ready:]
-        if not ready:
-            return known[:0], np.zeros((0, self._output.shape[-1]), np.float32), CausalState(waiting, state.past)
-        windows = np.concatenate([known[i : i + ready] for i in range(self._lookahead + 1)], axis=1)
+        self, steps: Sequence[FloatArray], states: Sequence[CausalState], is_last: Sequence[bool]
+    ) -> list[tuple[FloatArray, FloatArray, CausalState]]:
+        """Of each stream, steps (T, C) that come -> those (R, C) that are now final, what the graph makes of them, the
+        next state. The graph runs once for all streams of one R."""
+        known = [np.concatenate([state.waiting, new]) for state, new in zip(states, steps, strict=True)]
+        ends = np.pad(known[0][:0], ((0, self._lookahead), (0, 0)), constant_values=self._silence)
+        known = [np.concatenate([each, ends]) if last else each for each, last in zip(known, is_last, strict=True)]
+        ready = [max(0, len(each) - self._lookahead) for each in known]
+        made = [(np.zeros((0, self._output.shape[-1]), np.float32), state.past) for state in states]
+        for count in {*ready} - {0}:
+            rows = [row for row, steps_ready in enumerate(ready) if steps_ready == count]
+            for row, result in zip(rows, self._run([known[r] for r in rows], [states[r] for r in rows]), strict=True):
+                made[row] = result
+        return [
+            (each[:count], output, CausalState(each[count:], past))
+            for each, count, (output, past) in zip(known, ready, made, strict=True)
+        ]
+
+    def _run(
+        self, known: Sequence[FloatArray], states: Sequence[CausalState]
+    ) -> Iterator[tuple[FloatArray, tuple[FloatArray, ...]]]:
+        """What the graph makes of streams that are equally far, and what its convolutions remember then."""
+        steps = np.stack(known)
+        count = steps.shape[1] - self._lookahead
+        windows = np.concatenate([steps[:, i : i + count] for i in range(self._lookahead + 1)], axis=2)
+        before = [np.concatenate(each) for each in zip(*(state.past for state in states), strict=True)]
         names = [self._windows.name, *(each.name for each in self._past)]
-        *past, made = self._network.run(None, dict(zip(names, (windows[None], *state.past), strict=True)))
-        return known[:ready], made[0], CausalState(waiting, tuple(past))
+        *past, made = self._network.run(None, dict(zip(names, (windows, *before), strict=True)))
+        for row in range(len(known)):
+            yield made[row], tuple(each[row : row + 1] for each in past)
 
 
 class StreamState(NamedTuple):
@@ -149,13 +165,23 @@ class NanoDecoder:
         return StreamState(self._mel_decoder.start(), self._vocoder.start(), np.zeros(0, np.float32), False)
 
     def decode_block(self, block: AudioBlock, state: StreamState) -> tuple[WaveChunk, StreamState]:
-        points = grid_points(np.array(block.codes, np.int64), self.config.levels)
-        _, frames, mel = self._mel_decoder(points, state.mel, block.is_last)
-        frames, projected, vocoder = self._vocoder(frames, state.vocoder, block.is_last)
-        pieces = self._pieces(frames, projected)
-        samples, overlap = self._overlap_add(pieces, state, block.is_last)
-        chunk = WaveChunk(samples.clip(-1.0, 1.0), self.sample_rate, block.index, block.is_last)
-        return chunk, StreamState(mel, vocoder, overlap, state.begun or len(pieces) > 0)
+        [result] = self.decode_blocks([block], [state])
+        return result
+
+    def decode_blocks(
+        self, blocks: Sequence[AudioBlock], states: Sequence[StreamState]
+    ) -> list[tuple[WaveChunk, StreamState]]:
+        is_last = [block.is_last for block in blocks]
+        points = [grid_points(np.array(block.codes, np.int64), self.config.levels) for block in blocks]
+        mels = self._mel_decoder(points, [state.mel for state in states], is_last)
+        sounds = self._vocoder([frames for _, frames, _ in mels], [state.vocoder for state in states], is_last)
+        results = []
+        for block, state, (_, _, mel), (frames, projected, vocoder) in zip(blocks, states, mels, sounds, strict=True):
+            pieces = self._pieces(frames, projected)
+            samples, overlap = self._overlap_add(pieces, state, block.is_last)
+            chunk = WaveChunk(samples.clip(-1.0, 1.0), self.sample_rate, block.index, block.is_last)
+            results.append((chunk, StreamState(mel, vocoder, overlap, state.begun or len(pieces) > 0)))
+        return results
 
     def decode(self, codes: AudioCodes) -> Wave:
         chunk, _ = self.decode_block(codes.as_block(), self.start())

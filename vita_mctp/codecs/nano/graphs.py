@@ -1,7 +1,8 @@
 """The nano codec's networks as ONNX graphs, in float32 on the CPU. Their slow twins, for training, are in `networks`.
 
-T steps, N codes, F log-mel frames, M mels, C channels, D dimensions of the quantiser, Q frequency bins. A causal stack
-takes the last inputs of each of its convolutions, (1, kernel_size - 1, C), and gives those that the next call takes.
+B streams, T steps, N codes, F log-mel frames, M mels, C channels, D dimensions of the quantiser, Q frequency bins. A
+causal stack takes the last inputs of each of its convolutions, (B, kernel_size - 1, C), and gives those that the next
+call takes.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class _Codec(OnnxGraph):
         return y
 
     def steps(self, x: str, channels: int) -> str:
-        """(1, T, C) -> (1, T C / channels, channels): neighbouring steps side by side, or apart again."""
-        y: str = self.node("Reshape", [x, self.constant(f"steps_of_{channels}", np.array([1, -1, channels]))])
+        """(B, T, C) -> (B, T C / channels, channels): neighbouring steps side by side, or apart again."""
+        y: str = self.node("Reshape", [x, self.constant(f"steps_of_{channels}", np.array([0, -1, channels]))])
         return y
 
     def stack(self, x: str, name: str, layers: int, causal: bool) -> str:
@@ -96,7 +97,7 @@ class _Codec(OnnxGraph):
         channels, _, size = self.weights[f"{conv}.weight"].shape
         left = size - 1 if causal else (size - 1) // 2
         if causal:
-            dims = [1, left, channels]
+            dims: list[int | str] = ["B", left, channels]
             x = self.node("Concat", [self.input(f"{name}.past", TensorProto.FLOAT, dims), x], axis=1)
             bounds = [self.constant(f"from_{-left}", np.array([-left])), self.constant("end", np.array([1 << 40]))]
             self.node("Slice", [x, *bounds, self.constant("time", np.array([1]))], [f"{name}.next"])
@@ -126,24 +127,24 @@ def compile_encoder(config: NanoCodecConfig, weights: Mapping[str, FloatArray]) 
 
 
 def compile_mel_decoder(config: NanoCodecConfig, weights: Mapping[str, FloatArray]) -> onnxruntime.InferenceSession:
-    """windows (1, N, (lookahead + 1) D) of grid points, states -> states, log-mel frames (1, F, M)."""
+    """windows (B, N, (lookahead + 1) D) of grid points, states -> states, log-mel frames (B, F, M)."""
     graph = _Codec(weights)
     width = (config.decoder_lookahead + 1) * len(config.levels)
-    x = graph.layer(graph.input("windows", TensorProto.FLOAT, [1, "N", width]), f"{_MEL}embed")
+    x = graph.layer(graph.input("windows", TensorProto.FLOAT, ["B", "N", width]), f"{_MEL}embed")
     x = graph.stack(x, f"{_MEL}coarse", config.decoder_coarse_layers, causal=True)
     x = graph.steps(graph.layer(x, f"{_MEL}split"), config.fine_width)
     x = graph.stack(x, f"{_MEL}fine", config.decoder_fine_layers, causal=True)
     x = graph.steps(graph.layer(graph.norm(x, f"{_MEL}norm"), f"{_MEL}project"), config.num_mels)
-    graph.give("frames", x, [1, "F", config.num_mels])
+    graph.give("frames", x, ["B", "F", config.num_mels])
     return graph.compile()
 
 
 def compile_vocoder(config: NanoCodecConfig, weights: Mapping[str, FloatArray]) -> onnxruntime.InferenceSession:
-    """windows (1, F, (lookahead + 1) M) of log-mel frames, states -> states, gain, real, imaginary (1, F, 3 Q)."""
+    """windows (B, F, (lookahead + 1) M) of log-mel frames, states -> states, gain, real, imaginary (B, F, 3 Q)."""
     graph = _Codec(weights)
-    windows = graph.input("windows", TensorProto.FLOAT, [1, "F", (config.vocoder_lookahead + 1) * config.num_mels])
+    windows = graph.input("windows", TensorProto.FLOAT, ["B", "F", (config.vocoder_lookahead + 1) * config.num_mels])
     x = graph.layer(windows, f"{_VOCODER}embed")
     x = graph.stack(x, f"{_VOCODER}stack", config.vocoder_layers, causal=True)
     x = graph.layer(graph.norm(x, f"{_VOCODER}norm"), f"{_VOCODER}project")
-    graph.give("projected", x, [1, "F", 3 * (config.vocoder_fft // 2 + 1)])
+    graph.give("projected", x, ["B", "F", 3 * (config.vocoder_fft // 2 + 1)])
     return graph.compile()
