@@ -287,6 +287,8 @@ class SpeechLM:
         if self._speaking is not None:
             from vita_mctp.decoding.talker import parse_talker_mode
 
+            own = self.defaults.spoken_mode
+            mode = own if mode is None and own.talker else mode
             named = mode.name if isinstance(mode, Mode) else mode
             options = parse_talker_mode(named, self._speaking.talker.sizes.mtp_levels)
             return Decoding(parse_mode(options.name, blocks), sampling, limit, options)

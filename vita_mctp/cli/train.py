@@ -14,29 +14,34 @@ from vita_mctp.errors import ConfigError
 app, convert = new_app(), new_app()
 app.add_typer(convert, name="convert")
 
-_RECIPE = "a stage's YAML file; nano: from nothing, speech is made with flite and espeak-ng"
+_RECIPE = "a stage's YAML file; nano, nano-vocalnet: from nothing, speech is made with flite and espeak-ng"
 _SET = "change a key of the recipe, such as data.row_length=4096; may be repeated"
 
 
 @command(app)
 def train(
-    recipe: Annotated[str, arg("RECIPE|nano", _RECIPE)],
+    recipe: Annotated[str, arg("RECIPE|nano|nano-vocalnet", _RECIPE)],
     settings: Annotated[list[str] | None, opt("KEY=VALUE", _SET, "--set")] = None,
     plan: Annotated[bool, flag("--plan", "say what it would train and take; train nothing")] = False,
-    out: Annotated[Path | None, opt("FOLDER", "for checkpoints (default: runs; for nano runs/nano)")] = None,
-    recipes: Annotated[Path, opt("FOLDER", "of nano")] = Path("stages/nano"),
+    out: Annotated[Path | None, opt("FOLDER", "for checkpoints (default: runs; for nano runs/nano, ...)")] = None,
+    recipes: Annotated[Path | None, opt("FOLDER", "of nano (default: stages/nano, stages/nano_vocalnet)")] = None,
     processes: Annotated[int, opt("N", "for making nano's speech")] = 1,
 ) -> None:
-    """Runs or resumes a stage, or every part of the nano model's making; prints the finished folder."""
+    """Runs or resumes a stage, or every part of a nano model's making; prints the finished folder."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    changes = settings or []
-    if recipe == "nano" and (plan or changes):
-        raise ConfigError("nano is several recipes; --plan and --set want one of them: stages/nano/stage4_sft.yaml")
+    changes, is_nano = settings or [], recipe in ("nano", "nano-vocalnet")
+    if is_nano and (plan or changes):
+        raise ConfigError(f"{recipe} has several parts; --plan and --set want a stage, as stages/nano/stage4_sft.yaml")
     folder: Path | None
+    given, target = recipes or Path("stages") / recipe.replace("-", "_"), out or Path("runs") / recipe
     if recipe == "nano":
         from vita_mctp.nano.run import make_nano
 
-        folder = make_nano(recipes, out or Path("runs/nano"), processes)
+        folder = make_nano(given, target, processes)
+    elif is_nano:
+        from vita_mctp.nano.talker_training import make_nano_vocalnet
+
+        folder = make_nano_vocalnet(given / "talker.yaml", target, processes)
     elif plan:
         from vita_mctp.training.plan import plan as describe
 

@@ -224,6 +224,7 @@ _FAMILIES: dict[str, str | ModelFamily] = {
     "omni_speech2s_llama": "vita_mctp.models.vocalnet:VOCALNET_LLAMA",
     "omni_speech2s_qwen": "vita_mctp.models.vocalnet:VOCALNET_QWEN2",
     "omni_speech2s_qwen3": "vita_mctp.models.vocalnet:VOCALNET_QWEN3",
+    "nano_vocalnet": "vita_mctp.models.nano_vocalnet:NANO_VOCALNET",
 }
 
 TRAINED: dict[str | None, str] = {None: "qwen2_mtp", "sensevoice": "qwen2_mtp_sensevoice"}

@@ -22,6 +22,8 @@ class TalkerSizes(Schema):
     group_size: tokens that one row stands for (g); 1 for all but the group predictors.
     text_chunk, speech_chunk: C_t and C_s of the streaming mask; C_s counts rows, so groups of g tokens.
     loss_decay: lambda; level k's loss counts lambda^k.
+    text_size: of the thinker's rows, from which a linear layer leads to `hidden_size`; None: they are as wide as the
+    talker, as in all released models, and there is no such layer.
     """
 
     hidden_size: Width
@@ -37,6 +39,7 @@ class TalkerSizes(Schema):
     text_chunk: Width = 5
     speech_chunk: Width = 15
     loss_decay: Annotated[float, Field(ge=0, le=10)] = 0.8
+    text_size: Width | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -32,6 +32,8 @@ class Talker(nn.Module):
     def __init__(self, sizes: TalkerSizes) -> None:
         super().__init__()
         self.sizes = sizes
+        width = sizes.text_size
+        self.entry = nn.Identity() if width is None else nn.Linear(width, sizes.hidden_size)
         self.embedding = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=sizes.pad)
         self.encode_layers = nn.ModuleList(layer(sizes, i) for i in range(sizes.projector_layers))
         self.decode_layers = nn.ModuleList(layer(sizes, i) for i in range(sizes.backbone_layers))
@@ -39,8 +41,8 @@ class Talker(nn.Module):
         self.output_proj = nn.Linear(sizes.hidden_size, sizes.vocab_size)
 
     def project(self, text: Tensor, positions: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
-        """The thinker's rows (B, T, H) -> text columns behind BOS."""
-        return run(self.encode_layers, text, positions, mask, cache)
+        """The thinker's rows (B, T, text size) -> text columns (B, T, H) behind BOS."""
+        return run(self.encode_layers, self.entry(text), positions, mask, cache)
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids (B, S, g) -> the speech columns (B, S, H), means over g."""

@@ -1,0 +1,113 @@
+"""The one command that makes a nano VocalNet, shrunk: parts fit together and the result answers aloud."""
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.nn import functional
+
+from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.nano.talker_data import ASKED, HELD_OUT, SENTENCES, WRITTEN, SpokenText
+from vita_mctp.nano.talker_training import Lessons, TalkerRecipe, TalkerSchedule, make_nano_vocalnet, make_talker
+from vita_mctp.speech_lm import SpeechLM
+
+ROOT = Path(__file__).parents[2]
+TINY = {"hidden_size": 16, "ffn_size": 24, "num_heads": 2, "backbone_layers": 1, "text_chunk": 2, "speech_chunk": 5}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    values: dict[str, Any] = yaml.safe_load((ROOT / "stages" / "nano_vocalnet" / "talker.yaml").read_text())
+    values["talker"] |= TINY
+    values["corpus"] = {"questions": 3, "sentences": 4, "babble": 0}
+    values["schedule"] |= {"steps": 3, "batch": 2, "save_every": 2, "log_every": 1}
+    path = tmp_path_factory.mktemp("recipe") / "talker.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_nano_vocalnet(recipe, tmp_path_factory.mktemp("run"))
+
+
+def test_the_folder_answers_a_question_aloud_at_every_speed(made: Path) -> None:
+    model = SpeechLM.from_pretrained(made)
+    question = made / model.settings.self_check.question
+    assert model.modes == ("1x", "2x", "3x", "4x", "5x")
+    texts = {model.ask(question, mode).text for mode in ("1x", "3x", "5x,as_trained")}
+    assert texts == {model.settings.self_check.answer}
+    answer = model.ask(question)
+    assert answer.done.mode == "3x,as_trained"
+    assert len(answer.wave.samples) == len(answer.done.codes) * 1280
+    assert max(answer.done.codes, default=0) < 1000
+    with pytest.raises(ConfigError, match="tts"):
+        model.say("one two three")
+    assert model.chat("what is your name") == "my name is nano"
+
+
+def test_the_thinker_writes_no_code(made: Path) -> None:
+    model = open_model(made).load_model()
+    scores = model.logits(torch.randn(3, model.config.hidden_size))
+    assert torch.isinf(scores[:, model.config.speech_token_offset :]).all() and torch.isfinite(scores[:, :900]).all()
+
+
+def test_a_finished_run_trains_no_more(made: Path, recipe: Path) -> None:
+    weights = (made / "model.safetensors").read_bytes()
+    assert make_nano_vocalnet(recipe, made.parent) == made
+    assert (made / "model.safetensors").read_bytes() == weights
+
+
+def test_a_talker_of_another_thinker_is_refused(made: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(made, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    config["talker"]["text_size"] = 32
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="rows of 32"):
+        SpeechLM.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def lessons() -> Lessons:
+    def text(number: int) -> SpokenText:
+        length = 2 + number % 4
+        rows = torch.randn(length, 224, generator=torch.Generator().manual_seed(number))
+        return SpokenText(str(number), torch.zeros(length), rows, torch.arange(4 * length) + number)
+
+    parts = {ASKED: range(9), WRITTEN: range(9, 18), SENTENCES: range(18, 40), HELD_OUT: range(40, 47)}
+    return Lessons(open_model("nano"), {name: [text(number) for number in part] for name, part in parts.items()})
+
+
+def test_a_resumed_run_goes_on_with_the_very_next_batch(lessons: Lessons) -> None:
+    schedule = TalkerSchedule(batch=3)
+
+    def names(first: int, count: int) -> list[tuple[list[str], list[bool]]]:
+        drawn = islice(lessons.order(schedule, 7, first), count)
+        return [([text.text for text in texts], streaming) for texts, streaming in drawn]
+
+    whole = names(0, 40)
+    assert names(23, 17) == whole[23:]
+    assert not any(int(text) >= 40 for texts, _ in whole for text in texts), "held out"
+    assert {flag for _, flags in whole for flag in flags} == {True, False}, "both masks in one run"
+
+
+@pytest.mark.parametrize("predictor", ["vocalnet", "group_linear"])
+def test_the_test_is_the_mean_over_all_held_out_targets(lessons: Lessons, predictor: str) -> None:
+    grouped = {"group_size": 3, "mtp_levels": 0} if predictor == "group_linear" else {"mtp_levels": 2}
+    recipe = TalkerRecipe(talker={"predictor": predictor, **grouped, **TINY})
+    talker, texts = make_talker(recipe, open_model("nano")), lessons.texts[HELD_OUT]
+    found = lessons.test(talker, texts, streaming=True)
+    batch = lessons.batch(talker, texts, [True] * len(texts))
+    with torch.inference_mode():
+        for k, hidden in enumerate(talker.chain(batch)):
+            labels = batch.labels(k)
+            logits = talker.logits(k, hidden[:, batch.text_columns :]).flatten(0, -2)
+            nats = functional.cross_entropy(logits, labels.flatten(), ignore_index=talker.sizes.pad)
+            assert found["nats"][k] == pytest.approx(float(nats), rel=1e-3)
+    assert all(0 <= right <= 1 for right in found["right"])

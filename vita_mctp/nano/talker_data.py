@@ -1,0 +1,140 @@
+"""What a nano talker learns from: answers as a frozen thinker wrote them, and the codes in which the answer voice says
+them.
+
+The thinker is asked aloud and in writing, and answers rightly; or it is asked to say a sentence, which it then writes
+once more. Everything is made once, below one folder: corpus/ features/ tokens/, and the thinker's rows.
+
+n text tokens, H width of the thinker, N codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vita_mctp.checkpoints.opening import OpenedModel
+from vita_mctp.codecs.nano.config import NanoCodecConfig
+from vita_mctp.codecs.nano.networks import NanoEncoder
+from vita_mctp.models.registry import SpeechModel
+from vita_mctp.nano.codec_data import CODES_FILE, BatchMaker, open_features, tokenize_corpus
+from vita_mctp.nano.corpus import Corpus, build_planned
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.samples import CodeStore, NanoSamples
+from vita_mctp.nano.voices import Item, Sizes, make_plan
+from vita_mctp.text.chat import IGNORED, TTS_INSTRUCTION, ChatFormat, Message, Sample
+from vita_mctp.text.interleave import BOOST_RATIO
+
+ASKED, WRITTEN, SENTENCES = "asked", "written", "sentences"
+HELD_OUT = "held-out sentences"
+_ROWS_FILE = "rows.safetensors"
+_MAX_FRAMES = 8192
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class SpokenText:
+    """text: as words. ids (n,): of its tokens. rows (n, H): the thinker's hidden state at each. codes (N,)."""
+
+    text: str
+    ids: Tensor
+    rows: Tensor
+    codes: Tensor
+
+
+def make_spoken_texts(
+    thinker: OpenedModel,
+    folder: Path,
+    sizes: Sizes,
+    seed: int,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, list[SpokenText]]:
+    """ASKED, WRITTEN, SENTENCES to learn from, HELD_OUT to judge by: sentences of which no sample is trained on.
+
+    Raises MissingExtraError where flite or espeak-ng is not installed and the corpus is yet to be made.
+    """
+    plan = _plan(sizes, seed)
+    corpus = build_planned(folder / "corpus", plan, seed, processes, progress)
+    codec = Path(thinker.speech.audio_tokenizer.folder)
+    config = NanoCodecConfig.load(codec)
+    if not (folder / "tokens" / CODES_FILE).is_file():
+        store = open_features(corpus, folder / "features", config)
+        maker = BatchMaker(store, corpus, config, store.items, _MAX_FRAMES, seed)
+        tokenize_corpus(maker, NanoEncoder.from_folder(codec), folder / "tokens", 0, seed)
+    chat = ChatFormat(thinker.load_tokenizer(config.codebook_size))
+    drafts = list(_drafts(corpus, CodeStore.load(folder / "tokens"), chat))
+    rows = _rows(thinker, [sample for _, _, sample, _ in drafts], folder / _ROWS_FILE)
+    found: dict[str, list[SpokenText]] = {ASKED: [], WRITTEN: [], SENTENCES: [], HELD_OUT: []}
+    for (part, text, sample, codes), states in zip(drafts, rows, strict=True):
+        ids = torch.tensor([sample.ids[index] for index in _spoken(sample)])
+        found[part].append(SpokenText(text, ids, states, torch.tensor(codes)))
+    return found
+
+
+def _plan(sizes: Sizes, seed: int) -> Mapping[str, Sequence[Item]]:
+    """Answers and sentences by the answer voice, and each question asked once, by a voice that is made fast."""
+    plan = make_plan(sizes, seed)
+    asked: dict[str, Item] = {}
+    for item in plan["questions"]:
+        if item.voice.engine == "espeak":
+            asked.setdefault(item.text, item)
+    answered = {qa.answer for qa in build_domain().train if qa.question in asked}
+    return {
+        "questions": list(asked.values()),
+        "answers": [item for item in plan["answers"] if item.text in answered],
+        **{name: plan[name] for name in ("sentences", "eval_sentences")},
+    }
+
+
+def _drafts(corpus: Corpus, store: CodeStore, chat: ChatFormat) -> Iterator[tuple[str, str, Sample, tuple[int, ...]]]:
+    """Part, text, the thinker's conversation, and the codes that say the text."""
+    conversations = NanoSamples(chat, store, {}, BOOST_RATIO.counts)
+    answer_of = {qa.question: qa.answer for qa in build_domain().train}
+    spoken_by = {corpus.utterance(index).text: index for index in corpus.indices("answers")}
+    for index in corpus.indices("questions"):
+        question = corpus.utterance(index).text
+        answer = answer_of[question]
+        codes = store.codes(spoken_by[answer], 0)
+        yield ASKED, answer, conversations.sqa_text(index, answer, 0), codes
+        yield WRITTEN, answer, conversations.text(question, answer), codes
+    for part, name in ((SENTENCES, "sentences"), (HELD_OUT, "eval_sentences")):
+        for index in corpus.indices(name):
+            text = corpus.utterance(index).text
+            yield part, text, said(chat, text), store.codes(index, 0)
+
+
+def said(chat: ChatFormat, text: str) -> Sample:
+    """A text to say, and the same text as the answer."""
+    return chat.sample([Message("user", f"{TTS_INSTRUCTION}\n{text}"), Message("assistant", "")])
+
+
+def _spoken(sample: Sample) -> list[int]:
+    """Indices of the answer's tokens, but for its end and the newline behind it."""
+    return [index for index, label in enumerate(sample.labels) if label != IGNORED][:-2]
+
+
+def _rows(thinker: OpenedModel, samples: Sequence[Sample], path: Path) -> list[Tensor]:
+    """The thinker's hidden states at each sample's answer, computed once."""
+    lengths = [len(_spoken(sample)) for sample in samples]
+    if not path.is_file():
+        model = thinker.load_model(dtype="float32")
+        save_file({"rows": torch.cat(list(hidden_rows(model, samples))).half()}, path)
+    return list(load_file(path)["rows"].float().split(lengths))
+
+
+@torch.inference_mode()
+def hidden_rows(thinker: SpeechModel, samples: Sequence[Sample]) -> Iterator[Tensor]:
+    """Of each sample (n, H), after the final norm."""
+    for first in range(0, len(samples), _AT_ONCE):
+        several = samples[first : first + _AT_ONCE]
+        longest = max(map(len, several))
+        ids = torch.tensor([(*each.ids, *[0] * (longest - len(each))) for each in several])
+        positions = torch.arange(longest).expand_as(ids)
+        hidden: Any = thinker.backbone(thinker.embed(ids), positions)  # causal, so that padding behind harms none
+        yield from (states[_spoken(sample)].clone() for states, sample in zip(hidden, several, strict=True))
