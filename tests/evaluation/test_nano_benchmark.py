@@ -18,6 +18,7 @@ from vita_mctp.evaluation.benchmarks import Case, find_benchmark, read_cases
 from vita_mctp.evaluation.metrics import ResultRow
 from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.work import NO_AUDIO, NO_TEXT, UNFINISHED
+from vita_mctp.nano import benchmark
 from vita_mctp.nano.benchmark import (
     QUESTION_GROUPS,
     RIGHT_ANSWERS,
@@ -52,7 +53,9 @@ def work(tiny_speech_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("evaluation")
     options = NanoOptions(str(tiny_speech_folder), N, MODES, folder, folder / "page" / "nano.md", 3, False)
     speech_lm = SpeechLM.from_pretrained(tiny_speech_folder)
-    evaluate_nano(speech_lm, options, open_transcriber=lambda name, worker: JUDGES[name])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "find_spec", lambda package: None)  # Whisper, where it is installed
+        evaluate_nano(speech_lm, options, open_transcriber=lambda name, worker: JUDGES[name])
     return folder
 
 
@@ -109,6 +112,27 @@ def test_the_page_says_what_the_rows_say(work: Path) -> None:
         assert metrics[1].startswith("0.0 (") and float(metrics[3].split()[0]) == pytest.approx(rate, abs=0.05)
     spoken = [row for row in cells if row[1] in (SENTENCES, RIGHT_ANSWERS)]
     assert [row[0].split(",")[0] for row in spoken].count("model") == len(MODES) and len(spoken) == len(MODES) + 4
+
+
+def test_the_page_has_whispers_word_where_it_was_asked(work: Path) -> None:
+    about = json.loads((work / "summary.json").read_text())
+    runs = {path.parent.name: json.loads(path.read_text()) for path in (work / "runs").glob("*/summary.json")}
+    section = "## Heard by Whisper"
+    assert section not in benchmark.markdown(about, runs)
+    added = {("exact", "speech, whisper-nano"): 0.5, ("exact", "speech, whisper-nano-prompted"): 0.75}
+    added |= {("plain", "speech, whisper-nano"): 0.2, ("plain", "speech, whisper-nano-prompted"): 0.1}
+    added |= {("distillmos mos", "sound"): 2.5}
+    metrics = [
+        {"rule": rule, "on": on, "value": value, "low": 0, "high": 5, "n": N} for (rule, on), value in added.items()
+    ]
+    for run in runs.values():
+        for part in (run, *(each for tag in run["by"].values() for each in tag.values())):
+            part["metrics"] += metrics
+    page = benchmark.markdown(about, runs).partition(section)[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ") and " | 2 | " in line]
+    assert len(rows) == len(MODES) * (len(QUESTION_GROUPS) + 1) + 4  # questions, sentences, and the two floors' two
+    values = ["50.0 (0.0 to 500.0)", "75.0 (0.0 to 500.0)", "20.0 (0.0 to 500.0)", "10.0 (0.0 to 500.0)"]
+    assert all(row[3:] == [*values, "2.50 (0.00 to 5.00) |"] for row in rows)
 
 
 def test_metrics_are_also_given_by_kind_of_question(work: Path) -> None:

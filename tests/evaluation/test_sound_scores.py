@@ -38,6 +38,12 @@ def test_dnsmos_prefers_less_noise() -> None:
     assert all(clean[name] > hissing[name] for name in set(clean) - {"sig_mos"})  # that one looks past the noise
 
 
+def test_distillmos_prefers_less_noise() -> None:
+    pytest.importorskip("distillmos")
+    rule = sound_rule("distillmos")
+    assert 1 < rule.score(noisy(0.1))["mos"] < rule.score(SPEECH)["mos"] < 5
+
+
 @pytest.fixture(scope="module")
 def speaker_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny, of random weights, in the layout of the released ones."""

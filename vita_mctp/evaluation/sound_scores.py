@@ -1,11 +1,14 @@
-"""How speech sounds, scored from its waves: `dnsmos` its quality, from the wave alone; `speaker` whose voice it is.
+"""How speech sounds, scored from its waves: `distillmos` how natural, `dnsmos` how clean, both from the wave alone;
+`speaker` whose voice it is.
 
 T samples at 16 kHz. `speaker` compares two voices, whatever is said.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +26,7 @@ _SHORTEST_SECONDS = 0.5
 SPEAKER_MODEL = "microsoft/wavlm-base-plus-sv"
 """WavLM with an x-vector head, trained to tell speakers apart."""
 
-SOUND_RULES = ("dnsmos", "speaker")
+SOUND_RULES = ("distillmos", "dnsmos", "speaker")
 _MOS = ("ovrl_mos", "sig_mos", "bak_mos", "p808_mos")
 Samples = NDArray[np.float32]
 Measure = Callable[[Samples, Samples], dict[str, float]]
@@ -64,6 +67,9 @@ def sound_rule(name: str) -> SoundRule:
     if name == "dnsmos":
         require("the rule dnsmos", "sound", "speechmos", "librosa", "onnxruntime", "requests")
         return SoundRule(name, f"dnsmos/1 ({versions('speechmos')})", _MOS, False, _dnsmos)
+    if name == "distillmos":
+        require("the rule distillmos", "judge", "distillmos", "torchaudio")
+        return SoundRule(name, f"distillmos/1 ({versions('distillmos')})", ("mos",), False, _distillmos)
     rule, _, model = name.partition(":")
     if rule == "speaker":
         model = model or SPEAKER_MODEL
@@ -86,6 +92,22 @@ def _dnsmos(samples: Samples, _: Samples) -> dict[str, float]:
     from speechmos import dnsmos
 
     return {name: float(value) for name, value in dnsmos.run(samples, SAMPLE_RATE).items()}
+
+
+def _distillmos(samples: Samples, _: Samples) -> dict[str, float]:
+    """The mean opinion, 1 to 5, that a small copy of a network on XLS-R expects of listeners (arXiv:2502.05356)."""
+    import torch
+
+    with torch.inference_mode():
+        return {"mos": float(_distillmos_network()(torch.from_numpy(samples)[None])[0, 0])}
+
+
+@functools.cache
+def _distillmos_network() -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):  # it says where its weights are
+        from distillmos import ConvTransformerSQAModel
+
+        return ConvTransformerSQAModel().eval()
 
 
 def _speaker_measure(model: str) -> Measure:

@@ -12,8 +12,10 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,9 @@ from vita_mctp.evaluation.benchmarks import (
     say_case,
     transcribe_case,
 )
-from vita_mctp.evaluation.metrics import SPEECH, TEXT, Estimate
+from vita_mctp.evaluation.metrics import SOUND, SPEECH, TEXT, Estimate
 from vita_mctp.evaluation.pool import Progress
-from vita_mctp.evaluation.report import percent, table
+from vita_mctp.evaluation.report import interval, percent, table
 from vita_mctp.evaluation.run import RunConfig, RunResult, evaluate
 from vita_mctp.evaluation.systems import FINISHED, FinishedAnswers, LocalModel, Reply, System, SystemConfig
 from vita_mctp.evaluation.text_scores import text_rule
@@ -72,6 +74,7 @@ SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
 
 _SAID = {SENTENCES: "eval_sentences", RIGHT_ANSWERS: "eval_answers"}
 _JUDGE, _BY_LOOP = "pocketsphinx-nano", "pocketsphinx-nano-loop"
+_WHISPER, _PROMPTED = "whisper-nano", "whisper-nano-prompted"
 _CORPUS_SEED = 0
 """The shipped training corpus's. Sentences held out under one seed may be trained on under another."""
 
@@ -135,6 +138,13 @@ BENCHMARKS = (
     _benchmark("nano-disturbed-asr", ASR, "transcribed questions", 2100, "condition", make_disturbed_cases),
     _benchmark("nano-disturbed-sqa", SQA, "questions", 2100, "condition", make_disturbed_cases),
 )
+
+
+def listeners() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Judges and rules of sound; Whisper and the opinion of listeners where the extra `judge` is installed."""
+    if all(find_spec(package) for package in ("faster_whisper", "distillmos")):
+        return (_JUDGE, _BY_LOOP, _WHISPER, _PROMPTED), ("distillmos",)
+    return (_JUDGE, _BY_LOOP), ()
 
 
 def question_groups() -> dict[str, str]:
@@ -244,13 +254,21 @@ def evaluate_nano(
         shutil.rmtree(options.work / "runs", ignore_errors=True)
         end.unlink()
     corpus, waves = speak_samples(speech, options.n), speech / "waves"
+    judges, sound = listeners()
     question = _recording(corpus, "eval_questions", 0)[0]
     about["cold"] = asdict(_measure_cold(options, question)) if options.measure_cold else None
     runs: dict[str, RunResult] = {}
 
     def run(name: str, benchmark: str, config: SystemConfig, system: System, per_n: int) -> None:
         runs[name] = evaluate(
-            RunConfig(benchmark=benchmark, system=config, data=str(speech), limit=per_n * options.n),
+            RunConfig(
+                benchmark=benchmark,
+                system=config,
+                data=str(speech),
+                limit=per_n * options.n,
+                judges=judges,
+                sound=() if benchmark.endswith(ASR) else sound,
+            ),
             options.work / "runs" / name,
             device=model.device,
             open_system=lambda worker: system,
@@ -298,6 +316,8 @@ _COLUMNS = """\
 - **WER2, WER1**: what the judge hears in the wave, with a bigram of the domain's answer-like sentences (right and wrong
   alike) and in a word loop, where any word may follow any other: against the right answer (for sentences: the sentence
   to say), and, "own", against what the model itself wrote.
+- **Whisper**: base, which knows nothing of the domain; **prompted**: it has read four answers. Its numbers are written
+  as words. **MOS**: DistillMOS's guess of listeners' opinion, 1 to 5; flite's own voice gets the first row's.
 - **first sound**: seconds from the end of the question to the first decoded samples, in a warm process.
   **RTF**: computing seconds per second of answer, over all answers.
 - Brackets: bootstrap 95 % interval over samples (1,000 draws)."""
@@ -305,6 +325,8 @@ _COLUMNS = """\
 _TEXT_RIGHT, _WER = ("exact", TEXT), ("plain", TEXT)
 _HEARD = (("exact", SPEECH), ("plain", SPEECH), ("plain", f"{SPEECH}, {_BY_LOOP}"))
 _OWN_HEARD = (("plain", OWN), ("plain", f"{OWN}, {_BY_LOOP}"))
+_BY_WHISPER = [(rule, f"{SPEECH}, {judge}") for rule in ("exact", "plain") for judge in (_WHISPER, _PROMPTED)]
+_MOS = ("distillmos mos", SOUND)
 """Columns of metrics: a rule, and what it was asked about."""
 
 
@@ -319,6 +341,7 @@ def markdown(about: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str:
         _questions(modes, runs),
         "## Spoken sentences, percent",
         _sentences(modes, runs),
+        *_whisper(modes, runs),
         "## Speed",
         _speeds(modes, runs),
         _cold(about["cold"]),
@@ -330,13 +353,15 @@ def markdown(about: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _cells(part: dict[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
+def _cells(
+    part: dict[str, Any], columns: Sequence[tuple[str, str]], written: Callable[[Estimate], str] = percent
+) -> list[str]:
     """Some of the metrics of a part of a run's summary."""
     found = {
         (each["rule"], each["on"]): Estimate(*(each[key] for key in ("value", "low", "high", "n")))
         for each in part["metrics"]
     }
-    return [percent(found[column]) for column in columns]
+    return [written(found[column]) for column in columns]
 
 
 def _count(*parts: dict[str, Any]) -> str:
@@ -364,6 +389,31 @@ def _sentences(modes: Sequence[str], runs: dict[str, dict[str, Any]]) -> str:
         if said in runs[name]["by"]["said"]
     ]
     return table(("who speaks", "what", "n (failed)", "heard right", "WER2", "WER1"), rows)
+
+
+def _whisper(modes: Sequence[str], runs: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """The section of what Whisper heard and how natural it was, where it was asked."""
+    if not any(each["on"] == SOUND for each in runs["original"]["metrics"]):
+        return ()
+    opinion = partial(interval, scale=1, digits=2)
+    parts = [
+        (name, part, runs[name]["by"][tag][part])
+        for name in ("original", "copy", *(f"{task}-{mode}" for mode in modes for task in (SQA, TTS)))
+        for tag in ("voices", "said")
+        for part in runs[name]["by"].get(tag, ())
+    ]
+    rows = [
+        (
+            name,
+            what,
+            str(part["n_total"]),
+            *_cells(part, _BY_WHISPER),
+            *_cells(part, [_MOS], opinion),
+        )
+        for name, what, part in parts
+    ]
+    head = ("run", "voices, or what is said", "n", "right", "right, prompted", "WER", "WER, prompted", "MOS")
+    return "## Heard by Whisper, percent; and how natural", table(head, rows)
 
 
 def _speeds(modes: Sequence[str], runs: dict[str, dict[str, Any]]) -> str:

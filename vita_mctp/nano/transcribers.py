@@ -1,4 +1,5 @@
-"""Transcribers that know the closed domain: its words and, with the bigram, which word may follow which.
+"""Judges for the closed domain: PocketSphinx that knows its words and, with the bigram, which word may follow which;
+and Whisper, which knows nothing of it unless prompted, with numbers and signs written as the domain says them.
 
 PocketSphinx's acoustic model shares nothing with ours. The bigram's sentences are right and wrong alike, so that a
 wrong answer is not bent into the right one; in the word loop any word may follow any other: only the sound decides.
@@ -18,12 +19,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from vita_mctp.evaluation.judges import PocketSphinx
-from vita_mctp.nano.domain import build_domain
+from vita_mctp.evaluation.judges import PocketSphinx, Transcriber, WhisperBase
+from vita_mctp.nano.domain import NUMBERS, build_domain
 from vita_mctp.nano.sentences import answer_like
+from vita_mctp.types import Wave
 
 _SENTENCES = 20_000
 _SENTENCES_SEED = 1
@@ -34,6 +38,47 @@ _NEVER = -99.0
 """ARPA's log10 probability of what is only ever a history."""
 
 Probabilities = Mapping[str, float]
+
+_PROMPT = "Seven plus five is twelve. The day after Monday is Tuesday. The capital of Spain is Madrid. Hot is not cold."
+"""Says how numbers are to be written and what is spoken of."""
+
+_SIGNS = {"+": " plus ", "=": " is ", " - ": " minus ", "−": " minus "}
+_DIGITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class _InWords:
+    """What another transcriber hears, as the domain spells it."""
+
+    transcriber: Transcriber
+
+    def transcribe(self, wave: Wave) -> str:
+        return in_words(self.transcriber.transcribe(wave))
+
+
+def in_words(heard: str) -> str:
+    """Signs and numbers as words: "7 + 5 = 12" and "1-2-3" as they are said; over twenty digit by digit."""
+    for sign, word in _SIGNS.items():
+        heard = heard.replace(sign, word)
+    return " ".join(_DIGITS.sub(lambda match: f" {_number(match[0])} ", heard).split())
+
+
+def _number(digits: str) -> str:
+    if int(digits) < len(NUMBERS):
+        return NUMBERS[int(digits)]
+    return " ".join(NUMBERS[int(digit)] for digit in digits)
+
+
+@functools.cache
+def whisper_transcriber() -> Transcriber:
+    """Raises MissingExtraError where Whisper base is not installed."""
+    return _InWords(WhisperBase())
+
+
+@functools.cache
+def prompted_whisper_transcriber() -> Transcriber:
+    """Whisper that has read four of the domain's answers. Raises MissingExtraError where it is not installed."""
+    return _InWords(WhisperBase(_PROMPT))
 
 
 @functools.cache
