@@ -95,7 +95,7 @@ def _dnsmos(samples: Samples, _: Samples) -> dict[str, float]:
 
 
 def _distillmos(samples: Samples, _: Samples) -> dict[str, float]:
-    """The mean opinion, 1 to 5, that a small copy of a network on XLS-R expects of listeners (arXiv:2502.05356)."""
+    """The mean opinion, 1 to 5, that a small copy of a network on XLS-R expects of people (arXiv:2502.05356)."""
     import torch
 
     with torch.inference_mode():

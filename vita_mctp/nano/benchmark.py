@@ -140,8 +140,8 @@ BENCHMARKS = (
 )
 
 
-def listeners() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Judges and rules of sound; Whisper and the opinion of listeners where the extra `judge` is installed."""
+def judges_here() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Judges and rules of sound; Whisper and DistillMOS where the extra `judge` is installed."""
     if all(find_spec(package) for package in ("faster_whisper", "distillmos")):
         return (_JUDGE, _BY_LOOP, _WHISPER, _PROMPTED), ("distillmos",)
     return (_JUDGE, _BY_LOOP), ()
@@ -254,7 +254,7 @@ def evaluate_nano(
         shutil.rmtree(options.work / "runs", ignore_errors=True)
         end.unlink()
     corpus, waves = speak_samples(speech, options.n), speech / "waves"
-    judges, sound = listeners()
+    judges, sound = judges_here()
     question = _recording(corpus, "eval_questions", 0)[0]
     about["cold"] = asdict(_measure_cold(options, question)) if options.measure_cold else None
     runs: dict[str, RunResult] = {}
@@ -317,7 +317,7 @@ _COLUMNS = """\
   alike) and in a word loop, where any word may follow any other: against the right answer (for sentences: the sentence
   to say), and, "own", against what the model itself wrote.
 - **Whisper**: base, which knows nothing of the domain; **prompted**: it has read four answers. Its numbers are written
-  as words. **MOS**: DistillMOS's guess of listeners' opinion, 1 to 5; flite's own voice gets the first row's.
+  as words. **MOS**: DistillMOS's guess of people's opinion, 1 to 5; flite's own voice gets the first row's.
 - **first sound**: seconds from the end of the question to the first decoded samples, in a warm process.
   **RTF**: computing seconds per second of answer, over all answers.
 - Brackets: bootstrap 95 % interval over samples (1,000 draws)."""

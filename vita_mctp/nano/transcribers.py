@@ -60,7 +60,7 @@ def in_words(heard: str) -> str:
     """Signs and numbers as words: "7 + 5 = 12" and "1-2-3" as they are said; over twenty digit by digit."""
     for sign, word in _SIGNS.items():
         heard = heard.replace(sign, word)
-    return " ".join(_DIGITS.sub(lambda match: f" {_number(match[0])} ", heard).split())
+    return " ".join(_DIGITS.sub(lambda match: _number(match[0]), heard).split())
 
 
 def _number(digits: str) -> str:
