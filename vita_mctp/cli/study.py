@@ -45,6 +45,12 @@ def attention(chosen: Chosen) -> None:
     _study("attention", chosen)
 
 
+@command(study, help="which written words does the sound need? (VITA-Audio, figure 1b)")
+def masking(chosen: Chosen) -> None:
+    """As `attention`."""
+    _study("masking", chosen)
+
+
 def _study(name: str, chosen: Chosen) -> None:
     from vita_mctp.study.pages import write as write_page
     from vita_mctp.study.registry import find_study

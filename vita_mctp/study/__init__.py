@@ -6,7 +6,7 @@ A study is one file with its loader, its loop and its table: a function `run(Stu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ class StudyOptions:
     dtype: str | None = None
 
 
+Table = tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]
+"""Heading, head and rows."""
+
+
 class Fact(Schema):
     """A number with its bootstrap 95 % interval over n samples; all None where nothing could be divided by.
 
@@ -49,6 +53,10 @@ class Fact(Schema):
         """A difference of two metrics is one of its own."""
         return cls(**asdict(measured.difference if isinstance(measured, Comparison) else measured))
 
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high, self.n)
+
     @classmethod
     def exact(cls, value: float, n: int) -> Fact:
         return cls(value=value, low=value, high=value, n=n)
@@ -57,14 +65,14 @@ class Fact(Schema):
 class Findings(Schema):
     """What a study found. about: what was run (model, weights, n, seeds, command); facts: by name.
 
-    tables: (heading, head, rows) each, for its page. surprise: one sentence a reader would not have guessed, or none.
+    tables: for its page.
     """
 
     study: str
     title: str
     about: dict[str, str | int]
     facts: dict[str, Fact]
-    tables: tuple[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]], ...]
+    tables: tuple[Table, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -99,4 +107,4 @@ class Result:
     """Findings and the pictures that go with them, by the end of their file's name."""
 
     findings: Findings
-    pictures: dict[str, Sequence[Panel | Heat]] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[Panel | Heat]] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from vita_mctp.bench import Line, Panel
 from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.evaluation.metrics import compare, ratio
 from vita_mctp.evaluation.report import percent
-from vita_mctp.study import Fact, Findings, Heat, Result, StudyOptions
+from vita_mctp.study import Fact, Findings, Heat, Result, StudyOptions, Table
 from vita_mctp.study.pages import about
 from vita_mctp.study.samples import NOTHING, AlignedAnswer, Studied, aligned_answers, open_studied, speak_answers
 from vita_mctp.types import Task
@@ -107,7 +107,7 @@ def run(options: StudyOptions) -> Result:
     depth = studied.model.config.num_backbone_layers
     corpus = speak_answers(options.folder / "speech", options.n, options.seed)
     facts: dict[str, Fact] = {}
-    tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = []
+    tables: list[Table] = []
     pictures: dict[str, Sequence[Panel | Heat]] = {}
     for name, task in TASKS.items():
         answers = list(aligned_answers(studied, corpus, task))

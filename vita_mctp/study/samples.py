@@ -39,6 +39,7 @@ class AlignedAnswer:
     start: int
     written: tuple[int, ...]
     spoken: tuple[int, ...]
+    codes: AudioCodes
     utterance: Utterance
 
 
@@ -102,7 +103,18 @@ def align(speech_lm: SpeechLM, answer: Utterance, question: Utterance | None, ta
             written[position] = next(next_word)
         elif kind is TokenKind.AUDIO:
             spoken[position] = next(next_frame)
-    return AlignedAnswer(task, answer.text, tuple(ids), len(prompt), tuple(written), tuple(spoken), answer)
+    return AlignedAnswer(task, answer.text, tuple(ids), len(prompt), tuple(written), tuple(spoken), codes, answer)
+
+
+def pronounced(utterance: Utterance) -> list[tuple[int, ...]]:
+    """The phones of each word."""
+    ends = utterance.phone_ends or ()
+    middles = [(a + b) / 2 for a, b in zip((0, *ends), ends, strict=False)]
+    spans = zip(utterance.word_starts or (), utterance.word_ends or (), strict=True)
+    return [
+        tuple(phone for phone, at in zip(utterance.phones, middles, strict=True) if first <= at < last)
+        for first, last in spans
+    ]
 
 
 def _codes(speech_lm: SpeechLM, utterance: Utterance) -> AudioCodes:

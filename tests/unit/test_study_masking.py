@@ -1,0 +1,67 @@
+"""The masking study masks what it says: nothing hidden changes no id, and hidden words cannot be looked at."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.modes import MODES
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.runners.eager import EagerRunner
+from vita_mctp.study.masking import MASKINGS, masks, speak_masked
+from vita_mctp.study.samples import NOTHING, AlignedAnswer
+from vita_mctp.types import Task, TokenKind
+
+TEXT, BEGIN, CODES, SIZE, PROMPT = 20, 20, 21, 48, (3, 5, 7, 1, 40)
+
+
+def kind(token: int) -> TokenKind:
+    return TokenKind.TEXT if token < TEXT else TokenKind.BEGIN if token == BEGIN else TokenKind.AUDIO
+
+
+def answer_of(ids: tuple[int, ...], prompt_words: int = 0) -> AlignedAnswer:
+    """Every text token is a word of its own; a code says the last word before it."""
+    written, spoken, word = [NOTHING] * len(ids), [NOTHING] * len(ids), -1
+    for position in range(len(PROMPT), len(ids)):
+        if kind(ids[position]) is TokenKind.TEXT:
+            written[position] = word = word + 1
+        elif kind(ids[position]) is TokenKind.AUDIO:
+            spoken[position] = max(word, 0)
+    written[:prompt_words] = range(prompt_words)
+    unused: Any = None
+    return AlignedAnswer(Task.TTS, "", ids, len(PROMPT), tuple(written), tuple(spoken), unused, unused)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_mask_that_masks_nothing_changes_no_id(seed: int, make_tiny_model: Callable[..., Any]) -> None:
+    model = make_tiny_model(seed, 0, attn="eager")
+    engine = Engine(EagerRunner(model))
+    [own] = engine.generate([Request(PROMPT, MODES["vanilla"], 60)])
+    answer = answer_of((*PROMPT, *own.ids))
+    assert {kind(i) for i in own.ids} >= {TokenKind.TEXT, TokenKind.AUDIO}
+    vocabulary = SimpleNamespace(audio_0=CODES, size=SIZE)
+    speech_lm = SimpleNamespace(tokenizer=SimpleNamespace(vocabulary=vocabulary))
+    studied: Any = SimpleNamespace(model=model, kind=kind, speech_lm=speech_lm)
+    made = dict(zip(MASKINGS, speak_masked(studied, answer).tolist(), strict=True))
+    assert made["nothing"] == list(answer.ids)
+    assert made["all words"] != list(answer.ids)
+    text = [i for i, token in enumerate(answer.ids) if kind(token) is not TokenKind.AUDIO]
+    assert all([ids[i] for i in text] == [answer.ids[i] for i in text] for ids in made.values())
+
+
+def test_rows_of_sound_see_the_words_that_are_left() -> None:
+    ids = (*PROMPT, 1, BEGIN, 30, 31, 2, 3, BEGIN, 32, 33)  # words 0 | 0 0 | 1 2 | 2 2
+    answer = answer_of(ids, prompt_words=3)
+    found = dict(zip(MASKINGS, masks(answer, [kind(i) is not TokenKind.TEXT for i in ids]), strict=True))
+    row = 12  # reads the code 32, predicts 33, which says word 2; it sees columns 0 to 12
+    seen = {name: np.flatnonzero(mask[row]).tolist() for name, mask in found.items()}
+    sound = [6, 7, 8, 11, 12]
+    assert seen["nothing"] == list(range(13))
+    assert seen["all but the spoken word"] == sorted([2, 10, *sound])
+    assert seen["all but it and its neighbours"] == sorted([1, 2, 9, 10, *sound])
+    assert seen["only the spoken word"] == sorted([0, 1, 3, 4, 5, 9, *sound])  # 3 and 4 have seen the words
+    assert seen["all words"] == sound
+    assert all(np.array_equal(mask[9], found["nothing"][9]) for mask in found.values())  # a row of text
