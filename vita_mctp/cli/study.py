@@ -51,6 +51,12 @@ def masking(chosen: Chosen) -> None:
     _study("masking", chosen)
 
 
+@command(study, help="what does each block know, and what from? (VITA-Audio, sections 3.2 and 3.3)")
+def blocks(chosen: Chosen) -> None:
+    """As `attention`."""
+    _study("blocks", chosen)
+
+
 def _study(name: str, chosen: Chosen) -> None:
     from vita_mctp.study.pages import write as write_page
     from vita_mctp.study.registry import find_study

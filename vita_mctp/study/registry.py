@@ -28,6 +28,7 @@ class StudyKind:
 STUDIES = {
     "attention": StudyKind("vita_mctp.study.attention:run", "do codes look at the words they say", 100, 6),
     "masking": StudyKind("vita_mctp.study.masking:run", "which written words does the sound need", 60, 4),
+    "blocks": StudyKind("vita_mctp.study.blocks:run", "what each block knows, and what from", 100, 6),
 }
 
 

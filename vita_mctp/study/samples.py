@@ -9,9 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.codecs.nano import NanoTokenizer
+from vita_mctp.codecs.nano.config import pad_to_codes
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import SpeechModel
+from vita_mctp.nano.codec_data import grid_positions, warp_frames
 from vita_mctp.nano.corpus import Corpus, Utterance, build_planned
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.synthesis import SAMPLE_RATE
@@ -85,13 +90,12 @@ def aligned_answers(studied: Studied, corpus: Corpus, task: Task) -> Iterator[Al
 def align(speech_lm: SpeechLM, answer: Utterance, question: Utterance | None, task: Task) -> AlignedAnswer:
     """Raises ConfigError for a model that hears features, which has no codes of a recording."""
     vocabulary, tokenizer = speech_lm.tokenizer.vocabulary, speech_lm.tokenizer
-    codes = _codes(speech_lm, answer)
+    codes, frames = _answer_codes(speech_lm, answer)
     prompt = list(speech_lm.prompt(answer.text if question is None else _codes(speech_lm, question), task).ids)
     text = tokenizer.encode(answer.text)
     marked = [vocabulary.begin_of_audio, *map(vocabulary.audio_id, codes.ids.tolist()), vocabulary.end_of_audio]
     ids = [*prompt, *interleave([*text, *marked], BOOST_RATIO, marked[0], marked[-1]), vocabulary.im_end]
     words = _word_of_tokens([tokenizer.decode([token]) for token in text])
-    frames = _word_of_frames(answer, len(codes.ids), float(codes.frame_rate))
     written, spoken = [NOTHING] * len(ids), [NOTHING] * len(ids)
     if question is None:
         said = tokenizer.encode_ordinary(answer.text)
@@ -117,6 +121,25 @@ def pronounced(utterance: Utterance) -> list[tuple[int, ...]]:
     ]
 
 
+def _answer_codes(speech_lm: SpeechLM, answer: Utterance) -> tuple[AudioCodes, list[int]]:
+    """As the model is trained to say it, and the word in the middle of each frame; nano's are on its word grid."""
+    starts, ends = np.array(answer.word_starts), np.array(answer.word_ends)
+    frontend = speech_lm.audio_frontend
+    if not isinstance(frontend, NanoTokenizer):
+        codes = _codes(speech_lm, answer)
+        bounds = np.stack([starts, ends], 1) / SAMPLE_RATE * float(codes.frame_rate)
+    else:
+        config = frontend.config
+        step, hop = config.frames_per_code, config.hop_length
+        sources, targets = grid_positions((starts / hop).astype(np.float32), float(ends[-1] / hop), step)
+        frames = frontend.features(pad_to_codes(answer.samples, config))
+        codes = frontend.encode_frames(warp_frames(frames, sources, targets))
+        bounds = np.stack([targets[1:-2], targets[2:-1]], 1) / step
+    middles = np.arange(len(codes.ids)) + 0.5
+    inside = (bounds[:, :1] <= middles) & (middles < bounds[:, 1:])
+    return codes, [int(column.argmax()) if column.any() else NOTHING for column in inside.T]
+
+
 def _codes(speech_lm: SpeechLM, utterance: Utterance) -> AudioCodes:
     heard = speech_lm.hear(Wave(utterance.samples, SAMPLE_RATE))
     if not isinstance(heard, AudioCodes):
@@ -133,13 +156,6 @@ def _word_of_tokens(pieces: Sequence[str]) -> list[int]:
         word += number > 0 and piece.startswith(" ")
         words.append(word)
     return words
-
-
-def _word_of_frames(utterance: Utterance, frames: int, rate: float) -> list[int]:
-    starts, ends = utterance.word_starts or (), utterance.word_ends or ()
-    middles = [(frame + 0.5) / rate * SAMPLE_RATE for frame in range(frames)]
-    spans = list(zip(starts, ends, strict=True))
-    return [next((w for w, (a, b) in enumerate(spans) if a <= at < b), NOTHING) for at in middles]
 
 
 def _find(ids: Sequence[int], part: Sequence[int]) -> int:

@@ -67,7 +67,10 @@ class NanoTokenizer:
             import soxr
 
             samples = soxr.resample(samples, wave.sample_rate, self.sample_rate).astype(np.float32)
-        frames = self.features(pad_to_codes(samples, self.config))
+        return self.encode_frames(self.features(pad_to_codes(samples, self.config)))
+
+    def encode_frames(self, frames: FloatArray) -> AudioCodes:
+        """frames: (F, M) normalised log-mel, F a multiple of the frames of a code."""
         (reals,) = self._encoder.run(None, {"frames": frames[None]})
         codes = codes_of(reals[0], self.config.levels)
         return AudioCodes(codes, self.codebook_size, self.frame_rate, self.name)
