@@ -28,7 +28,7 @@ from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
 from vita_mctp.language_model import LanguageModel, load_graphs
 from vita_mctp.models.registry import Speaking, SpeechModel, family_of
-from vita_mctp.text.chat import PromptStyle
+from vita_mctp.text.chat import PromptStyle, name_rhythm
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
 
@@ -235,7 +235,7 @@ class SpeechLM:
         heard = question if isinstance(question, str) else self.hear(question)
         if task.hears:
             clock.mark("heard")
-        prompt = self.prompt(heard, task, history=history, voice=speaker)
+        prompt = self.prompt(heard, task, history=history, voice=speaker, mode=decoding.mode)
         tokens = self.generate(prompt, decoding, cancel)
         mode, seed = decoding.mode.name, decoding.sampling.seed
         yield from self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel)
@@ -251,10 +251,11 @@ class SpeechLM:
         *,
         history: Sequence[Turn] = (),
         voice: AudioCodes | AudioFeatures | None = None,
+        mode: Mode | None = None,
     ) -> Prompt:
         """The ids of a question, which is a text or what `hear` gave; history as for `stream`.
 
-        voice: what `hear` gave for a recording of the voice to speak in.
+        voice: what `hear` gave for a recording of the voice to speak in. mode: what is to be asked for in its rhythm.
         Raises ConfigError for a history or a voice that the task or the model has no use of.
         """
         task = _task(task)
@@ -262,7 +263,10 @@ class SpeechLM:
         turn = self._chat.turn(task, question if isinstance(question, str) else self._segment(question))
         speaker = None if voice is None else self._segment(voice)
         earlier = recent_turns(history, self.settings.max_history_turns)
-        return replace(self._chat.ask(turn, task, voice=speaker, history=earlier), question=turn)
+        system: str | None = ""
+        if mode is not None and mode.counts in self.settings.rhythms and task is Task.SPEECH_TO_SPEECH:
+            system = name_rhythm(self.settings.system_text or "", mode.counts)
+        return replace(self._chat.ask(turn, task, system=system, voice=speaker, history=earlier), question=turn)
 
     def decoding(
         self,

@@ -19,6 +19,7 @@ from vita_mctp.audio import write_wave
 from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.decoding.engine import Engine
+from vita_mctp.decoding.modes import MODES
 from vita_mctp.decoding.request import SequenceState
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError
 from vita_mctp.types import AudioCodes, Done, Task, TextDelta, TokenEvent, Wave, WaveChunk
@@ -58,6 +59,19 @@ def test_stream_is_its_public_stages_one_after_another(speech_lm: SpeechLM) -> N
     np.testing.assert_array_equal(by_hand.wave.samples, streamed.wave.samples)
     times = streamed.done.timings
     assert times.heard is not None and times.first_token is not None and 0 < times.heard < times.first_token
+
+
+def test_a_rhythm_is_asked_for_by_the_system_text(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, balance = speech_lm.hear(QUESTION), MODES["balance"]
+    assert speech_lm.prompt(heard, mode=balance) == speech_lm.prompt(heard)
+    monkeypatch.setattr(speech_lm, "settings", speech_lm.settings.but(rhythms=(balance.counts,)))
+    asked = speech_lm.tokenizer.decode(speech_lm.prompt(heard, mode=balance).ids)
+    assert asked.startswith("system\n") and "manner. 1,4,3,8,4,10\n" in asked
+    assert speech_lm.prompt(heard, mode=MODES["boost"]) == speech_lm.prompt(heard)
+    prompts = []
+    monkeypatch.setattr(speech_lm, "generate", lambda prompt, *_: prompts.append(prompt) or iter(()))
+    speech_lm.ask(QUESTION, "balance")
+    assert prompts == [speech_lm.prompt(heard, mode=balance)]
 
 
 def test_silence_around_a_question_is_cut_off_and_said(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chat_prompts import asr_prompt, spoken_prompt, text_prompt, tts_prompt
 from speech_segments import deinterleave
@@ -14,6 +16,7 @@ from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.text.chat import IGNORED, ChatFormat
+from vita_mctp.text.interleave import BOOST_RATIO, Ratio
 from vita_mctp.text.tokenizer import TextTokenizer
 
 NUM_CODES = 24
@@ -31,7 +34,7 @@ def store(tiny_data: dict[str, Path]) -> CodeStore:
 
 @pytest.fixture
 def pools(tiny_data: dict[str, Path], tokenizer: TextTokenizer, store: CodeStore) -> dict[str, Pool]:
-    return nano_pools(Corpus(tiny_data["corpus"]), store, ChatFormat(tokenizer), (1, 10, 4, 10))
+    return nano_pools((Corpus(tiny_data["corpus"]), store), ChatFormat(tokenizer), (BOOST_RATIO,))
 
 
 def test_a_sample_is_the_prompt_of_inference_and_then_only_targets(
@@ -57,6 +60,26 @@ def test_a_sample_is_the_prompt_of_inference_and_then_only_targets(
     text, audio = deinterleave(answer, v.begin_of_audio, v.end_of_audio)
     assert tokenizer.decode(text) == first.answer
     assert tuple(map(v.code_of, audio)) == store.codes(answers + spoken.index(first.answer), 0)
+
+
+def test_natural_voices_ask_and_the_answer_keeps_the_codes_that_are_spoken(
+    tiny_data: dict[str, Path], tokenizer: TextTokenizer, store: CodeStore, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_data["corpus"], tmp_path, dirs_exist_ok=True)
+    index = tmp_path / "corpus.json"
+    index.write_text(index.read_text().replace('["questions", "questions"]', '["natural_questions", "questions"]'))
+    natural, asked = Corpus(tmp_path), build_domain().train[0]
+    heard = CodeStore(np.full(4, 7, np.int16), np.array([[n, 0, 0, 4] for n in range(len(natural))]))
+    chat, ratios = ChatFormat(tokenizer), (BOOST_RATIO, Ratio((1, 4, 3, 8)))
+    pools = nano_pools((Corpus(tiny_data["corpus"]), heard), chat, ratios, store, (natural, heard))
+    told = {pools["natural_sqa"].make(0, draw) for draw in range(20)}
+    assert len(told) == 2 and len({len(sample) for sample in told}) == 2, "in either rhythm"
+    v = tokenizer.vocabulary
+    for sample in told:
+        codes = [v.code_of(token) for token in sample.ids if v.is_audio(token)]
+        spoken = 8 + sorted({qa.answer for qa in build_domain().train[:8]}).index(asked.answer)
+        assert tuple(codes) == (7, 7, 7, 7, *store.codes(spoken, 0))
+    assert asked.question in tokenizer.decode(pools["natural_asr"].make(0, 0).ids)
 
 
 def test_held_out_speech_is_in_no_pool(pools: dict[str, Pool], tokenizer: TextTokenizer) -> None:

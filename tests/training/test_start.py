@@ -58,14 +58,15 @@ def test_a_parent_of_another_size_is_refused(tmp_path: Path) -> None:
         start_model(recipe, tmp_path, None)  # type: ignore[arg-type]
 
 
-def test_adapters_go_on_from_released_weights_with_as_many_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["stage4_lora", "stage4_sft"])
+def test_stage_4_goes_on_from_released_weights_with_as_many_blocks(stage: str, tmp_path: Path) -> None:
     tiny(tied=True).save_pretrained(tmp_path / "released")
-    recipe = load_recipe(STAGES / "stage4_lora.yaml").model_copy(update={"parent": "released"})
-    with pytest.raises(CheckpointError, match="has 0 MCTP blocks, stage4_lora wants 10"):
+    recipe = load_recipe(STAGES / f"{stage}.yaml").model_copy(update={"parent": "released"})
+    with pytest.raises(CheckpointError, match=f"has 0 MCTP blocks, {stage} wants 10"):
         find_parent(recipe, tmp_path, tmp_path)
     assert find_parent(recipe.model_copy(update={"num_mctp_blocks": 0}), tmp_path, tmp_path) == tmp_path / "released"
     with pytest.raises(CheckpointError, match=r"no training\.json"):
-        find_parent(recipe.model_copy(update={"lora": None}), tmp_path, tmp_path)
+        find_parent(recipe.model_copy(update={"stage": 3}), tmp_path, tmp_path)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

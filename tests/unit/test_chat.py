@@ -9,7 +9,8 @@ import pytest
 from chat_prompts import asr_prompt, spoken_prompt, text_prompt, tts_prompt
 
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.text.chat import IGNORED, ChatFormat, Clip, FeatureSpan, Message, PromptStyle, Sample
+from vita_mctp.text.chat import IGNORED, ChatFormat, Clip, FeatureSpan, Message, PromptStyle, Sample, in_a_rhythm
+from vita_mctp.text.interleave import Ratio
 from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.types import AudioFeatures, Prompt, Role, Task, Turn
@@ -195,3 +196,15 @@ def test_bad_conversations_are_refused(chat: ChatFormat, plus: ChatFormat) -> No
         asr_prompt(chat, [50])
     with pytest.raises(ValueError, match="as many labels"):
         Sample((1, 2), (1,))
+
+
+def test_a_system_text_names_every_rhythm_but_the_first() -> None:
+    ratios = (Ratio((1, 10, 4, 10)), Ratio((1, 4, 3, 8)))
+    asked = [Message("system", "Be kind."), Message("user", "hello")]
+    drawn = [in_a_rhythm(asked, ratios, draw) for draw in range(40)]
+    assert {(messages[0].content, ratio) for messages, ratio in drawn} == {
+        ("Be kind.", ratios[0]),
+        ("Be kind. 1,4,3,8", ratios[1]),
+    }
+    assert all(messages[1] == asked[1] for messages, _ in drawn)
+    assert {in_a_rhythm(asked[1:], ratios, draw)[1] for draw in range(40)} == {ratios[0]}, "nobody could tell"

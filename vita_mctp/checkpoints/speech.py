@@ -62,6 +62,8 @@ class SpeechSettings(Schema):
     system_text: str | None = SPEECH_TO_SPEECH_SYSTEM
     """Stands before a spoken question, as does `before_speech`; null is no system turn."""
     before_speech: str = "\n"
+    rhythms: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()
+    """Counts of modes whose rhythm the system text names, since it learnt to interleave in each (`further_ratios`)."""
     max_history_turns: _Count = 0
     """Earlier questions, each with its answer, that the prompt holds; 0: trained on single questions."""
     voice_prompts: bool = False

@@ -1,6 +1,6 @@
 """What training reads: a mixture as an endless sequence of packed rows, the same one on any number of ranks.
 
-    pools = open_pools(mixture, root, chat, ratio)   # below `root`, under each set's `path`, a store of `tokenize`
+    pools = open_pools(mixture, root, chat, ratios)   # below `root`, under each set's `path`, a store of `tokenize`
     stream = RowStream(mixture, pools, row_length=8192, rank=r, world_size=W, state=saved or None)
     for row in stream:      # rank r has rows r, r + W, r + 2 W, ... of the one global sequence
         ...
@@ -28,7 +28,7 @@ from vita_mctp.data.packing import CHUNK, PackedRow, PackingReport, best_fit_dec
 from vita_mctp.data.token_store import TokenStore
 from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.schema import Schema
-from vita_mctp.text.chat import ChatFormat, Clip, Sample
+from vita_mctp.text.chat import ChatFormat, Clip, Sample, in_a_rhythm
 from vita_mctp.text.interleave import Ratio
 
 
@@ -189,23 +189,25 @@ def _read_state(state: Mapping[str, Any], order: str) -> tuple[_Chunk, int]:
     return _Chunk(saved.position, saved.carried, PackingReport(**saved.packed)), saved.used
 
 
-def open_pools(mixture: Mixture, root: Path, chat: ChatFormat, ratio: Ratio) -> dict[str, Pool]:
-    """Pools of the sets that the mixture draws from. ratio: how the text and speech of answers are interleaved.
+def open_pools(mixture: Mixture, root: Path, chat: ChatFormat, *ratios: Ratio) -> dict[str, Pool]:
+    """Pools of the sets that the mixture draws from. ratios: how text and speech of answers are interleaved; see
+    `in_a_rhythm` for more than one.
 
     Raises DataError for a set that is not tokenised, ConfigError for sets of different codecs, or of one with more
     codes than the tokenizer has.
     """
     stores = {each.name: TokenStore(root / each.path) for each in mixture.sets if each.ratio > 0}
     _check_codecs(stores, chat.tokenizer.vocabulary.num_audio)
-    return {name: _pool(store, chat, ratio) for name, store in stores.items()}
+    return {name: _pool(store, chat, ratios) for name, store in stores.items()}
 
 
-def _pool(store: TokenStore, chat: ChatFormat, ratio: Ratio) -> Pool:
-    def make(item: int, _variant: int) -> Sample:
+def _pool(store: TokenStore, chat: ChatFormat, ratios: tuple[Ratio, ...]) -> Pool:
+    def make(item: int, variant: int) -> Sample:
         stored = store[item]
         clips = [Clip(codes, taken or None) for codes, taken in zip(stored.codes, stored.positions, strict=True)]
         try:
-            sample = chat.sample(stored.sample.messages, clips, ratio)
+            messages, ratio = in_a_rhythm(stored.sample.messages, ratios, variant)
+            sample = chat.sample(messages, clips, ratio)
         except DataError as error:
             raise DataError(f"{stored.sample.where}: {error}") from error
         spans = (replace(span, load=partial(store.features, item, span.clip)) for span in sample.features)

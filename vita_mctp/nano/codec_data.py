@@ -8,7 +8,7 @@ where in a sentence it stands. `tokenize_corpus` turns them into codes with a tr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -141,7 +141,8 @@ class CodecBatch:
 class BatchMaker:
     """Deterministic batches of similar lengths from a seed; the order of epoch n depends on seed and n alone.
 
-    most_cut: of an utterance without times, up to so many frames are left out at either end.
+    Of an utterance without times up to `most_cut` frames are left out at either end, and the rest becomes longer or
+    shorter by up to `most_stretched`.
     """
 
     store: FeatureStore
@@ -151,6 +152,7 @@ class BatchMaker:
     max_frames: int
     seed: int
     most_cut: int = 0
+    most_stretched: float = 0.0
 
     def epoch(self, number: int) -> Iterator[CodecBatch]:
         """Every item once, in pools sorted by length so that little is padding."""
@@ -178,11 +180,12 @@ class BatchMaker:
         if rng is not None and self.most_cut:
             items = [self._cut(item, rng) for item in items]
         shifts = [0 if rng is None or item.grid else int(rng.integers(step)) for item in items]
-        counts = [-(-(item.num_frames + shift) // step) * step for item, shift in zip(items, shifts, strict=True)]
+        frames = [self._stretched(item, rng) for item in items]
+        counts = [-(-(len(each) + shift) // step) * step for each, shift in zip(frames, shifts, strict=True)]
         clean = np.full((len(items), max(counts), self.config.num_mels), SILENCE, np.float32)
         fine = np.full((len(items), max(counts) // self.config.patch_frames), IGNORED, np.int64)
         for row, (item, shift) in enumerate(zip(items, shifts, strict=True)):
-            clean[row, shift : shift + item.num_frames] = self.store.frames(item)
+            clean[row, shift : shift + len(frames[row])] = frames[row]
             if item.phone_ends is not None:
                 self._label(fine[row], item, shift)
         targets = torch.from_numpy(clean)
@@ -204,6 +207,13 @@ class BatchMaker:
         if item.phone_ends is not None or item.num_frames <= 4 * self.most_cut:
             return item
         return item._replace(start=item.start + before, num_frames=item.num_frames - before - after)
+
+    def _stretched(self, item: Item, rng: np.random.Generator | None) -> FloatArray:
+        frames = self.store.frames(item)
+        if rng is None or not self.most_stretched or item.phone_ends is not None:
+            return frames
+        length = round(len(frames) * (1 + rng.uniform(-self.most_stretched, self.most_stretched)))
+        return warp_frames(frames, *(np.array([0.0, end], np.float32) for end in (len(frames), length)))
 
     def _label(self, fine: IntArray, item: Item, shift: int) -> None:
         """Phone at the middle of each fine step that the utterance covers."""
@@ -255,12 +265,20 @@ def _smooth_mels(frames: Tensor, width: int) -> Tensor:
     return torch.nn.functional.avg_pool1d(padded, width, stride=1)
 
 
-def tokenize_corpus(maker: BatchMaker, encoder: NanoEncoder, folder: Path, augmented: int, seed: int) -> None:
+def tokenize_corpus(
+    maker: BatchMaker,
+    encoder: NanoEncoder,
+    folder: Path,
+    augmented: int,
+    seed: int,
+    hear: Callable[[CodecBatch, np.random.Generator], Tensor] = lambda batch, _: batch.inputs,
+) -> None:
     """Codes of every item of `maker`: variant 0, and `augmented` more of what is trained on as heard.
 
     `codes.npy` holds all codes end to end (int16); a row of `index.npy` (int64) is utterance, variant, start, length.
     Variant 0 of a sentence of the answer voice is on the word grid, which is what the language model learns to speak;
-    every other variant 0 is the clean recording. Further variants are shifted against the code borders and augmented.
+    every other variant 0 is the clean recording. Further variants are shifted against the code borders, augmented, and
+    encoded as `hear` gives them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[int, int, int]] = []
@@ -270,7 +288,7 @@ def tokenize_corpus(maker: BatchMaker, encoder: NanoEncoder, folder: Path, augme
         for group in maker.groups(sorted(items, key=lambda item: item.num_frames)):
             batch = maker.batch(group, rng)
             with torch.inference_mode():
-                codes = encoder(batch.inputs)[1].numpy()
+                codes = encoder(batch.inputs if rng is None else hear(batch, rng))[1].numpy()
             for item, row, frames in zip(group, codes, batch.num_frames.tolist(), strict=True):
                 piece = row[: frames // maker.config.frames_per_code]
                 rows.append((item.utterance, variant, len(piece)))

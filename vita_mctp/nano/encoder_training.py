@@ -52,6 +52,9 @@ NEW_SCALE = 3.0
 MOST_CUT = 20
 """Frames of the quarter of a second around a question's speech that a batch may leave out."""
 
+MOST_STRETCHED = 0.15
+"""By how much a batch slows a natural voice down or speeds it up."""
+
 
 class EncoderSchedule(Schedule):
     """How the encoder is trained on.
@@ -59,7 +62,8 @@ class EncoderSchedule(Schedule):
     questions: how many natural voices ask; 0: the encoder is not trained on. max_frames: log-mel frames of natural
     voices in one step; known ones have half as many. readout_steps: at first the readout alone learns. kept: weight of
     the distance to the digits that known voices had; kept_answers: for the answer voice, whose codes the decoder turns
-    into sound. asr: how often a question is to be transcribed; else it is answered.
+    into sound. asr: how often a question is to be transcribed; else it is answered. clean: how many of the recordings
+    are heard as they are, without noise in their pauses.
     """
 
     questions: int = Field(default=0, ge=0)
@@ -70,6 +74,7 @@ class EncoderSchedule(Schedule):
     kept: float = Field(default=1.0, ge=0)
     kept_answers: float = Field(default=4.0, ge=0)
     asr: float = Field(default=0.5, ge=0, le=1)
+    clean: float = Field(default=0.25, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
 
 
@@ -123,8 +128,8 @@ class EncoderLosses:
         """By name; `total` is what is minimised."""
         natural, known = next(self.natural), next(self.known)
         with torch.set_grad_enabled(step >= self.schedule.readout_steps):
-            heard = unrounded(pupil.encoder, self._disturbed(natural))
-            kept = unrounded(pupil.encoder, self._disturbed(known))
+            heard = unrounded(pupil.encoder, self._heard(natural))
+            kept = unrounded(pupil.encoder, self._heard(known))
         losses: dict[str, Tensor] = {}
         for name, batch, digits in (("natural", natural, heard), ("known", known, kept)):
             losses |= self._read(pupil.readout, name, batch, digits)
@@ -136,8 +141,8 @@ class EncoderLosses:
             total = total + losses["lm"]
         return {**losses, "total": total}
 
-    def _disturbed(self, batch: CodecBatch) -> Tensor:
-        return torch.where(batch.is_answer[:, None, None], batch.inputs, disturb(batch.inputs, self.config, self.rng))
+    def _heard(self, batch: CodecBatch) -> Tensor:
+        return as_heard(batch, self.config, self.rng, self.schedule.clean)
 
     def _read(self, readout: Readout, name: str, batch: CodecBatch, digits: Tensor) -> dict[str, Tensor]:
         by_step, phones, words = readout(self.teacher.quantizer.points(straight_through(digits)))
@@ -232,6 +237,13 @@ def _cross_entropy(lm: SpeechModel, hidden: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(lm.logits(hidden[:, :-1][rows]).float(), targets[rows])
 
 
+def as_heard(batch: CodecBatch, config: NanoCodecConfig, rng: np.random.Generator, clean: float) -> Tensor:
+    """The batch's frames (B, F, M), disturbed but for the answer voice's; so many of the others as they were spoken."""
+    untouched = torch.from_numpy(rng.random(len(batch.inputs)) < clean) & ~batch.is_answer
+    heard = torch.where(batch.is_answer[:, None, None], batch.inputs, disturb(batch.inputs, config, rng))
+    return torch.where(untouched[:, None, None], batch.targets, heard)
+
+
 def disturb(frames: Tensor, config: NanoCodecConfig, rng: np.random.Generator) -> Tensor:
     """Of log-mel frames (B, F, M) some rows by telephone, some faint, some in noise, all of it drawn for each row."""
     batch, mels = len(frames), config.num_mels
@@ -245,12 +257,12 @@ def disturb(frames: Tensor, config: NanoCodecConfig, rng: np.random.Generator) -
 
     axis = torch.arange(mels)[None, None]
     band = (axis < draw(52.0, 60.0)) & (axis >= draw(-4.0, 12.0))
-    log = torch.where(often(0.15) & ~band, torch.tensor(SILENCE * LOG_SCALE + LOG_MEAN), log)
+    log = torch.where(often(0.25) & ~band, torch.tensor(SILENCE * LOG_SCALE + LOG_MEAN), log)
     loudest = log.logsumexp(2).amax(1)[:, None, None]
     log = log - often(0.2) * draw(0.0, 2.5)
     width = torch.from_numpy(mel_filterbank(config.sample_rate, config.mel_window, mels).sum(1)).log()
     hiss = width - width.logsumexp(0) + draw(-1.5, 0.5) * (axis / mels - 0.5)
-    level = torch.where(often(0.4), loudest - draw(1.5, 5.0), loudest - draw(5.0, 9.0))
+    level = torch.where(often(0.4), loudest - draw(1.5, 5.0), loudest - draw(5.0, 16.0))
     noise = level + hiss + 0.3 * torch.from_numpy(rng.standard_normal(frames.shape, dtype=np.float32))
     return ((torch.logaddexp(log, noise) - LOG_MEAN) / LOG_SCALE).clamp_min(SILENCE)
 
@@ -281,7 +293,9 @@ def train_encoder(
     held_out = set(known[0].indices(*(part for part in known[0].parts if part.startswith("eval_"))))
     kept = [item for item in known[1].items if item.utterance not in held_out]
     makers = (
-        BatchMaker(natural[1], natural[0], config, natural[1].items, schedule.max_frames, seed, most_cut=MOST_CUT),
+        BatchMaker(
+            natural[1], natural[0], config, natural[1].items, schedule.max_frames, seed, MOST_CUT, MOST_STRETCHED
+        ),
         BatchMaker(known[1], known[0], config, kept, max(1, schedule.max_frames // 2), seed),
     )
     # A resumed run goes on with an epoch that it has not seen.

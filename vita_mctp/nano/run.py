@@ -1,7 +1,8 @@
-"""Makes the nano model from nothing: corpus, codec, vocoder, codes, four stages, the encoder once more, shipped folder.
+"""Makes the nano model from nothing: corpus, codec, vocoder, codes, four stages; then natural voices; shipped folder.
 
 Every part resumes where it stopped, and is left alone once finished. Below one run folder: corpus/ features/ codec/
-vocoder/ tokens/, one folder per stage, natural/ and encoder/, and nano/, which is what the package ships.
+vocoder/ tokens/, one folder per stage, natural/ and encoder/, heard_tokens/ and natural_tokens/, and nano/, which is
+what the package ships.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vita_mctp.checkpoints.opening import OpenedModel, open_model
 from vita_mctp.checkpoints.speech import CodecRef, SelfCheck, SpeechSettings
 from vita_mctp.codecs.nano import NAME
 from vita_mctp.codecs.nano.config import DECODER_FILE, ENCODER_FILE, NanoCodecConfig
-from vita_mctp.codecs.nano.networks import NanoVocoder
+from vita_mctp.codecs.nano.networks import NanoEncoder, NanoVocoder
 from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
 from vita_mctp.nano import kokoro
@@ -39,7 +40,7 @@ from vita_mctp.nano.codec_data import (
 from vita_mctp.nano.codec_training import CodecSchedule, CodecTrainer, train_codec
 from vita_mctp.nano.corpus import Corpus, build_corpus, build_planned
 from vita_mctp.nano.domain import build_domain
-from vita_mctp.nano.encoder_training import EncoderSchedule, train_encoder
+from vita_mctp.nano.encoder_training import MOST_CUT, MOST_STRETCHED, EncoderSchedule, as_heard, train_encoder
 from vita_mctp.nano.fitting import trained_weights
 from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.nano.synthesis import SAMPLE_RATE
@@ -50,13 +51,16 @@ from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.training.arguments import Evaluate
-from vita_mctp.training.recipe import Recipe
+from vita_mctp.training.recipe import Recipe, load_recipe
 from vita_mctp.training.stage import TrainingData, train_stage
 from vita_mctp.types import Wave
 from vita_mctp.yaml_file import read_yaml
 
 log = logging.getLogger(__name__)
 CODEC_FOLDER = "codec"
+HEARD_TOKENS, NATURAL_TOKENS = "heard_tokens", "natural_tokens"
+NATURAL_RECIPE = "natural_sft.yaml"
+"""Fine-tuning on what the later encoder hears; beside the stages' recipes."""
 CHECK_FILE, CHECK_QUESTION = "question.wav", "what is eight plus twelve"
 CHECK_VOICE = Voice("flite", "awb")
 """What `vita-mctp doctor` asks: never trained on in these words."""
@@ -69,7 +73,7 @@ class CodecRecipe(Schema):
     """Everything that decides the codec: sizes, schedules, how often each utterance is tokenised.
 
     max_frames: log-mel frames of one step of codec training. augmented_variants: codes of each utterance to be heard,
-    besides those of the clean recording.
+    besides those of the clean recording; natural_variants: the same of natural voices.
     """
 
     sizes: NanoCodecConfig = Field(default_factory=NanoCodecConfig)
@@ -77,6 +81,7 @@ class CodecRecipe(Schema):
     vocoder: VocoderSchedule = Field(default_factory=VocoderSchedule)
     max_frames: int = Field(default=8192, gt=0)
     augmented_variants: int = Field(default=3, ge=0)
+    natural_variants: int = Field(default=8, ge=0)
     corpus: Sizes = Field(default_factory=Sizes)
     encoder: EncoderSchedule = Field(default_factory=EncoderSchedule)
     seed: int = Field(default=0, ge=0)
@@ -176,6 +181,13 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
     nano = ship(run, final, folder / "nano")
     if recipe.encoder.questions and kokoro.is_installed():
         hear_natural_voices(open_model(nano), recipe.encoder, folder, recipe.seed)
+        tokenize_as_heard(nano / CODEC_FOLDER, folder, recipe)
+        final = train(recipes / NATURAL_RECIPE, corpus=folder / "corpus", tokens=folder / "tokens", out=folder)
+        if final is None:
+            raise KeyboardInterrupt
+        save_half(load_file(final / "model.safetensors"), nano / "model.safetensors")
+        rhythms = load_recipe(recipes / NATURAL_RECIPE).data.further_ratios
+        SpeechSettings.from_folder(nano).but(rhythms=rhythms).write(nano)
     elif recipe.encoder.questions:
         log.warning("hears no natural voices: the extra kokoro, or the styles that go with it, are missing")
     return nano
@@ -190,6 +202,21 @@ def hear_natural_voices(model: OpenedModel, schedule: EncoderSchedule, folder: P
     asked = (natural, open_features(natural, folder / "natural_features", config))
     encoder = train_encoder(model, speech, asked, schedule, folder / "encoder", seed)
     save_half(encoder.state_dict(), codec / ENCODER_FILE)
+
+
+def tokenize_as_heard(codec: Path, folder: Path, recipe: CodecRecipe) -> None:
+    """Codes of the corpus and of the natural voices in `folder`, disturbed as the encoder learnt to hear them."""
+    config, encoder = NanoCodecConfig.load(codec), NanoEncoder.from_folder(codec)
+    hear = partial(as_heard, config=config, clean=recipe.encoder.clean)
+    for speech, features, tokens, variants, changes in (
+        ("corpus", "features", HEARD_TOKENS, recipe.augmented_variants, (0, 0.0)),
+        ("natural", "natural_features", NATURAL_TOKENS, recipe.natural_variants, (MOST_CUT, MOST_STRETCHED)),
+    ):
+        if not (folder / tokens / CODES_FILE).is_file():
+            corpus = Corpus(folder / speech)
+            store = open_features(corpus, folder / features, config)
+            maker = BatchMaker(store, corpus, config, store.items, recipe.max_frames, recipe.seed, *changes)
+            tokenize_corpus(maker, encoder, folder / tokens, variants, recipe.seed, hear)
 
 
 def train(
@@ -209,8 +236,13 @@ def train(
     """
 
     def pools(recipe: Recipe, tokenizer: TextTokenizer) -> Mapping[str, Pool]:
-        store = CodeStore.load(Path(tokens))
-        return nano_pools(Corpus(Path(corpus)), store, ChatFormat(tokenizer), recipe.data.interleave_ratio)
+        chat, ratios, said = ChatFormat(tokenizer), recipe.data.ratios, CodeStore.load(Path(tokens))
+        spoken = Corpus(Path(corpus))
+        if Path(recipe_path).name != NATURAL_RECIPE:
+            return nano_pools((spoken, said), chat, ratios)
+        beside = Path(corpus).parent
+        natural = Corpus(beside / "natural"), CodeStore.load(beside / NATURAL_TOKENS)
+        return nano_pools((spoken, CodeStore.load(beside / HEARD_TOKENS)), chat, ratios, said, natural)
 
     def tokenizer(recipe: Recipe, folder: Path) -> TextTokenizer:
         if recipe.model is None:

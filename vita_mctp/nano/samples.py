@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
 from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.voices import NATURAL_PART
 from vita_mctp.text.chat import (
     ASR_INSTRUCTION,
     SPEECH_TO_SPEECH_SYSTEM,
@@ -20,7 +22,9 @@ from vita_mctp.text.chat import (
     Clip,
     Message,
     Sample,
+    in_a_rhythm,
 )
+from vita_mctp.text.interleave import Ratio
 from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
 from vita_mctp.text.vocabulary import AUDIO_TAG
 from vita_mctp.types import IntArray
@@ -61,52 +65,77 @@ class CodeStore:
         return tuple(self._codes[start : start + length].tolist())
 
 
+@dataclass(frozen=True, eq=False)
 class NanoSamples:
-    """Makes samples; a spoken question has the codes of any of its variants, an answer always the same ones."""
+    """Makes samples; a spoken question has the codes of any of its variants, an answer always the same ones.
 
-    def __init__(self, chat: ChatFormat, store: CodeStore, answers: Mapping[str, int], ratio: Sequence[int]) -> None:
-        """answers: the utterance in which the answer voice says a text. ratio: how answers are interleaved."""
-        self._chat, self._store, self._answers, self._ratio = chat, store, answers, tuple(ratio)
+    heard, spoken: codes of what asks, and of the answer voice. answers: the utterance in which it says a text. ratios:
+    how answers are interleaved, as `in_a_rhythm` chooses.
+    """
+
+    chat: ChatFormat
+    heard: CodeStore
+    spoken: CodeStore
+    answers: Mapping[str, int]
+    ratios: Sequence[Ratio]
 
     def asr(self, utterance: int, text: str, variant: int) -> Sample:
         """Speech -> its text."""
         user = Message("user", f"{ASR_INSTRUCTION}\n{AUDIO_TAG}")
-        return self._chat.sample([user, Message("assistant", text)], [self._clip(utterance, variant)])
+        return self.chat.sample([user, Message("assistant", text)], [self._clip(utterance, variant)])
 
     def tts(self, utterance: int, text: str, _variant: int) -> Sample:
         """Text -> text and speech."""
         messages = [Message("user", f"{TTS_INSTRUCTION}\n{text}"), Message("assistant", AUDIO_TAG)]
-        return self._chat.sample(messages, [self._clip(utterance, _ANSWER_VARIANT)], self._ratio)
+        return self.chat.sample(messages, [self._said(utterance)], self.ratios[0])
 
     def sqa(self, utterance: int, answer: str, variant: int) -> Sample:
         """Spoken question -> answer in text and speech."""
         messages = [
             Message("system", SPEECH_TO_SPEECH_SYSTEM),
-            Message("user", self._chat.style.before_speech + AUDIO_TAG),
+            Message("user", self.chat.style.before_speech + AUDIO_TAG),
             Message("assistant", answer + AUDIO_TAG),
         ]
-        clips = [self._clip(utterance, variant), self._clip(self._answers[answer], _ANSWER_VARIANT)]
-        return self._chat.sample(messages, clips, self._ratio)
+        clips = [self._clip(utterance, variant), self._said(self.answers[answer])]
+        rhythmic, ratio = in_a_rhythm(messages, self.ratios, variant)
+        return self.chat.sample(rhythmic, clips, ratio)
 
     def sqa_text(self, utterance: int, answer: str, variant: int) -> Sample:
         """Spoken question -> answer in text alone; without a system text."""
-        user = Message("user", self._chat.style.before_speech + AUDIO_TAG)
-        return self._chat.sample([user, Message("assistant", answer)], [self._clip(utterance, variant)])
+        user = Message("user", self.chat.style.before_speech + AUDIO_TAG)
+        return self.chat.sample([user, Message("assistant", answer)], [self._clip(utterance, variant)])
 
     def text(self, question: str, answer: str) -> Sample:
         """Written question -> written answer."""
-        return self._chat.sample([Message("user", question), Message("assistant", answer)])
+        return self.chat.sample([Message("user", question), Message("assistant", answer)])
 
     def _clip(self, utterance: int, variant: int) -> Clip:
-        return Clip(self._store.codes(utterance, variant))
+        return Clip(self.heard.codes(utterance, variant))
+
+    def _said(self, utterance: int) -> Clip:
+        return Clip(self.spoken.codes(utterance, _ANSWER_VARIANT))
 
 
-def nano_pools(corpus: Corpus, store: CodeStore, chat: ChatFormat, ratio: Sequence[int]) -> dict[str, Pool]:
+Speech = tuple[Corpus, CodeStore]
+"""Utterances, and their codes as a model hears them."""
+
+
+def nano_pools(
+    known: Speech,
+    chat: ChatFormat,
+    ratios: Sequence[Ratio],
+    spoken: CodeStore | None = None,
+    natural: Speech | None = None,
+) -> dict[str, Pool]:
     """Pools by the names that mixtures use; held-out parts and utterances without codes are in none.
 
     asr, asr_answers, asr_babble: transcribe questions, the answer voice, random words. tts_answers, tts_sentences:
-    speak. sqa, sqa_text: answer a spoken question aloud, in text alone. text: answer a written one.
+    speak. sqa, sqa_text: answer a spoken question aloud, in text alone. text: answer a written one. natural_asr,
+    natural_sqa: the same of natural voices, where they ask.
+
+    spoken: codes that the decoder was trained on, where those that are heard are a later encoder's.
     """
+    corpus, store = known
     domain = build_domain()
     answer_of = {qa.question: qa.answer for qa in domain.train}
     questions, answers, sentences, babble = (
@@ -115,8 +144,8 @@ def nano_pools(corpus: Corpus, store: CodeStore, chat: ChatFormat, ratio: Sequen
     spoken_by = {text: utterance for utterance, text in answers}
     asked = [(utterance, answer_of[text]) for utterance, text in questions]
     written = domain.train + domain.text_only
-    samples = NanoSamples(chat, store, spoken_by, ratio)
-    return {
+    samples = NanoSamples(chat, store, spoken or store, spoken_by, ratios)
+    pools = {
         "asr": _pool(questions, samples.asr),
         "asr_answers": _pool(answers + sentences, samples.asr),
         "asr_babble": _pool(babble, samples.asr),
@@ -126,6 +155,12 @@ def nano_pools(corpus: Corpus, store: CodeStore, chat: ChatFormat, ratio: Sequen
         "sqa_text": _pool(asked, samples.sqa_text),
         "text": Pool(len(written), lambda item, _: samples.text(written[item].question, written[item].answer)),
     }
+    if natural is None:
+        return pools
+    by_nature = replace(samples, heard=natural[1])
+    asking = _coded(*natural, NATURAL_PART)
+    answered = [(utterance, answer_of[text]) for utterance, text in asking if answer_of[text] in spoken_by]
+    return pools | {"natural_asr": _pool(asking, by_nature.asr), "natural_sqa": _pool(answered, by_nature.sqa)}
 
 
 def _pool(items: Sequence[tuple[int, str]], make: Callable[[int, str, int], Sample]) -> Pool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from random import Random
 
 from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.text.interleave import BOOST_RATIO, Ratio, interleave
@@ -234,6 +235,22 @@ class ChatFormat:
                 spans.append(FeatureSpan(number // 2, len(ids) + 1, length))
                 ids += self._placeholders(length)
         return ids, spans
+
+
+def in_a_rhythm(messages: Sequence[Message], ratios: Sequence[Ratio], draw: int) -> tuple[Sequence[Message], Ratio]:
+    """A conversation and the ratio to interleave its answers by, drawn from `ratios` by the number `draw`.
+
+    The system text names a ratio that is not the first, so that the model knows it. Without one, the first is taken.
+    """
+    ratio = Random(draw).choice(ratios)
+    if ratio == ratios[0] or role_of(messages[0]) is not Role.SYSTEM:
+        return messages, ratios[0]
+    return [replace(messages[0], content=name_rhythm(messages[0].content, ratio.counts)), *messages[1:]], ratio
+
+
+def name_rhythm(system: str, counts: Sequence[int]) -> str:
+    """A system text that asks for answers interleaved by these counts."""
+    return f"{system} {','.join(map(str, counts))}"
 
 
 def role_of(message: Message) -> Role:

@@ -181,8 +181,15 @@ class DataRecipe(Schema):
     """Rows computed at once by one process; gradients accumulate until `tokens_per_step`."""
     interleave_ratio: Annotated[tuple[Width, ...], AfterValidator(_interleaves)] = (1, 10, 4, 10)
     """Text tokens, audio tokens with two markers, ... of an answer; also the mode that decoding takes by default."""
+    further_ratios: tuple[Annotated[tuple[Width, ...], AfterValidator(_interleaves)], ...] = ()
+    """Each conversation with a system text is interleaved by one of these or by `interleave_ratio`, and says which."""
     root: str | None = None
     """Folder of the mixture's sets, relative to the recipe; None: they are handed over by the caller."""
+
+    @property
+    def ratios(self) -> tuple[Ratio, ...]:
+        """The default's first."""
+        return tuple(map(Ratio, (self.interleave_ratio, *self.further_ratios)))
 
     @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:

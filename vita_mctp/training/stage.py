@@ -21,7 +21,6 @@ from vita_mctp.data.row_stream import Pool, RowStream, open_pools
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.schema import read_json
 from vita_mctp.text.chat import ChatFormat
-from vita_mctp.text.interleave import Ratio
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.arguments import (
     Evaluate,
@@ -66,9 +65,7 @@ def files_of(recipe_folder: Path) -> TrainingData:
         if recipe.data.root is None:
             raise ConfigError(f"{recipe.name}: say where the tokenised sets are: --set data.root=FOLDER")
         mixture = Mixture.from_file(recipe_folder / recipe.data.mixture)
-        return open_pools(
-            mixture, recipe_folder / recipe.data.root, ChatFormat(tokenizer), Ratio(recipe.data.interleave_ratio)
-        )
+        return open_pools(mixture, recipe_folder / recipe.data.root, ChatFormat(tokenizer), *recipe.data.ratios)
 
     def tokenizer(recipe: Recipe, _folder: Path) -> TextTokenizer:
         if recipe.tokenizer is None:

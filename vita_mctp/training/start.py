@@ -25,7 +25,7 @@ _OWN_FRACTION = 0.3
 def find_parent(recipe: Recipe, recipe_folder: Path, out: Path) -> Path | None:
     """The parent's finished checkpoint: a name in `out`, or a folder relative to the recipe; None in stage 1.
 
-    Adapters may also go on from a finished stage 4, or from released weights, which say nothing of their training.
+    Stage 4 may also go on from a finished stage 4, or from released weights, which say nothing of their training.
 
     Raises CheckpointError unless it is there and of the stage before this one.
     """
@@ -35,10 +35,10 @@ def find_parent(recipe: Recipe, recipe_folder: Path, out: Path) -> Path | None:
     folder = named if named.exists() else recipe_folder / recipe.parent
     if not folder.is_dir():
         raise CheckpointError(f"{recipe.name} starts from {recipe.parent}, not found at {named}; train that first")
-    if recipe.lora is not None and not (folder / TRAINING_FILE).exists():
+    if recipe.stage == 4 and not (folder / TRAINING_FILE).exists():
         return _released_parent(recipe, folder)
     stage = read_record(folder).stage
-    if stage != recipe.stage - 1 and not (recipe.lora is not None and stage == recipe.stage):
+    if stage != recipe.stage - 1 and not stage == recipe.stage == 4:
         raise CheckpointError(f"{folder} is of stage {stage}; {recipe.name} starts from stage {recipe.stage - 1}")
     return folder
 
