@@ -70,7 +70,12 @@ class SpeechLM:
         self._shared_decoder = SharedDecoder(audio_decoder)  # of all answers that are made at once
         self.worker = EngineWorker(Engine(language_model.runner, classify=tokenizer.vocabulary.kind))
         family, model = family_of(language_model.model_type), language_model.model
-        self._chat = family.chat(tokenizer, PromptStyle(settings.system_text, settings.before_speech))
+        style = PromptStyle(settings.system_text, settings.before_speech)
+        self._chat = family.chat(tokenizer, style)
+        self._chat_in = {
+            counts: family.chat(tokenizer, replace(style, system=name_rhythm(style.system or "", counts)))
+            for counts in settings.rhythms
+        }
         self._speaking = None if model is None else family.speaking(model, tokenizer)
         self.defaults = GenerationDefaults.of(
             language_model.generation,
@@ -263,10 +268,8 @@ class SpeechLM:
         turn = self._chat.turn(task, question if isinstance(question, str) else self._segment(question))
         speaker = None if voice is None else self._segment(voice)
         earlier = recent_turns(history, self.settings.max_history_turns)
-        system: str | None = ""
-        if mode is not None and mode.counts in self.settings.rhythms and task is Task.SPEECH_TO_SPEECH:
-            system = name_rhythm(self.settings.system_text or "", mode.counts)
-        return replace(self._chat.ask(turn, task, system=system, voice=speaker, history=earlier), question=turn)
+        chat = self._chat if mode is None else self._chat_in.get(mode.counts, self._chat)
+        return replace(chat.ask(turn, task, voice=speaker, history=earlier), question=turn)
 
     def decoding(
         self,

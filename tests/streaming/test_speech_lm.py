@@ -61,10 +61,13 @@ def test_stream_is_its_public_stages_one_after_another(speech_lm: SpeechLM) -> N
     assert times.heard is not None and times.first_token is not None and 0 < times.heard < times.first_token
 
 
-def test_a_rhythm_is_asked_for_by_the_system_text(speech_lm: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rhythm_is_asked_for_by_the_system_text(
+    speech_lm: SpeechLM, tiny_speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard, balance = speech_lm.hear(QUESTION), MODES["balance"]
     assert speech_lm.prompt(heard, mode=balance) == speech_lm.prompt(heard)
-    monkeypatch.setattr(speech_lm, "settings", speech_lm.settings.but(rhythms=(balance.counts,)))
+    folder = edited(tiny_speech_folder, tmp_path / "model", rhythms=[balance.counts])
+    speech_lm = SpeechLM.from_pretrained(folder)
     asked = speech_lm.tokenizer.decode(speech_lm.prompt(heard, mode=balance).ids)
     assert asked.startswith("system\n") and "manner. 1,4,3,8,4,10\n" in asked
     assert speech_lm.prompt(heard, mode=MODES["boost"]) == speech_lm.prompt(heard)
