@@ -158,9 +158,9 @@ def nano_pools(
     if natural is None:
         return pools
     by_nature = replace(samples, heard=natural[1])
-    asking = _coded(*natural, NATURAL_PART)
-    answered = [(utterance, answer_of[text]) for utterance, text in asking if answer_of[text] in spoken_by]
-    return pools | {"natural_asr": _pool(asking, by_nature.asr), "natural_sqa": _pool(answered, by_nature.sqa)}
+    questions = _coded(*natural, NATURAL_PART)
+    answered = [(utterance, answer_of[text]) for utterance, text in questions if answer_of[text] in spoken_by]
+    return pools | {"natural_asr": _pool(questions, by_nature.asr), "natural_sqa": _pool(answered, by_nature.sqa)}
 
 
 def _pool(items: Sequence[tuple[int, str]], make: Callable[[int, str, int], Sample]) -> Pool:
