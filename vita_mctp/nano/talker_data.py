@@ -94,7 +94,7 @@ def _plan(sizes: Sizes, seed: int) -> Mapping[str, Sequence[Item]]:
 
 def _drafts(corpus: Corpus, store: CodeStore, chat: ChatFormat) -> Iterator[tuple[str, str, Sample, tuple[int, ...]]]:
     """Part, text, the thinker's conversation, and the codes that say the text."""
-    conversations = NanoSamples(chat, store, {}, BOOST_RATIO.counts)
+    conversations = NanoSamples(chat, store, store, {}, (BOOST_RATIO,))
     answer_of = {qa.question: qa.answer for qa in build_domain().train}
     spoken_by = {corpus.utterance(index).text: index for index in corpus.indices("answers")}
     for index in corpus.indices("questions"):
