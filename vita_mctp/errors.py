@@ -13,6 +13,10 @@ class AudioError(VitaError):
     """A recording cannot be read, or cannot be used as speech (empty, silent, too long, NaN)."""
 
 
+class NoSpeechError(AudioError):
+    """Nobody speaks in a recording."""
+
+
 class CheckpointError(VitaError):
     """A checkpoint folder, its config or one of its tensors is missing, surplus, cut short or contradictory."""
 

@@ -25,7 +25,7 @@ from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
-from vita_mctp.errors import AudioError, CheckpointError, ConfigError
+from vita_mctp.errors import CheckpointError, ConfigError, NoSpeechError
 from vita_mctp.language_model import LanguageModel, load_graphs
 from vita_mctp.models.registry import Speaking, SpeechModel, family_of
 from vita_mctp.text.chat import PromptStyle, name_rhythm
@@ -352,7 +352,7 @@ class SpeechLM:
             return question, (0.0, 0.0)
         span = speech_span(question)
         if span is None:
-            raise AudioError(
+            raise NoSpeechError(
                 f"no speech heard in {question.seconds:.1f} s of sound; wanted: a question, louder than the noise "
                 "around it; record it again"
             )

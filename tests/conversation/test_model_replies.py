@@ -45,6 +45,15 @@ def test_a_typed_question_is_answered_in_text_and_then_read_aloud(replies: Model
     assert text == spoken[-1].text
 
 
+def test_what_held_no_speech_is_no_part_of_the_next_prompt(replies: ModelReplies) -> None:
+    noise = Item(Role.USER, wave=WAVE, turn=Turn(Role.USER, ()))
+    excuse = Item(Role.ASSISTANT, "please say it again", turn=Turn(Role.ASSISTANT, ()))
+    asked = Item(Role.USER, wave=WAVE)
+    assert all_of(replies, [noise, excuse, asked])[-1].codes == all_of(replies, [asked])[-1].codes
+    earlier = [Item(Role.USER, wave=WAVE), Item(Role.ASSISTANT, "please say it again")]
+    assert all_of(replies, [*earlier, asked])[-1].codes != all_of(replies, [asked])[-1].codes
+
+
 def test_a_cancel_from_another_thread_ends_the_stream_and_frees_the_engine(replies: ModelReplies) -> None:
     cancel = Cancel()
     events: list[AnswerEvent] = []

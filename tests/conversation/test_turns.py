@@ -8,11 +8,11 @@ import pytest
 from vita_mctp.answer import AnswerEvent
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.endpoint import TurnDetection
-from vita_mctp.conversation.events import Committed, ReplyEnded, ReplySound, Transcribed, UserStarted
+from vita_mctp.conversation.events import Committed, ReplyEnded, ReplySound, ReplyText, Transcribed, UserStarted
 from vita_mctp.conversation.items import ConversationError, Item
 from vita_mctp.conversation.reply import ReplyOptions
 from vita_mctp.conversation.turns import ConversationOptions
-from vita_mctp.errors import AudioError
+from vita_mctp.errors import AudioError, NoSpeechError
 from vita_mctp.types import Role
 
 MANUAL = ConversationOptions(detection=None)
@@ -156,6 +156,26 @@ def test_a_reply_that_fails_ends(stage: Callable) -> None:
         "the recording",
         "the reply fai",
     ]
+
+
+def test_a_turn_in_which_nobody_speaks_is_answered_politely_and_forgotten(stage: Callable) -> None:
+    stage = stage(ConversationOptions(detection=None, transcribes=True))
+
+    def silent(*_: object) -> Iterator[AnswerEvent]:
+        raise NoSpeechError("no speech heard in 1.0 s of sound")
+        yield
+
+    stage.replies.reply = stage.replies.transcribe = silent
+    stage.speak()
+    stage.conversation.commit()
+    stage.conversation.respond()
+    stage.work()
+    assert ended(stage) == ["completed"]
+    said = "".join(event.text for event in stage.events if isinstance(event, ReplyText))
+    assert "say it again" in said
+    transcripts = [event for event in stage.events if isinstance(event, Transcribed)]
+    assert [(event.error, event.item.text) for event in transcripts] == [(None, "")]
+    assert all(item.turn is not None and not item.turn.content for item in stage.conversation.history)
 
 
 def test_nothing_is_said_after_close(stage: Callable) -> None:

@@ -244,6 +244,17 @@ def test_uploads_that_are_no_recording_are_refused(client: OpenAI, data: bytes) 
         client.audio.transcriptions.create(model="nano", file=("question.wav", data))
 
 
+def test_a_recording_without_speech_is_refused_and_a_noise_in_a_long_one_left_out(client: OpenAI) -> None:
+    wave = read_wave(QUESTION)
+    hum = (0.1 * np.sin(np.arange(16 * wave.sample_rate) / 9)).astype(np.float32)
+    for seconds in (2, 16):  # heard at once, and cut at its pauses
+        with pytest.raises(openai.BadRequestError, match="no speech"):
+            quiet = _wav(hum[: seconds * wave.sample_rate], wave.sample_rate)
+            client.audio.transcriptions.create(model="nano", file=("hum.wav", quiet))
+    mixed = _wav(np.concatenate([hum, 0 * hum[: wave.sample_rate], wave.samples]), wave.sample_rate)
+    assert "eight" in client.audio.transcriptions.create(model="nano", file=("mixed.wav", mixed)).text
+
+
 def test_keys_are_asked_for(nano: SpeechLM) -> None:
     with served(nano, ServerOptions(api_keys=("first", "second"))) as (address, _):
         for key in ("first", "second"):

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from vita_mctp.cli import write
+from vita_mctp.cli import leave, write
 from vita_mctp.cli.options import KEY_VARIABLE, ModelOptions, command, new_app, opt
 from vita_mctp.cli.talk import load_model
 from vita_mctp.errors import ConfigError, MissingExtraError
@@ -43,7 +43,7 @@ class LimitOptions:
 
 @command(app)
 def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -> None:
-    """Serves until SIGTERM or Ctrl-C, which let answers be finished; a second one ends it."""
+    """Serves until SIGTERM, which lets answers be finished, or Ctrl-C, which gives them a second."""
     if find_spec("fastapi") is None or find_spec("uvicorn") is None or find_spec("prometheus_client") is None:
         raise MissingExtraError('the server needs FastAPI; get it with: pip install "vita-mctp[serve]"')
     from vita_mctp.serving.app import build_app
@@ -65,6 +65,7 @@ def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -
         key=listening.ssl_key,
         started=lambda address: write(f"{name} is served at {address}/v1; Ctrl-C ends it\n"),
     )
+    leave()
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:

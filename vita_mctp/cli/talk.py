@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from vita_mctp.audio import check_target, write_wave
 from vita_mctp.audio.io import STDIO
-from vita_mctp.cli import answers_on_stdout, write, write_to
+from vita_mctp.cli import answers_on_stdout, leave, write, write_to
 from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, new_app, opt
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.errors import AnswerError
@@ -85,6 +85,7 @@ def demo(
         key=ssl_key,
         started=lambda address: write(f"the page is at {address}; Ctrl-C ends it\n"),
     )
+    leave()
 
 
 @command(app)

@@ -59,7 +59,8 @@ class Playback:
 class Item:
     """One thing said. What is not known yet, or does not apply, is empty.
 
-    text: as typed, or the transcript of the speech. wave: the user's speech. turn: as the model reads or wrote it.
+    text: as typed, or the transcript of the speech. wave: the user's speech. turn: as the model reads or wrote it; one
+    without content is not shown to it.
     playback: of an answer's sound; heard: samples of it that were played, None for all.
     finished: the answer's end was generated.
     """

@@ -105,7 +105,7 @@ class ModelReplies:
     def _history(self, items: Sequence[Item]) -> tuple[Turn, ...]:
         if not self.speech_lm.settings.max_history_turns:
             return ()
-        return tuple(turn for item in items if (turn := self._turn(item)) is not None)
+        return tuple(turn for item in items if (turn := self._turn(item)) is not None and turn.content)
 
     def _turn(self, item: Item) -> Turn | None:
         if item.turn is None and item.wave is not None:

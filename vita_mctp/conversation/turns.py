@@ -35,13 +35,14 @@ from vita_mctp.conversation.events import (
 )
 from vita_mctp.conversation.items import ConversationError, History, Item, Playback, new_id
 from vita_mctp.conversation.reply import Replies, ReplyOptions
-from vita_mctp.errors import VitaError
-from vita_mctp.types import Done, FloatArray, Role, StopReason, TextDelta, Wave
+from vita_mctp.errors import NoSpeechError, VitaError
+from vita_mctp.types import Done, FloatArray, Role, StopReason, TextDelta, Timings, Turn, Wave
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_MS = 100
 """Less sound than this is no turn."""
+NOTHING_HEARD = "I did not hear any words. Please say it again."
 MOST_WAITING = 16
 """Replies that may wait for the one before; further questions are answered together."""
 _LATE_MS = 300
@@ -277,6 +278,9 @@ class Conversation:
         try:
             for event in self._replies.reply(items, reply.options, reply.cancel):
                 self._take(reply, items, event)
+        except NoSpeechError:  # a cough, a door: the detector took it for a voice
+            for event in _nothing_heard():
+                self._take(reply, items, event)
         except VitaError as error:
             self._end(reply, "failed", error=error)
         except Exception:  # whatever it is, nobody may wait for this reply for ever
@@ -324,8 +328,16 @@ class Conversation:
                     elif isinstance(event, Done):
                         item.text = event.text.strip()
                         self._send(Transcribed(item, done=event))
+        except NoSpeechError:
+            self._send(Transcribed(item, done=_nothing_heard()[1]))
         except VitaError as error:
             self._send(Transcribed(item, error=error))
         except Exception:  # whatever it is, the client is to know that no transcript comes
             logger.exception("a transcript failed")
             self._send(Transcribed(item, error=VitaError("the transcript failed inside the server; try again")))
+
+
+def _nothing_heard() -> tuple[TextDelta, Done]:
+    """The answer, in writing, to a turn in which nobody speaks; the model is never shown either of them."""
+    turns = Turn(Role.USER, ()), Turn(Role.ASSISTANT, ())
+    return TextDelta(NOTHING_HEARD), Done(StopReason.EOS, "", NOTHING_HEARD, Timings(total=0.0), turns=turns)

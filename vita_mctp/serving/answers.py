@@ -101,10 +101,10 @@ class Gate:
         self.conversations -= 1
         self._show()
 
-    async def drain(self) -> None:
+    async def drain(self, seconds: float) -> None:
         """Lets nobody in, and returns when all answers are made or the time for that is over."""
         self.draining = True
-        end = time.monotonic() + self._limits.drain_seconds
+        end = time.monotonic() + seconds
         while (self.running or self.waiting) and time.monotonic() < end:
             await asyncio.sleep(0.05)
 

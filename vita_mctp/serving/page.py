@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vita_mctp.answer import collect, join_chunks
 from vita_mctp.audio import read_wave, wav_bytes
+from vita_mctp.audio.formats import read_upload
 from vita_mctp.checkpoints.opening import NANO
 from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, VitaError
@@ -51,11 +52,11 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
     def ask(
         question: str | None, mode: str, seed: float | None, history: tuple[Turn, ...]
     ) -> Generator[Update, None, None]:
-        with _shown(question):
+        with _shown():
             yield from answer(speech_lm, question, mode, seed, streams, history)
 
     def transcribe(recording: str | None) -> Generator[str, None, None]:
-        with _shown(recording):
+        with _shown():
             yield from written(speech_lm, recording)
 
     def say(text: str) -> tuple[int, PcmArray] | None:
@@ -127,7 +128,9 @@ def answer(
         raise ConfigError("no question came; record or upload one, then press Ask")
     same, text, chunks = _gradio().skip(), "", list[WaveChunk]()
     remembered = speech_lm.settings.max_history_turns
-    with closing(speech_lm.stream(question, mode=mode, seed=int(seed or 0), history=history)) as events:
+    with closing(
+        speech_lm.stream(_uploaded(speech_lm, question), mode=mode, seed=int(seed or 0), history=history)
+    ) as events:
         yield "", None, "", same
         for event in events:
             if isinstance(event, TextDelta):
@@ -148,21 +151,26 @@ def written(speech_lm: SpeechLM, recording: str | None) -> Generator[str, None, 
     if recording is None:
         raise ConfigError("no recording came; record or upload one, then press Transcribe")
     text = ""
-    with closing(speech_lm.stream(recording, Task.ASR)) as events:
+    with closing(speech_lm.stream(_uploaded(speech_lm, recording), Task.ASR)) as events:
         for event in events:
             if isinstance(event, TextDelta):
                 text += event.text
                 yield text.strip()
 
 
+def _uploaded(speech_lm: SpeechLM, path: str) -> Wave:
+    """A visitor's file, whose folder no error names. Raises AudioError."""
+    settings = speech_lm.settings
+    return read_upload(Path(path).read_bytes(), settings.max_question_seconds, channel=settings.channel)
+
+
 @contextmanager
-def _shown(upload: str | None = None) -> Iterator[None]:
-    """Errors go to the visitor, without the folder that an upload was put in."""
+def _shown() -> Iterator[None]:
+    """Errors go to the visitor."""
     try:
         yield
     except VitaError as error:
-        message = str(error).replace(upload, Path(upload).name) if upload else str(error)
-        raise _gradio().Error(message, title="No answer", print_exception=False) from None
+        raise _gradio().Error(str(error), title="No answer", print_exception=False) from None
 
 
 def _example(speech_lm: SpeechLM) -> tuple[int, PcmArray] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -18,8 +19,14 @@ _FRAME_BYTES = 4 << 20
 """Of one WebSocket message."""
 
 
+_INTERRUPTED_SECONDS = 1
+
+
 class DrainingServer(uvicorn.Server):
-    """At the first signal nobody new is let in, and answers are finished; the second one ends it."""
+    """At the first signal nobody new is let in, and answers are finished; the second one ends it.
+
+    Ctrl-C gives them a second: somebody waits for the prompt.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -36,13 +43,16 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
         else:
             self._service.gate.draining = True
-            self._loop.call_soon_threadsafe(self._start_drain)
+            if sig == signal.SIGINT:
+                self.config.timeout_graceful_shutdown = _INTERRUPTED_SECONDS
+            seconds = _INTERRUPTED_SECONDS if sig == signal.SIGINT else self._service.options.limits.drain_seconds
+            self._loop.call_soon_threadsafe(self._start_drain, seconds)
 
-    def _start_drain(self) -> None:
-        self._drain = asyncio.ensure_future(self._end())
+    def _start_drain(self, seconds: float) -> None:
+        self._drain = asyncio.ensure_future(self._end(seconds))
 
-    async def _end(self) -> None:
-        await self._service.gate.drain()
+    async def _end(self, seconds: float) -> None:
+        await self._service.gate.drain(seconds)
         self.should_exit = True
 
 

@@ -13,6 +13,7 @@ from vita_mctp.audio.formats import read_upload
 from vita_mctp.audio.vad import speech_detector
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.endpoint import EndPointer, SpeechStopped, TurnDetection
+from vita_mctp.errors import NoSpeechError
 from vita_mctp.serving.errors import ApiError
 from vita_mctp.serving.schemas import Temperature, TranscriptFormat
 from vita_mctp.serving.service import Service, opened, server_sent
@@ -62,11 +63,20 @@ def transcribed(service: Service, data: bytes, cancel: Cancel) -> Iterator[TextD
     """In a thread: of each segment its text as it forms and then whole, and a `Done`. Raises AudioError."""
     settings = service.replies.speech_lm.settings
     wave = read_upload(data, service.options.limits.seconds, channel=settings.channel)
-    said = False
+    said, refused = (
+        False,
+        NoSpeechError(f"no speech heard in {wave.seconds:.1f} s of sound; send a recording of a voice"),
+    )
+    heard = 0
     for start, stop in segments_of(wave, settings.max_question_seconds):
         texts: list[str] = []
-        piece = Wave(wave.samples[start:stop], wave.sample_rate)
-        for event in service.replies.transcribe(piece, cancel):
+        try:
+            events = service.replies.transcribe(Wave(wave.samples[start:stop], wave.sample_rate), cancel)
+        except NoSpeechError as error:  # a noise between the pauses of a long recording
+            refused = error
+            continue
+        heard += 1
+        for event in events:
             if isinstance(event, TextDelta):
                 text = event.text if texts or not said else f" {event.text.lstrip()}"
                 texts.append(text)
@@ -75,6 +85,8 @@ def transcribed(service: Service, data: bytes, cancel: Cancel) -> Iterator[TextD
                 said = said or bool(texts)
                 yield Segment(start / wave.sample_rate, stop / wave.sample_rate, "".join(texts).strip())
                 yield event
+    if not heard:
+        raise refused
 
 
 def segments_of(wave: Wave, longest_seconds: float) -> list[tuple[int, int]]:

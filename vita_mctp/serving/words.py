@@ -4,7 +4,8 @@ from __future__ import annotations
 
 INTRODUCTION = """[Conversation](../)
 # Ask by a recording, hear the answer
-Record a question or upload one (wav, flac, ogg or mp3), press **Ask**, and hear the answer while it is being made.
+Record a question or upload one (wav, flac, ogg, mp3; m4a, webm and more where ffmpeg is installed), press **Ask**, and
+hear the answer while it is being made.
 """
 
 EXAMPLES = {
