@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class OnnxGraph:
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
         self._constants: dict[str, npt.NDArray[Any]] = {}
+        self._made = 0
 
     def node(
         self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, domain: str = "", **attrs: Any
@@ -35,11 +36,23 @@ class OnnxGraph:
         """The name of its only output, or the list of them; outputs: how many, or their names."""
         names = [self.fresh(op, i) for i in range(outputs)] if isinstance(outputs, int) else list(outputs)
         self._nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attrs))
+        self._made += 1
         return names[0] if len(names) == 1 else names
 
     def fresh(self, what: str, i: int = 0) -> str:
         """A name for an output of the next node."""
-        return f"{what}_{len(self._nodes)}_{i}"
+        return f"{what}_{self._made}_{i}"
+
+    def choose(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], kind: int) -> str:
+        """What `then` makes where the condition, a single bool, holds, else what `otherwise` does; one of them runs."""
+        branches = {}
+        for name, make in (("then_branch", then), ("else_branch", otherwise)):
+            outside, self._nodes = self._nodes, []
+            output = helper.make_tensor_value_info(make(), kind, None)
+            branches[name] = helper.make_graph(self._nodes, name, [], [output])
+            self._nodes = outside
+        value: str = self.node("If", [condition], **branches)
+        return value
 
     def input(self, name: str, kind: int, dims: Sequence[int | str]) -> str:
         self._inputs.append(helper.make_tensor_value_info(name, kind, dims))
@@ -75,7 +88,7 @@ class OnnxGraph:
             if array.nbytes < _EXTERNAL_FROM:
                 tensors.append(onnx.numpy_helper.from_array(array, name))
                 continue
-            tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
+            tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
             tensor.data_location = TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value="memory")
             tensors.append(tensor)

@@ -140,9 +140,9 @@ def test_long_and_short_prompts_decode_together_across_buffer_growth(make_tiny_m
     assert Engine(EagerRunner(model)).generate(batch) == [generate_naive(model, request) for request in batch]
 
 
-def onnx_runner(model, prefill_chunk: int | None) -> CycleRunner:
+def onnx_runner(model, prefill_chunk: int | None, screened: bool | None = None) -> CycleRunner:
     weights = {name: weight.numpy() for name, weight in model.state_dict().items()}
-    return CycleRunner(OnnxLevels(model.config.to_dict(), weights), prefill_chunk)
+    return CycleRunner(OnnxLevels(model.config.to_dict(), weights, screened), prefill_chunk)
 
 
 @property_test
@@ -152,11 +152,12 @@ def onnx_runner(model, prefill_chunk: int | None) -> CycleRunner:
     tied=st.booleans(),
     batch=st.lists(requests, min_size=1, max_size=5),
     chunk=st.sampled_from([None, 3, 16]),
+    screened=st.booleans(),
 )
-def test_onnx_equals_naive(make_tiny_model, seed, blocks, tied, batch, chunk):
+def test_onnx_equals_naive(make_tiny_model, seed, blocks, tied, batch, chunk, screened):
     model = make_tiny_model(seed, blocks, tied=tied).float()
     expected = [generate_naive(model, request) for request in batch]
-    assert Engine(onnx_runner(model, chunk)).generate(batch) == expected
+    assert Engine(onnx_runner(model, chunk, screened)).generate(batch) == expected
 
 
 @property_test
@@ -189,11 +190,11 @@ def test_more_requests_than_a_graph_has_slots(make_tiny_model):
     batch=st.lists(requests, min_size=1, max_size=5),
     stop=st.sampled_from([0.0, 0.05, 0.5]),
     max_batch=st.integers(1, 4),
-    onnx=st.booleans(),
+    kind=st.sampled_from(["eager", "onnx", "screened"]),
 )
-def test_verified_equals_vanilla(make_tiny_model, seed, blocks, batch, stop, max_batch, onnx):
+def test_verified_equals_vanilla(make_tiny_model, seed, blocks, batch, stop, max_batch, kind):
     model = make_tiny_model(seed, blocks)
-    runner = onnx_runner(model.float(), None) if onnx else EagerRunner(model)
+    runner = EagerRunner(model) if kind == "eager" else onnx_runner(model.float(), None, kind == "screened")
     mode = replace(MODES["verified"], stop_below=stop)
     batch = [replace(request, mode=mode if i % 3 else request.mode) for i, request in enumerate(batch, 1)]
     results = Engine(runner, max_batch=max_batch).generate(batch)

@@ -169,7 +169,8 @@ _MODES_NOTES = (
     "not in them, as in the paper.",
     "limit: what takes longer, the bytes of weights, keys and values that the mode's steps read, over the measured "
     "bandwidth of a copy, or its products, over the measured rate of a large one; a model that fits the processor's "
-    "caches can pass the first. Verified has none: its passes depend on what is accepted.",
+    "caches can pass the first, and so can a screened head, which is counted as if it were read whole. Verified has "
+    "none: its passes depend on what is accepted.",
     "step: of the engine, a whole cycle: in Boost four passes of the backbone and ten blocks, in Vanilla four tokens.",
     "Of several runs, the one with the median total.",
 )

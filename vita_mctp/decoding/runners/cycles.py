@@ -42,7 +42,7 @@ class Read:
     """ids (Q,) that a level reads behind `start` rows of a slot.
 
     judged: so many last rows of the backbone get their next tokens; heard: recordings among the ids.
-    hidden: for a block, the rows (Q, H) of the level before.
+    hidden: for a block, the rows (Q, H) of the level before. scored: whether logits are wanted.
     """
 
     slot: Any
@@ -51,6 +51,7 @@ class Read:
     judged: int = 1
     heard: Sequence[HeardAudio] = ()
     hidden: Any = None
+    scored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Made:
 
     hidden: rows (Q, H), of a chain's last block.
     tokens: the greedy choices (R,) behind the backbone's judged rows, or the draft of each block of a chain.
-    logits: (R, V) of the judged rows, or (1, V) of a chain's last draft.
+    logits: (R, V) of the judged rows, or (1, V) of a chain's last draft; None may stand where they were not wanted.
     probabilities: of each draft.
     """
 
@@ -172,7 +173,8 @@ class CycleRunner:
             memory, request = task.state.memory, task.state.request
             ids = np.array(task.ids_from(memory.read) + memory.drafts)
             heard = request.heard if memory.read == 0 else ()
-            reads.append(Read(memory.slot, memory.read, ids, 1 + len(memory.drafts), heard))
+            scored = not request.sampling.is_argmax
+            reads.append(Read(memory.slot, memory.read, ids, 1 + len(memory.drafts), heard, scored=scored))
         for task, rows in zip(tasks, self._backbone(tasks, reads), strict=True):
             self._verify(task, rows)
 
@@ -188,7 +190,8 @@ class CycleRunner:
         memory, state = task.state.memory, task.state
         drafts, memory.drafts = memory.drafts, []
         if task.length == len(state.request.prompt_ids):
-            _check_finite(self.levels.scores(rows.logits[0]))
+            shown = rows.hidden[-len(rows.tokens) :] if rows.logits is None else rows.logits
+            _check_finite(self.levels.scores(shown[0]))
         for i in range(len(drafts) + 1):
             token = rows.tokens[i]
             if not state.request.sampling.is_argmax:
@@ -246,7 +249,9 @@ class CycleRunner:
 
 
 def _check_finite(scores: Scores) -> None:
-    """Of the first choice: damaged weights, and activations beyond their type's range, show there."""
+    """Of the first choice, or of the hidden state where nobody has scores: there damaged weights show, and activations
+    beyond their type's range.
+    """
     if not np.isfinite(scores.max()):
         raise AnswerError(
             "the model's scores are NaN or infinite; wanted finite ones: its weights are damaged, or overflow in this "
@@ -315,13 +320,13 @@ class _Chain:
         return not self._stopped and first == len(self.drafts) < self._most
 
     def read(self, index: int) -> Read:
-        memory = self.task.state.memory
+        memory, sampling = self.task.state.memory, self.task.state.request.sampling
         segment = memory.segments[index]
         position = segment.first + 1 + segment.length
         final = min(position, self.task.length)
         ids = (self.task.ids_from(final) + self.drafts)[position - final :]
         hidden = segment.rows[segment.length - segment.first_row :]
-        return Read(memory.slot, segment.length, np.array(ids), hidden=hidden)
+        return Read(memory.slot, segment.length, np.array(ids), hidden=hidden, scored=not sampling.is_argmax)
 
     def take(self, drafts: Sequence[int], probabilities: Sequence[float]) -> None:
         """Drafts up to what was wanted, or with the one that makes all of them together too improbable."""

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from vita_mctp.decoding.runners.cycles import Made, Read
-from vita_mctp.decoding.runners.onnx_graphs import LevelShape, cache_name, compile_backbone, compile_chain
+from vita_mctp.decoding.runners.onnx_graphs import HEAD, LevelShape, cache_name, compile_backbone, compile_chain
+from vita_mctp.decoding.runners.screened import Screen
 from vita_mctp.decoding.sampling import Scores
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import FloatArray
@@ -31,6 +32,10 @@ _SEGMENT = 6
 """Blocks of a graph: with fewer, verified drafts stop sooner; with more, less is called (measured on nano)."""
 
 
+_SCREENED_FROM = 8 << 20
+"""Bytes of a head from which greedy choices are made by `screened`; on a smaller one it costs more than it saves."""
+
+
 @dataclass(frozen=True, eq=False)
 class Slot:
     """Keys and values (1, heads, capacity, head size) by (part, layer)."""
@@ -42,12 +47,15 @@ class OnnxLevels:
     """Levels of a Qwen2 model with MCTP blocks.
 
     config: config.json's values. weights: arrays by the checkpoint's names; float32 ones are not copied.
+    screened: whether greedy choices spare most of the head; None where that is faster.
 
     Raises:
         ConfigError: something that these graphs do not compute.
     """
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], weights: Mapping[str, npt.NDArray[Any]], screened: bool | None = None
+    ) -> None:
         shape = self.shape = level_shape(config)
         self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
         self.vocab_size, self.max_positions, self.num_blocks = shape.vocab_size, shape.max_positions, shape.blocks
@@ -55,7 +63,11 @@ class OnnxLevels:
             (first, min(first + _SEGMENT, shape.blocks)) for first in range(0, shape.blocks, _SEGMENT)
         )
         self._embeddings = self.weights["model.embed_tokens.weight"]
-        self._calls: dict[tuple[int, int, int], _Call] = {}
+        self._head = self.weights[shape.head_name]
+        screened = self._head.nbytes >= _SCREENED_FROM if screened is None else screened
+        screened = screened and bool(np.isfinite(self._head).all())  # a damaged head shows in its logits
+        self._screen = Screen.of(self._head) if screened else None
+        self._calls: dict[tuple[int, int, int, bool], _Call] = {}
         self._filler = self.open(1)
 
     def open(self, capacity: int) -> Slot:
@@ -68,7 +80,7 @@ class OnnxLevels:
     def backbone(self, reads: Sequence[Read]) -> list[Made]:
         if len(reads) > _BATCHES[-1]:
             return self.backbone(reads[: _BATCHES[-1]]) + self.backbone(reads[_BATCHES[-1] :])
-        call, batch = self._call(0, 0, len(reads))
+        call, batch = self._call(0, 0, reads)
         counts = [len(read.ids) for read in reads]
         judged = [read.judged for read in reads]
         n, r = sum(counts), sum(judged)
@@ -84,7 +96,7 @@ class OnnxLevels:
                 Made(
                     arrays["hidden"][0, row : row + count].copy(),
                     arrays["tokens"][0, judged_row : judged_row + j].tolist(),
-                    arrays["logits"][0, judged_row : judged_row + j],
+                    arrays["logits"][0, judged_row : judged_row + j] if "logits" in arrays else None,
                 )
             )
             row, judged_row = row + count, judged_row + j
@@ -93,7 +105,7 @@ class OnnxLevels:
     def chain(self, first: int, last: int, reads: Sequence[Read]) -> list[Made]:
         if len(reads) > _BATCHES[-1]:
             return self.chain(first, last, reads[: _BATCHES[-1]]) + self.chain(first, last, reads[_BATCHES[-1] :])
-        call, batch = self._call(first, last, len(reads))
+        call, batch = self._call(first, last, reads)
         counts = [len(read.ids) for read in reads] + [1] * (batch - len(reads))
         n = sum(counts)
         arrays = call.arrays(n, batch)
@@ -109,7 +121,7 @@ class OnnxLevels:
             Made(
                 arrays["hidden"][0, end - count : end].copy(),
                 arrays["drafts"][:, i].tolist(),
-                arrays["logits"][0, i : i + 1],
+                arrays["logits"][0, i : i + 1] if "logits" in arrays else None,
                 arrays["probabilities"][:, i].tolist(),
             )
             for i, (end, count) in enumerate(zip(ends[: len(reads)], counts, strict=False))
@@ -121,18 +133,21 @@ class OnnxLevels:
     def concatenate(self, rows: list[FloatArray]) -> FloatArray:
         return np.concatenate(rows)
 
-    def _call(self, first: int, last: int, slots: int) -> tuple[_Call, int]:
-        batch = next(size for size in _BATCHES if size >= slots)
-        call = self._calls.get((first, last, batch))
+    def _call(self, first: int, last: int, reads: Sequence[Read]) -> tuple[_Call, int]:
+        batch = next(size for size in _BATCHES if size >= len(reads))
+        screen = None if any(read.scored for read in reads) else self._screen
+        key = (first, last, batch, screen is not None)
+        call = self._calls.get(key)
         if call is None:
             if last:
-                compiled = compile_chain(self.shape, self.weights, first, last, batch)
+                compiled = compile_chain(self.shape, self.weights, first, last, batch, screen)
                 layers = range(self.shape.backbone_layers + first, self.shape.backbone_layers + last)
             else:
-                compiled = compile_backbone(self.shape, self.weights, batch)
+                compiled = compile_backbone(self.shape, self.weights, batch, screen)
                 layers = range(self.shape.backbone_layers)
-            call = _Call(compiled, layers, batch, self._filler)
-            self._calls[first, last, batch] = call
+            call = self._calls[key] = _Call(compiled, layers, batch, self._filler)
+            if screen is not None:
+                call.bind(HEAD, self._head, True)
         return call, batch
 
 
@@ -147,7 +162,7 @@ class _Call:
         self._binding = compiled.io_binding()
         self._ports = [(p.name, p.shape, p.type, True) for p in compiled.get_inputs()]
         self._ports += [(p.name, p.shape, p.type, False) for p in compiled.get_outputs()]
-        self._ports = [port for port in self._ports if not port[0].startswith(("past_", "new_"))]
+        self._ports = [port for port in self._ports if not port[0].startswith(("past_", "new_", HEAD))]
         self._slots: list[ref[Slot] | None] = [None] * batch
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._key = (0, 0)
@@ -165,7 +180,7 @@ class _Call:
             if len(self._slots) == 1 and rows <= _KEPT_ROWS:  # sizes of a batch hardly come twice
                 self._keep[rows, chosen] = arrays
         for name, _, _, is_input in self._ports:
-            self._bind(name, arrays[name], is_input)
+            self.bind(name, arrays[name], is_input)
         self._arrays, self._key = arrays, (rows, chosen)
         return arrays
 
@@ -178,8 +193,8 @@ class _Call:
                 for layer in self._layers:
                     for part in "kv":
                         cache = slot.caches[part, layer]
-                        self._bind(cache_name("past", part, layer, i), cache, True)
-                        self._bind(cache_name("new", part, layer, i), cache, False)
+                        self.bind(cache_name("past", part, layer, i), cache, True)
+                        self.bind(cache_name("new", part, layer, i), cache, False)
         arrays["ends"][:used] = np.add(starts, counts)
         arrays["ends"][used:] = 1
         if len(self._slots) > 1:
@@ -187,7 +202,7 @@ class _Call:
             arrays["rows_of_slot"][used:] = 1
         self._compiled.run_with_iobinding(self._binding)
 
-    def _bind(self, name: str, array: npt.NDArray[Any], is_input: bool) -> None:
+    def bind(self, name: str, array: npt.NDArray[Any], is_input: bool) -> None:
         bind = self._binding.bind_input if is_input else self._binding.bind_output
         bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 

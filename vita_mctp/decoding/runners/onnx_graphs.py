@@ -16,8 +16,12 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto
 
+from vita_mctp.decoding.runners.screened import Screen, screened_choice, whole_scores
 from vita_mctp.onnx_graph import MICROSOFT, OnnxGraph
 from vita_mctp.types import FloatArray
+
+HEAD = "head"
+"""The input that a screened head's rows are taken from."""
 
 _HEAD_SIZE_STEP = 16  # GroupQueryAttention's rotary embedding wants a multiple of it
 _OVERSHOOT = 64  # positions that a cycle may run beyond an answer's end
@@ -45,6 +49,10 @@ class LevelShape:
         return -(-self.head_size // _HEAD_SIZE_STEP) * _HEAD_SIZE_STEP
 
     @property
+    def head_name(self) -> str:
+        return "model.embed_tokens.weight" if self.tied else "lm_head.weight"
+
+    @property
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all weights; a head that is tied to the embeddings has none of its own."""
         hidden, inner, keys = self.hidden_size, self.intermediate_size, self.kv_heads * self.head_size
@@ -69,9 +77,9 @@ class LevelShape:
 class _Builder(OnnxGraph):
     """Layers of the model, by the names of their weights, for so many slots."""
 
-    def __init__(self, shape: LevelShape, weights: Mapping[str, FloatArray], slots: int) -> None:
+    def __init__(self, shape: LevelShape, weights: Mapping[str, FloatArray], slots: int, screen: Screen | None) -> None:
         super().__init__(weights)
-        self.shape, self.slots = shape, slots
+        self.shape, self.slots, self.screen = shape, slots, screen
 
     def rms_norm(self, x: str, name: str) -> str:
         eps = self.shape.rms_eps
@@ -93,9 +101,11 @@ class _Builder(OnnxGraph):
     def split_slots(self, x: str, axis: int) -> list[str]:
         return [x] if self.slots == 1 else self.node("Split", [x, "rows_of_slot"], self.slots, axis=axis)
 
-    def positions(self) -> None:
-        """Inputs that tell where the slots' rows lie, and the rotary tables."""
+    def shared_inputs(self) -> None:
+        """Inputs that tell where the slots' rows lie, the rotary tables, and a head that is hardly ever read whole."""
         shape = self.shape
+        if self.screen is not None:  # no constant, which the session would pack and so hold twice
+            self.input(HEAD, TensorProto.FLOAT, [shape.vocab_size, shape.hidden_size])
         self.input("ends", TensorProto.INT32, [self.slots])  # keys of each slot after this run
         lasts = self.node("Sub", ["ends", self.constant("one", np.ones(1, np.int32))])
         if self.slots > 1:
@@ -169,11 +179,16 @@ class _Builder(OnnxGraph):
         return normed
 
     def head(self, hidden: str, rows: str, logits: str = "") -> tuple[str, str]:
-        """Greedy tokens (1, R) and logits (1, R, V) of some rows of hidden (1, N, H)."""
-        name = "lm_head.weight" if "lm_head.weight" in self.weights else "model.embed_tokens.weight"
+        """Greedy tokens (1, R) of some rows of hidden (1, N, H), and scores (1, R, V).
+
+        They are the logits, an output of that name if it is given; behind a screen they are near them, and no output.
+        """
         chosen = self.node("Gather", [hidden, rows], axis=1)
-        outputs = [logits] if logits else 1
-        scores = self.node("FusedMatMul", [chosen, self.weight(name)], outputs, MICROSOFT, transB=1)
+        if self.screen is not None:
+            return screened_choice(self, self.screen, chosen, HEAD)
+        scores = whole_scores(self, chosen, self.weight(self.shape.head_name), logits)
+        if logits:
+            self.output(logits, TensorProto.FLOAT, [1, "R", self.shape.vocab_size])
         return self.node("ArgMax", [scores], axis=-1, keepdims=0), scores
 
 
@@ -183,36 +198,40 @@ def cache_name(direction: str, part: str, layer: int, slot: int) -> str:
 
 
 def compile_backbone(
-    shape: LevelShape, weights: Mapping[str, FloatArray], slots: int = 1
+    shape: LevelShape, weights: Mapping[str, FloatArray], slots: int, screen: Screen | None
 ) -> onnxruntime.InferenceSession:
-    """embeds (1, N, H), rows (R,) -> hidden (1, N, H), tokens (1, R), logits (1, R, V)."""
-    graph = _Builder(shape, weights, slots)
+    """embeds (1, N, H), rows (R,) -> hidden (1, N, H), tokens (1, R) and, without a screen, logits (1, R, V)."""
+    graph = _Builder(shape, weights, slots, screen)
     embeds = graph.input("embeds", TensorProto.FLOAT, [1, "N", shape.hidden_size])
     graph.input("rows", TensorProto.INT64, ["R"])
-    graph.positions()
+    graph.shared_inputs()
     hidden = graph.layers(0, shape.backbone_layers, embeds)
     tokens, _ = graph.head(hidden, "rows", "logits")
     graph.give("hidden", hidden, [1, "N", shape.hidden_size])
     graph.give("tokens", tokens, [1, "R"], TensorProto.INT64)
-    graph.output("logits", TensorProto.FLOAT, [1, "R", shape.vocab_size])
     return graph.compile()
 
 
 def compile_chain(
-    shape: LevelShape, weights: Mapping[str, FloatArray], first: int, last: int, slots: int = 1
+    shape: LevelShape,
+    weights: Mapping[str, FloatArray],
+    first: int,
+    last: int,
+    slots: int,
+    screen: Screen | None,
 ) -> onnxruntime.InferenceSession:
     """Blocks first..last-1, each fed what the one before drafted.
 
     previous (1, N, H), rows of the level before; ids (1, N), each row's token; rows (B,), each slot's last row;
     shift (N,), for each row the next row's index, N + slot for a slot's last -> hidden (1, N, H) of the last block;
-    drafts and probabilities (1, last - first, B); logits (1, B, V) of the last block.
+    drafts and probabilities (last - first, B); without a screen, logits (1, B, V) of the last block.
     """
-    graph = _Builder(shape, weights, slots)
+    graph = _Builder(shape, weights, slots, screen)
     hidden = graph.input("previous", TensorProto.FLOAT, [1, "N", shape.hidden_size])
     ids = graph.input("ids", TensorProto.INT64, [1, "N"])
-    graph.input("rows", TensorProto.INT64, [slots])
+    graph.input("rows", TensorProto.INT64, ["R"])
     graph.input("shift", TensorProto.INT64, ["N"])
-    graph.positions()
+    graph.shared_inputs()
     table = graph.weight("model.embed_tokens.weight")
     drafts, probabilities = [], []
     for block in range(first, last):
@@ -223,12 +242,12 @@ def compile_chain(
         x = graph.linear(both, f"mtp_projs.{block}", weights[f"mtp_projs.{block}.weight"])
         layer = shape.backbone_layers + block
         hidden = graph.layers(layer, layer + 1, x)
-        tokens, logits = graph.head(hidden, "rows", "logits" if block == last - 1 else "")
+        tokens, scores = graph.head(hidden, "rows", "logits" if block == last - 1 else "")
         drafts.append(tokens)
         probabilities.append(
             graph.node(
                 "ReduceMax",
-                [graph.node("Softmax", [logits], axis=-1), graph.constant("axis", np.array([-1]))],
+                [graph.node("Softmax", [scores], axis=-1), graph.constant("axis", np.array([-1]))],
                 keepdims=0,
             )
         )
@@ -241,5 +260,4 @@ def compile_chain(
         graph.node("Concat", values, [name], axis=0)
         graph.output(name, kind, [last - first, slots])
     graph.give("hidden", hidden, [1, "N", shape.hidden_size])
-    graph.output("logits", TensorProto.FLOAT, [1, slots, shape.vocab_size])
     return graph.compile()
