@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch.nn import functional
 
 from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.nano.talker_data import ASKED, HELD_OUT, SENTENCES, WRITTEN, SpokenText
-from vita_mctp.nano.talker_training import Lessons, TalkerRecipe, TalkerSchedule, make_nano_vocalnet, make_talker
+from vita_mctp.nano.talker_training import (
+    Lessons,
+    TalkerRecipe,
+    TalkerSchedule,
+    codes_of,
+    digits_of,
+    make_nano_vocalnet,
+    open_lessons,
+)
 from vita_mctp.speech_lm import SpeechLM
 
 ROOT = Path(__file__).parents[2]
@@ -77,8 +84,8 @@ def test_a_talker_of_another_thinker_is_refused(made: Path, tmp_path: Path) -> N
 def lessons() -> Lessons:
     def text(number: int) -> SpokenText:
         length = 2 + number % 4
-        rows = torch.randn(length, 224, generator=torch.Generator().manual_seed(number))
-        return SpokenText(str(number), torch.zeros(length), rows, torch.arange(4 * length) + number)
+        states = torch.randn(length, 224, generator=torch.Generator().manual_seed(number))
+        return SpokenText(str(number), torch.arange(length), states, torch.arange(4 * length) + number)
 
     parts = {ASKED: range(9), WRITTEN: range(9, 18), SENTENCES: range(18, 40), HELD_OUT: range(40, 47)}
     return Lessons(open_model("nano"), {name: [text(number) for number in part] for name, part in parts.items()})
@@ -100,14 +107,27 @@ def test_a_resumed_run_goes_on_with_the_very_next_batch(lessons: Lessons) -> Non
 @pytest.mark.parametrize("predictor", ["vocalnet", "group_linear"])
 def test_the_test_is_the_mean_over_all_held_out_targets(lessons: Lessons, predictor: str) -> None:
     grouped = {"group_size": 3, "mtp_levels": 0} if predictor == "group_linear" else {"mtp_levels": 2}
-    recipe = TalkerRecipe(talker={"predictor": predictor, **grouped, **TINY})
-    talker, texts = make_talker(recipe, open_model("nano")), lessons.texts[HELD_OUT]
-    found = lessons.test(talker, texts, streaming=True)
-    batch = lessons.batch(talker, texts, [True] * len(texts))
+    talker, texts = lessons.new_talker(TalkerRecipe(talker={"predictor": predictor, **grouped, **TINY})), lessons.texts
+    found = lessons.test(talker, texts[HELD_OUT], streaming=True)
     with torch.inference_mode():
-        for k, hidden in enumerate(talker.chain(batch)):
-            labels = batch.labels(k)
-            logits = talker.logits(k, hidden[:, batch.text_columns :]).flatten(0, -2)
-            nats = functional.cross_entropy(logits, labels.flatten(), ignore_index=talker.sizes.pad)
-            assert found["nats"][k] == pytest.approx(float(nats), rel=1e-3)
+        losses = lessons.losses(talker, lessons.batch(talker, texts[HELD_OUT], [True] * len(texts[HELD_OUT])))
+    assert found["nats"] == pytest.approx([float(losses[f"level{k}"]) for k in range(len(found["nats"]))], rel=1e-3)
+    assert float(losses["total"]) == pytest.approx(sum(0.8**k * nats for k, nats in enumerate(found["nats"])), rel=1e-3)
     assert all(0 <= right <= 1 for right in found["right"])
+
+
+def test_digits_are_frames_of_codebooks(lessons: Lessons) -> None:
+    codes, levels = torch.arange(1000), (8, 5, 5, 5)
+    digits = digits_of(codes, levels)
+    assert digits.amax(0).tolist() == [7, 4, 4, 4] and codes_of(digits.tolist(), levels) == codes.tolist()
+    assert codes_of([(9, 9, 0, 9)], levels) == codes_of([(7, 4, 0, 4)], levels)
+    m2 = TINY.keys() - {"backbone_layers", "text_chunk", "speech_chunk"}
+    sizes = {**{name: TINY[name] for name in m2}, "num_layers": 1, "fusion_size": 12, "mtp_levels": 2}
+    recipe = TalkerRecipe(kind="m2", talker=sizes)
+    frames = open_lessons(recipe, lessons.texts)
+    talker, texts = frames.new_talker(recipe), lessons.texts[HELD_OUT]
+    with torch.inference_mode():
+        losses = frames.losses(talker, frames.batch(talker, texts, []))
+    found = frames.test(talker, texts, streaming=False)
+    assert found["nats"] == pytest.approx([float(losses[f"level{k}"]) for k in range(3)], rel=1e-3)
+    assert float(losses["total"]) == pytest.approx(sum(found["nats"]), rel=1e-3), "summed without weights"

@@ -63,6 +63,20 @@ def nano(
     write(f"{out}\n")
 
 
+@command(evaluate, help="a nano VocalNet, streamed and whole, at every speed: the whole table")
+def nano_vocalnet(
+    model: Annotated[str, opt("FOLDER", "as train nano-vocalnet made it")],
+    n: Annotated[int, opt("N", "held-out questions", "--n", min=1)] = 50,
+    out: Annotated[Path, opt("FILE", "the page")] = Path("docs/results/vocalnet_nano.md"),
+    work: Annotated[Path, opt("FOLDER", "for speech")] = Path("runs/evaluate-nano"),
+) -> None:
+    """Prints the page's path."""
+    from vita_mctp.nano.talker_benchmark import evaluate_nano_vocalnet
+
+    evaluate_nano_vocalnet(model, n, work, out)
+    write(f"{out}\n")
+
+
 @command(evaluate, help="write down recordings; word or character error rate", epilog=_SYSTEMS)
 def asr(dataset: Dataset, run: RunOptions, model: ModelOptions) -> None:
     """Runs a benchmark, or goes on with it; prints its metrics and its folder."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from vita_mctp.cli import write
-from vita_mctp.cli.options import Device, Seed, command, new_app, opt
+from vita_mctp.cli.options import Device, Seed, command, flag, new_app, opt
 
 if TYPE_CHECKING:
     from vita_mctp.study import StudyOptions
@@ -55,6 +55,43 @@ def masking(chosen: Chosen) -> None:
 def blocks(chosen: Chosen) -> None:
     """As `attention`."""
     _study("blocks", chosen)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of studies that train."""
+
+    seeds: Annotated[int, opt("N", "that every variant is trained with, from --seed on", min=1)] = 2
+    steps: Annotated[int | None, opt("N", "of each variant and seed (default: the recipe's)", min=1)] = None
+    quick: Annotated[bool, flag("--quick", "a few steps on a few sentences, to see that it works")] = False
+
+
+@command(study, help="which predictor of several codes a step speaks best? (VocalNet, table 3)")
+def predictors(chosen: Chosen, budget: Budget) -> None:
+    """As `attention`."""
+    _train("predictors", chosen, budget, Path("stages/nano_vocalnet/study.yaml"))
+
+
+@command(study, help="how many MTP layers does VocalNet-M2 want? (its table 3)")
+def depth(chosen: Chosen, budget: Budget) -> None:
+    """As `attention`."""
+    _train("depth", chosen, budget, Path("stages/nano_vocalnet_m2/study.yaml"))
+
+
+def _train(name: str, chosen: Chosen, budget: Budget, recipe: Path) -> None:
+    import logging
+    from dataclasses import replace
+
+    from vita_mctp.study import predictors as studies
+    from vita_mctp.study.pages import write as write_page
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    quick_n = 2 if budget.quick and chosen.n is None else chosen.n
+    options = replace(replace(chosen, n=quick_n or 100).options(name), quick=budget.quick)
+    run = {"predictors": studies.run_predictors, "depth": studies.run_depth}[name]
+    page = chosen.out / f"{name}.md"
+    write_page(run(options, studies.TrainingBudget(recipe, budget.seeds, budget.steps)), page)
+    write(f"{page}\n")
 
 
 def _study(name: str, chosen: Chosen) -> None:

@@ -22,11 +22,17 @@ from vita_mctp.models.vita.configuration import VitaMctpConfig
 from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 from vita_mctp.models.vocalnet.sizes import TalkerSizes
 from vita_mctp.models.vocalnet.talkers import make_talker
+from vita_mctp.models.vocalnet_m2.talker import M2Sizes, M2Talker
+from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ChatFormat, PromptStyle
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.types import AudioFeatures, Task, Turn
 
+_KINDS: dict[str, tuple[type[Schema], Callable[[Any], nn.Module]]] = {
+    "vocalnet": (TalkerSizes, make_talker),
+    "m2": (M2Sizes, M2Talker),
+}
 ALONE = PromptStyle(system=None)
 """A spoken question that is answered in writing, as nano was trained."""
 
@@ -115,9 +121,10 @@ class NanoVocalNetFamily(ModelFamily):
 NANO_VOCALNET = NanoVocalNetFamily(lambda: NanoVocalNet, VocabularyKind.DISCRETE)
 
 
-def new_talker(values: Mapping[str, Any], seed: int) -> Any:
+def new_talker(kind: str, values: Mapping[str, Any], seed: int) -> Any:
     """An untrained talker of `values` as config.json has them. Raises ConfigError for sizes that contradict."""
-    sizes = TalkerSizes.parse(dict(values), "the talker")
+    sizes_class, make = _KINDS[kind]
+    sizes = sizes_class.parse(dict(values), "the talker")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make_talker(sizes)
+        return make(sizes)

@@ -72,7 +72,7 @@ NATURAL_GROUP = {"unseen natural voices": NATURAL_PART}
 SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
 """What is said in the answer voice."""
 
-_SAID = {SENTENCES: "eval_sentences", RIGHT_ANSWERS: "eval_answers"}
+SAID = {SENTENCES: "eval_sentences", RIGHT_ANSWERS: "eval_answers"}
 _JUDGE, _BY_LOOP = "pocketsphinx-nano", "pocketsphinx-nano-loop"
 _WHISPER, _PROMPTED = "whisper-nano", "whisper-nano-prompted"
 _CORPUS_SEED = 0
@@ -86,9 +86,9 @@ def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
     in `folder` once, beside it a WAV file for each recording. Raises ConfigError for a limit that the domain cannot
     serve, MissingExtraError where flite or espeak-ng is not installed.
     """
-    groups = question_groups() if part.endswith("questions") else _SAID
+    groups = question_groups() if part.endswith("questions") else SAID
     if part == "sentences":
-        groups = {SENTENCES: _SAID[SENTENCES]}
+        groups = {SENTENCES: SAID[SENTENCES]}
     n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(groups))
     corpus = speak_samples(folder, n)
     answer_of = {qa.question: qa.answer for qa in build_domain().held_out}
@@ -159,11 +159,11 @@ def speak_samples(folder: Path, n: int) -> Corpus:
     if not 1 <= n <= most:
         raise ConfigError(f"{n} samples of each group; wanted: 1 to {most}, all that are held out; give one of these")
     plan = make_plan(Sizes(questions=n, answers=0, sentences=0, babble=0), _CORPUS_SEED)
-    plan = {part: plan[part] for part in (*QUESTION_GROUPS.values(), _SAID[SENTENCES])}
+    plan = {part: plan[part] for part in (*QUESTION_GROUPS.values(), SAID[SENTENCES])}
     questions = [asked[item.text] for item in plan["eval_questions"]]
     if kokoro.is_installed():
         plan[NATURAL_PART] = natural_questions(questions, _CORPUS_SEED)
-    plan[_SAID[RIGHT_ANSWERS]] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in questions]
+    plan[SAID[RIGHT_ANSWERS]] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in questions]
     return build_planned(folder, plan, _CORPUS_SEED)
 
 

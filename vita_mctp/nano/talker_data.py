@@ -32,18 +32,21 @@ from vita_mctp.text.interleave import BOOST_RATIO
 
 ASKED, WRITTEN, SENTENCES = "asked", "written", "sentences"
 HELD_OUT = "held-out sentences"
-_ROWS_FILE = "rows.safetensors"
+_STATES_FILE = "states.safetensors"
 _MAX_FRAMES = 8192
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class SpokenText:
-    """text: as words. ids (n,): of its tokens. rows (n, H): the thinker's hidden state at each. codes (N,)."""
+    """text: as words. ids (n + 1,): of its tokens and the end of the answer. codes (N,).
+
+    states (n + 1, H): the thinker's hidden states that predicted these, the first one the last prompt position's.
+    """
 
     text: str
     ids: Tensor
-    rows: Tensor
+    states: Tensor
     codes: Tensor
 
 
@@ -69,11 +72,11 @@ def make_spoken_texts(
         tokenize_corpus(maker, NanoEncoder.from_folder(codec), folder / "tokens", 0, seed)
     chat = ChatFormat(thinker.load_tokenizer(config.codebook_size))
     drafts = list(_drafts(corpus, CodeStore.load(folder / "tokens"), chat))
-    rows = _rows(thinker, [sample for _, _, sample, _ in drafts], folder / _ROWS_FILE)
+    states = _states(thinker, [sample for _, _, sample, _ in drafts], folder / _STATES_FILE)
     found: dict[str, list[SpokenText]] = {ASKED: [], WRITTEN: [], SENTENCES: [], HELD_OUT: []}
-    for (part, text, sample, codes), states in zip(drafts, rows, strict=True):
-        ids = torch.tensor([sample.ids[index] for index in _spoken(sample)])
-        found[part].append(SpokenText(text, ids, states, torch.tensor(codes)))
+    for (part, text, sample, codes), predicting in zip(drafts, states, strict=True):
+        ids = torch.tensor(_written(sample))
+        found[part].append(SpokenText(text, ids, predicting, torch.tensor(codes)))
     return found
 
 
@@ -114,27 +117,29 @@ def said(chat: ChatFormat, text: str) -> Sample:
     return chat.sample([Message("user", f"{TTS_INSTRUCTION}\n{text}"), Message("assistant", "")])
 
 
-def _spoken(sample: Sample) -> list[int]:
-    """Indices of the answer's tokens, but for its end and the newline behind it."""
-    return [index for index, label in enumerate(sample.labels) if label != IGNORED][:-2]
+def _written(sample: Sample) -> list[int]:
+    """Ids of the answer's tokens and of its end; behind that comes a newline, which nobody speaks."""
+    return [label for label in sample.labels if label != IGNORED][:-1]
 
 
-def _rows(thinker: OpenedModel, samples: Sequence[Sample], path: Path) -> list[Tensor]:
-    """The thinker's hidden states at each sample's answer, computed once."""
-    lengths = [len(_spoken(sample)) for sample in samples]
+def _states(thinker: OpenedModel, samples: Sequence[Sample], path: Path) -> list[Tensor]:
+    """The thinker's hidden states that predict each sample's answer, computed once."""
+    lengths = [len(_written(sample)) for sample in samples]
     if not path.is_file():
         model = thinker.load_model(dtype="float32")
-        save_file({"rows": torch.cat(list(hidden_rows(model, samples))).half()}, path)
-    return list(load_file(path)["rows"].float().split(lengths))
+        save_file({"states": torch.cat(list(predicting_states(model, samples))).half()}, path)
+    return list(load_file(path)["states"].float().split(lengths))
 
 
 @torch.inference_mode()
-def hidden_rows(thinker: SpeechModel, samples: Sequence[Sample]) -> Iterator[Tensor]:
-    """Of each sample (n, H), after the final norm."""
+def predicting_states(thinker: SpeechModel, samples: Sequence[Sample]) -> Iterator[Tensor]:
+    """Of each sample (n + 1, H), after the final norm."""
     for first in range(0, len(samples), _AT_ONCE):
         several = samples[first : first + _AT_ONCE]
         longest = max(map(len, several))
         ids = torch.tensor([(*each.ids, *[0] * (longest - len(each))) for each in several])
         positions = torch.arange(longest).expand_as(ids)
         hidden: Any = thinker.backbone(thinker.embed(ids), positions)  # causal, so that padding behind harms none
-        yield from (states[_spoken(sample)].clone() for states, sample in zip(hidden, several, strict=True))
+        for states, sample in zip(hidden, several, strict=True):
+            end = len(sample) - 2  # of what predicts: the end's own state and the newline's stay out
+            yield states[end - len(_written(sample)) : end].clone()

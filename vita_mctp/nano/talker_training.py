@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import GenerationConfig
 
 from vita_mctp.checkpoints.opening import NANO, OpenedModel, open_model
@@ -31,6 +32,7 @@ from vita_mctp.nano.run import save_half
 from vita_mctp.nano.talker_data import ASKED, HELD_OUT, SENTENCES, WRITTEN, SpokenText, make_spoken_texts
 from vita_mctp.nano.voices import Sizes
 from vita_mctp.schema import Schema
+from vita_mctp.text.chat import IGNORED
 from vita_mctp.training.optimizer import SideBySide
 from vita_mctp.training.start import grid_embeddings
 from vita_mctp.types import IntArray
@@ -42,6 +44,8 @@ _POOL = 16
 """Batches that are sorted by length together, so that little is padding."""
 _TESTED = 128
 _GRID_STD = 0.02
+_NOT_HIDDEN = ("embedding", "output_proj", "heads", "query")
+_TESTED_AT_ONCE = 32
 _OWN_MODE = "3x,as_trained"
 
 
@@ -61,9 +65,13 @@ class TalkerSchedule(Schedule):
 
 
 class TalkerRecipe(Schema):
-    """Everything that decides a nano VocalNet. talker: of its sizes, what is neither the thinker's nor the codec's."""
+    """Everything that decides a nano talker. talker: of its sizes, what is neither the thinker's nor the codec's.
+
+    kind: VocalNet's says codes, M2's the digits of the codec's quantiser, each of them a codebook.
+    """
 
     thinker: str = NANO
+    kind: Literal["vocalnet", "m2"] = "vocalnet"
     talker: dict[str, int | float | str]
     corpus: Sizes = Field(default_factory=lambda: Sizes(sentences=2500, babble=0))
     schedule: TalkerSchedule = Field(default_factory=TalkerSchedule)
@@ -71,20 +79,29 @@ class TalkerRecipe(Schema):
 
 
 class Lessons:
-    """Batches of answers and a talker's losses over them."""
+    """Batches of answers and a VocalNet talker's losses over them."""
 
     def __init__(self, thinker: OpenedModel, texts: Mapping[str, Sequence[SpokenText]]) -> None:
-        model, tokenizer = (
-            thinker.load_model(dtype="float32"),
-            thinker.load_tokenizer(self.codec(thinker).codebook_size),
-        )
+        self.texts, self.codec = texts, NanoCodecConfig.load(Path(thinker.speech.audio_decoder.folder))
+        model = thinker.load_model(dtype="float32")
+        vocabulary = thinker.load_tokenizer(self.codec.codebook_size).vocabulary
         with torch.inference_mode():
-            self.text_end = model.embed(torch.tensor([[tokenizer.vocabulary.endoftext]]))[0, 0].clone()
-        self.texts = texts
+            self.table = model.embed(torch.arange(vocabulary.audio_0)[None])[0].clone()
+        self.width, self.text_end = self.table.shape[1], self.table[vocabulary.endoftext]
 
-    @staticmethod
-    def codec(thinker: OpenedModel) -> NanoCodecConfig:
-        return NanoCodecConfig.load(Path(thinker.speech.audio_decoder.folder))
+    def new_talker(self, recipe: TalkerRecipe) -> Any:
+        """Of the recipe's seed; codes that are near on the quantiser's grid begin near to each other."""
+        given = {"text_size": self.width, "num_units": self.codec.codebook_size}
+        talker = new_talker("vocalnet", {**recipe.talker, **given}, recipe.seed)
+        width = talker.sizes.hidden_size
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            grid = grid_embeddings(self.codec.levels, width, _GRID_STD)
+            heads = (each for name, each in talker.named_modules() if name.endswith("output_proj"))
+            for table in (talker.embedding, *heads):
+                if isinstance(table, nn.Linear | nn.Embedding):  # a group's head has a table for each of its tokens
+                    table.weight.view(-1, talker.sizes.vocab_size, width)[:, : len(grid)] = grid
+        return talker
 
     def order(self, schedule: TalkerSchedule, seed: int, first: int) -> Iterator[tuple[list[SpokenText], list[bool]]]:
         """Endless batches from number `first` on, and which answers of each are streamed; a function of the seed."""
@@ -100,65 +117,95 @@ class Lessons:
             for group in order[first % _POOL if pool == first // _POOL else 0 :]:
                 yield groups[group], flags[group].tolist()
 
+    def rows(self, talker: Any, text: SpokenText) -> Tensor:
+        """What the talker reads of a text, all of it (rows, width)."""
+        return torch.cat([text.states[1:], self.text_end[None]])
+
     def batch(self, talker: Any, texts: Sequence[SpokenText], streaming: Sequence[bool]) -> Any:
         """As `talker.batch` makes it."""
-        rows = [torch.cat([text.rows, self.text_end[None]]) for text in texts]
-        return talker.batch(rows, [text.codes for text in texts], streaming)
+        return talker.batch([self.rows(talker, text) for text in texts], [text.codes for text in texts], streaming)
 
     def losses(self, talker: Any, batch: Any) -> dict[str, Tensor]:
-        """By level, in nats a token; `total` is what is minimised."""
+        """By level, in nats a code; `total` is what is minimised."""
         found = talker.losses(batch)
         return {"total": talker.loss(found), **{f"level{k}": each for k, each in enumerate(found)}}
 
     @torch.inference_mode()
     def test(self, talker: Any, texts: Sequence[SpokenText], streaming: bool) -> dict[str, list[float]]:
-        """By level, over texts that are not trained on: `nats` a token, and the fraction of them that are `right`."""
-        nats, right, targets = (torch.zeros(0), torch.zeros(0), torch.zeros(0))
-        ordered = sorted(texts, key=lambda text: len(text.ids))
-        for start in range(0, len(ordered), 32):
-            several = ordered[start : start + 32]
+        """By level, over texts that are not trained on: `nats` a code, and the fraction of codes that are `right`."""
+        sums, ordered = np.zeros((1, 3)), sorted(texts, key=lambda text: len(text.ids))
+        for start in range(0, len(ordered), _TESTED_AT_ONCE):
+            several = ordered[start : start + _TESTED_AT_ONCE]
             batch = self.batch(talker, several, [streaming] * len(several))
-            found = torch.tensor([_scores(talker, batch, k, hidden) for k, hidden in enumerate(talker.chain(batch))])
-            nats, right, targets = (
-                sums + new if len(sums) else new for sums, new in zip((nats, right, targets), found.T, strict=True)
-            )
+            levels = [self.scores(talker, batch, k, hidden) for k, hidden in enumerate(talker.chain(batch))]
+            sums = sums + np.array(levels)
+        nats, right, targets = sums.T
         return {"nats": (nats / targets).tolist(), "right": (right / targets).tolist()}
+
+    def scores(self, talker: Any, batch: Any, k: int, hidden: Tensor) -> tuple[float, int, int]:
+        """Of level k: nats and right codes summed over its targets, and how many targets."""
+        labels = batch.labels(k)
+        known = labels != talker.sizes.pad
+        logits = talker.logits(k, hidden[:, batch.text_columns :])[known].float()
+        right = int((logits.argmax(-1) == labels[known]).sum())
+        return float(functional.cross_entropy(logits, labels[known], reduction="sum")), right, int(known.sum())
+
+
+class FrameLessons(Lessons):
+    """The same for M2's talker: a code's digits are a frame of codebooks."""
+
+    def new_talker(self, recipe: TalkerRecipe) -> Any:
+        levels = self.codec.levels
+        given = {"text_size": self.width, "thinker_size": self.width}
+        given |= {"num_codebooks": len(levels), "codebook_size": max(levels)}
+        return new_talker("m2", {**recipe.talker, **given}, recipe.seed)
+
+    def rows(self, talker: Any, text: SpokenText) -> Tensor:
+        fused: Tensor = talker.fuse(self.table[text.ids], text.states)
+        return fused
+
+    def batch(self, talker: Any, texts: Sequence[SpokenText], streaming: Sequence[bool]) -> Any:
+        """Its attention is causal, and text stands where it is said: there is one mask."""
+        frames = [digits_of(text.codes, self.codec.levels) for text in texts]
+        return talker.batch([self.rows(talker, text) for text in texts], frames)
+
+    def losses(self, talker: Any, batch: Any) -> dict[str, Tensor]:
+        found = talker.losses(batch)
+        return {"total": found.sum(), **{f"level{k}": each for k, each in enumerate(found)}}
+
+    def scores(self, talker: Any, batch: Any, k: int, hidden: Tensor) -> tuple[float, int, int]:
+        labels = batch.labels(k)
+        known = labels[..., 0] != IGNORED
+        logits, expected = talker.logits(k, hidden[known]).float(), labels[known]
+        nats = functional.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="sum")
+        return float(nats), int((logits.argmax(-1) == expected).all(-1).sum()), len(expected)
+
+
+def digits_of(codes: Tensor, levels: Sequence[int]) -> Tensor:
+    """Codes (N,) -> (N, D), the digits of the quantiser's grid, the first one counting ones."""
+    basis = torch.tensor(np.cumprod([1, *levels[:-1]]))
+    return codes[:, None] // basis % torch.tensor(levels)
+
+
+def codes_of(digits: Sequence[Sequence[int]], levels: Sequence[int]) -> list[int]:
+    """The reverse; a digit beyond its level is the greatest one."""
+    basis = np.cumprod([1, *levels[:-1]])
+    return [int(sum(min(d, top - 1) * b for d, top, b in zip(frame, levels, basis, strict=True))) for frame in digits]
+
+
+def open_lessons(recipe: TalkerRecipe, texts: Mapping[str, Sequence[SpokenText]]) -> Lessons:
+    return (FrameLessons if recipe.kind == "m2" else Lessons)(open_model(recipe.thinker), texts)
 
 
 def _draw(texts: Sequence[SpokenText], rng: np.random.Generator) -> SpokenText:
     return texts[int(rng.integers(len(texts)))]
 
 
-def _scores(talker: Any, batch: Any, k: int, hidden: Tensor) -> tuple[float, float, int]:
-    """Of level k: nats and right tokens summed over its targets, and how many targets."""
-    labels = batch.labels(k)
-    known = labels != talker.sizes.pad
-    logits = talker.logits(k, hidden[:, batch.text_columns :])[known].float()
-    right = int((logits.argmax(-1) == labels[known]).sum())
-    return float(nn.functional.cross_entropy(logits, labels[known], reduction="sum")), right, int(known.sum())
-
-
-def make_talker(recipe: TalkerRecipe, thinker: OpenedModel) -> Any:
-    """A new talker, of the recipe's seed; codes that are near on the quantiser's grid begin near to each other."""
-    config = Lessons.codec(thinker)
-    given = {"text_size": thinker.config.hidden_size, "num_units": config.codebook_size}
-    talker = new_talker({**recipe.talker, **given}, recipe.seed)
-    width = talker.sizes.hidden_size
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        grid = grid_embeddings(config.levels, width, _GRID_STD)
-        tables = [talker.embedding, *(each for name, each in talker.named_modules() if name.endswith("output_proj"))]
-        for table in tables:
-            if isinstance(table, nn.Linear | nn.Embedding):  # a group's head has a table for each of its tokens
-                table.weight.view(-1, talker.sizes.vocab_size, width)[:, : config.codebook_size] = grid
-    return talker
-
-
 def _optimizer(talker: nn.Module, schedule: TalkerSchedule) -> torch.optim.Optimizer:
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, weight in talker.named_parameters():
-        apart = weight.ndim != 2 or any(part in name for part in ("embedding", "output_proj", "query"))
+        apart = weight.ndim != 2 or any(part in name for part in _NOT_HIDDEN)
         (others if apart else hidden).append(weight)
     scaled = [{"params": hidden, "scale": schedule.muon_scale}]
     muon = torch.optim.Muon(scaled, schedule.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
@@ -196,10 +243,11 @@ def make_nano_vocalnet(recipe_path: Path, folder: Path, processes: int = 1) -> P
     """
     recipe = TalkerRecipe.parse(read_yaml(recipe_path), str(recipe_path))
     thinker = open_model(recipe.thinker)
-    talker = make_talker(recipe, thinker)
     progress = partial(log.info, "corpus: %d of %d shards")
     texts = make_spoken_texts(thinker, folder, recipe.corpus, recipe.seed, processes, progress)
-    train_talker(talker, Lessons(thinker, texts), recipe.schedule, folder / TALKER_FOLDER, recipe.seed)
+    lessons = open_lessons(recipe, texts)
+    talker = lessons.new_talker(recipe)
+    train_talker(talker, lessons, recipe.schedule, folder / TALKER_FOLDER, recipe.seed)
     return ship(thinker, talker, folder / FINAL_FOLDER)
 
 

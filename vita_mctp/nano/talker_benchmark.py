@@ -1,0 +1,179 @@
+"""How a nano VocalNet answers aloud: what the judge hears against what it wrote, lengths, speed, time to first sound.
+
+The thinker answers each held-out question once; the talker then says that text in every manner. What a streamed answer
+takes until its first sound is measured through the front door.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vita_mctp.audio import cut_to_speech
+from vita_mctp.checkpoints.opening import find_model, open_model
+from vita_mctp.decoding.request import Request
+from vita_mctp.decoding.speaking import SpokenStream, speak_whole
+from vita_mctp.decoding.talker import Contract, TalkerOptions
+from vita_mctp.environment import look_around, weights_hash
+from vita_mctp.errors import ConfigError
+from vita_mctp.evaluation.report import percent, table
+from vita_mctp.files import write_output
+from vita_mctp.models.registry import Speaking
+from vita_mctp.nano.benchmark import QUESTION_GROUPS, RIGHT_ANSWERS, SAID, speak_samples
+from vita_mctp.nano.domain import build_domain
+from vita_mctp.nano.synthesis import SAMPLE_RATE
+from vita_mctp.nano.talker_speech import LONGEST, Manner, Saying, Voice, codes_per_second, length_errors, word_errors
+from vita_mctp.speech_lm import SpeechLM
+from vita_mctp.types import AudioBlock, AudioCodes, Wave, WaveChunk
+
+_CONTRACTS: tuple[Contract, ...] = ("as_trained", "reference")
+_HEAD = ("decoding", "text", "WER2 %", "WER1 %", "length errors %", "codes a CPU-second", "first sound, CPU ms")
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A thinker's answer: its ids, the end's too, and the state that predicted each.
+
+    question: cut to its speech. right: the right answer. expected: the codes that the answer voice takes for that.
+    seconds: of processor, from the question to the end of the text.
+    """
+
+    question: Wave
+    text: str
+    right: str
+    expected: int
+    ids: tuple[int, ...]
+    states: tuple[Tensor, ...]
+    seconds: float
+
+
+def evaluate_nano_vocalnet(model: str, n: int, work: Path, out: Path) -> None:
+    """Writes the page. Raises ConfigError for a model without such a talker, MissingExtraError without a judge."""
+    opened = open_model(model)
+    speech_lm = SpeechLM.from_opened(opened)
+    rules = speech_lm.speaking
+    if not isinstance(rules, Speaking):
+        raise ConfigError(f"{model} has no talker of one codebook; name what `train nano-vocalnet` has made")
+    voice, written = Voice(opened), list(_written(speech_lm, work, n))
+    floor = [voice.judge(right, codes, len(codes)) for right, codes in _copies(speech_lm, work, n)]
+    rows = [_row("the answer voice's own codes", "", floor, "")]
+    deepest = rules.talker.sizes.mtp_levels
+    for contract in _CONTRACTS:
+        for levels in sorted({0, min(2, deepest), deepest}):
+            for streaming in (False, True):
+                manner = Manner(TalkerOptions(levels, contract, LONGEST), streaming)
+                sayings, first = _say(speech_lm, rules, voice, written, manner)
+                name = manner.options.name.replace(",as_trained", "") + (
+                    ", as trained" if contract == "as_trained" else ", reference"
+                )
+                rows.append(_row(name, "streamed" if streaming else "whole", sayings, f"{1000 * first:.0f}"))
+    write_output(out, _page(model, n, out, written, rows).encode())
+
+
+def _written(speech_lm: SpeechLM, work: Path, n: int) -> Iterator[Written]:
+    corpus, sound = speak_samples(work / "speech", n), speech_lm.audio_decoder
+    answers = [corpus.utterance(index) for index in corpus.indices(SAID[RIGHT_ANSWERS])]
+    seconds_of = {each.text: len(each.wave) / SAMPLE_RATE for each in answers}
+    right_of = {qa.question: qa.answer for qa in build_domain().held_out}
+    for index in corpus.indices(QUESTION_GROUPS["seen voices"]):
+        asked = corpus.utterance(index)
+        recording, right = Wave(asked.samples, SAMPLE_RATE), right_of[asked.text]
+        question, started = cut_to_speech(recording) or recording, time.process_time()
+        prompt, decoding = speech_lm.prompt(speech_lm.hear(question)), speech_lm.decoding()
+        limit, eos = decoding.max_new_tokens, speech_lm.defaults.eos_ids
+        request = Request(prompt.ids, decoding.mode, limit, decoding.sampling, eos, keeps_hidden=True)
+        events = list(speech_lm.worker.stream(request))
+        taken = time.process_time() - started
+        ids, states = tuple(event.id for event in events), tuple(torch.as_tensor(event.hidden) for event in events)
+        expected = round(seconds_of[right] * float(sound.frame_rate))
+        yield Written(question, speech_lm.tokenizer.decode(ids[:-1]), right, expected, ids, states, taken)
+
+
+def _copies(speech_lm: SpeechLM, work: Path, n: int) -> Iterator[tuple[str, list[int]]]:
+    """The right answers, and the codes of the answer voice that says them."""
+    corpus = speak_samples(work / "speech", n)
+    for index in corpus.indices(SAID[RIGHT_ANSWERS]):
+        said = corpus.utterance(index)
+        codes = speech_lm.hear(Wave(said.samples, SAMPLE_RATE))
+        if isinstance(codes, AudioCodes):
+            yield said.text, codes.ids.tolist()
+
+
+def _say(
+    speech_lm: SpeechLM, rules: Speaking, voice: Voice, written: Sequence[Written], manner: Manner
+) -> tuple[list[Saying], float]:
+    """What the judge makes of each answer, and the median of the seconds to the first sound."""
+    sayings, firsts = [], []
+    for answer in written:
+        started = time.process_time()
+        if manner.streaming:
+            stream = SpokenStream(rules, manner.options)
+            parts = [
+                part for id, state in zip(answer.ids, answer.states, strict=True) for part in stream.push(id, state)
+            ]
+            codes = [code for part in parts for code in part.codes]
+        else:
+            codes = list(speak_whole(rules, manner.options, answer.ids, answer.states))
+        taken = time.process_time() - started
+        sayings.append(voice.judge(answer.text, codes, answer.expected, taken))
+        if manner.streaming:
+            firsts.append(_first_sound(speech_lm, answer.question, manner))
+        else:
+            firsts.append(answer.seconds + taken + _first_block(speech_lm, codes))
+    return sayings, statistics.median(firsts)
+
+
+def _first_sound(speech_lm: SpeechLM, question: Wave, manner: Manner) -> float:
+    started = time.process_time()
+    events = speech_lm.stream(question, mode=manner.options.name)
+    for event in events:
+        if isinstance(event, WaveChunk) and len(event.samples):
+            break
+    events.close()
+    return time.process_time() - started
+
+
+def _first_block(speech_lm: SpeechLM, codes: Sequence[int]) -> float:
+    decoder, started = speech_lm.audio_decoder, time.process_time()
+    first = tuple(codes[: decoder.block_size])
+    decoder.decode_block(AudioBlock(first, 0, len(first) == len(codes)), decoder.start())
+    return time.process_time() - started
+
+
+def _row(name: str, text: str, sayings: Sequence[Saying], first: str) -> tuple[str, ...]:
+    errors = (percent(word_errors(sayings, loop=loop)) for loop in (False, True))
+    speed = f"{codes_per_second(sayings):,.0f}" if first else ""
+    return name, text, *errors, percent(length_errors(sayings)), speed, first
+
+
+def _page(model: str, n: int, out: Path, written: Sequence[Written], rows: Sequence[tuple[str, ...]]) -> str:
+    machine, words = look_around(), ("--model", model, "--n", str(n), "--out", str(out))
+    right = sum(answer.text == answer.right for answer in written)
+    return f"""# The nano VocalNet
+
+    {shlex.join(("vita-mctp", "evaluate", "nano-vocalnet", *words))}
+
+{len(written)} held-out questions, asked aloud by voices that training heard. The thinker, nano's backbone without its
+blocks, wrote the right answer to {right} of them; the talker says what it wrote, right or wrong.
+
+{table(_HEAD, rows)}
+
+- WER2, WER1: what PocketSphinx hears against the model's own text, with a bigram of the domain and in a word loop; the
+  first row is its floor. Brackets: bootstrap 95 % interval over answers.
+- length errors: answers of less than two thirds or more than four thirds of the codes that the answer voice takes.
+- codes a CPU-second: of the talker alone. first sound: median, from the end of the question to the first decoded
+  samples, of a warm process; whole: the text and all codes come first. Processor time of one thread, on a machine with
+  other work.
+- as trained, reference: [the two contracts](../families.md#vocalnet); the reference one repeats the authors' loop, with
+  its penalty.
+
+Measured: {machine.date}, commit {machine.commit}, weights {weights_hash(find_model(model))},
+{", ".join(f"{package} {number}" for package, number in machine.versions.items())}.
+"""
