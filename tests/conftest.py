@@ -124,28 +124,51 @@ def tiny_speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+THINKER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.3,
+    "encoder_sizes": {"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 32},
+}
+
+
+def thinker_tokenizer(folder: Path) -> int:
+    """Writes one, and gives back how many rows its thinker has."""
+    from vita_mctp.text.tokenizer import train_tokenizer
+    from vita_mctp.text.vocabulary import VocabularyKind
+
+    return train_tokenizer([WORDS], 600, folder, RAMP_CODES, kind=VocabularyKind.CONTINUOUS).vocabulary.padded_size
+
+
+def write_speech(folder: Path, decoder: str) -> None:
+    """A thinker's speech.json, its decoder's folder being `codec`."""
+    speech = {
+        "tokenizer_kind": "sensevoice_glm4voice",
+        "audio_tokenizer": {"name": "whisper"},
+        "audio_decoder": {"name": decoder, "folder": "codec"},
+        "max_question_seconds": 30.0,
+        "max_new_tokens": 30,
+    }
+    (folder / "speech.json").write_text(json.dumps(speech))
+
+
 @pytest.fixture(scope="session")
 def tiny_vocalnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VocalNet of the Qwen2 kind that `SpeechLM.from_pretrained` opens; nobody may write to it."""
     import torch
 
     from vita_mctp.models.vocalnet import VocalNetQwen2, VocalNetQwen2Config
-    from vita_mctp.text.tokenizer import train_tokenizer
-    from vita_mctp.text.vocabulary import VocabularyKind
 
     folder = tmp_path_factory.mktemp("vocalnet")
-    tokenizer = train_tokenizer([WORDS], 600, folder, RAMP_CODES, kind=VocabularyKind.CONTINUOUS)
+    rows = thinker_tokenizer(folder)
     torch.manual_seed(3)
     config = VocalNetQwen2Config(
-        vocab_size=tokenizer.vocabulary.padded_size,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.3,
-        encoder_sizes={"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 32},
+        **THINKER,
+        vocab_size=rows,
         decoder_ffn_dim=48,
         decoder_num_heads=4,
         decoder_num_layers=2,
@@ -162,12 +185,53 @@ def tiny_vocalnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     (folder / "codec").mkdir()
     (folder / "codec" / "ramp.json").write_text(json.dumps({"codebook_size": RAMP_CODES}))
-    speech = {
-        "tokenizer_kind": "sensevoice_glm4voice",
-        "audio_tokenizer": {"name": "whisper"},
-        "audio_decoder": {"name": "ramp", "folder": "codec"},
-        "max_question_seconds": 30.0,
-        "max_new_tokens": 30,
-    }
-    (folder / "speech.json").write_text(json.dumps(speech))
+    write_speech(folder, "ramp")
     return folder
+
+
+XY_GOLDENS = Path(__file__).parent / "parity" / "goldens" / "xy_tokenizer"
+
+
+@pytest.fixture(scope="session")
+def make_m2(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """MTP layers -> a VocalNet-M2 with a tiny XY-Tokenizer that `SpeechLM.from_pretrained` opens."""
+
+    def made(levels: int) -> Path:
+        import torch
+
+        from vita_mctp.models.vocalnet_m2 import M2Qwen3, M2Qwen3Config
+
+        folder = tmp_path_factory.mktemp(f"m2_{levels}")
+        rows = thinker_tokenizer(folder)
+        sizes = json.loads((XY_GOLDENS / "index.json").read_text())["config"]
+        quantizer = sizes["quantizer_kwargs"]
+        talker = {
+            "hidden_size": 32,
+            "ffn_size": 48,
+            "num_heads": 4,
+            "num_layers": 2,
+            "text_size": THINKER["hidden_size"],
+            "thinker_size": THINKER["hidden_size"],
+            "fusion_size": 24,
+            "mtp_levels": levels,
+            "num_codebooks": quantizer["num_quantizers"],
+            "codebook_size": quantizer["codebook_size"],
+        }
+        torch.manual_seed(4)
+        model = M2Qwen3(M2Qwen3Config(**THINKER, vocab_size=rows, talker=talker))
+        for heads in (model.talker.heads, *(level.heads for level in model.talker.mtp_layers)):
+            heads[0].bias.data[model.talker.sizes.eos] = -0.5  # not at once
+        model.save_pretrained(folder)
+        (folder / "codec").mkdir()
+        (folder / "codec" / "model.safetensors").symlink_to(XY_GOLDENS / "model.safetensors")
+        (folder / "codec" / "config.json").write_text(json.dumps(sizes))
+        write_speech(folder, "xy_tokenizer")
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_m2_folder(make_m2: Callable[[int], Path]) -> Path:
+    """With four MTP layers; nobody may write to it."""
+    return make_m2(4)

@@ -17,6 +17,7 @@ from vita_mctp.codecs.base import AudioChunker, AudioDecoder
 from vita_mctp.text.tokenizer import IncrementalDecoder, TextTokenizer
 from vita_mctp.types import (
     AudioBlock,
+    Code,
     Done,
     Role,
     StopReason,
@@ -77,7 +78,7 @@ class SoundStream:
         self._chunker = AudioChunker(block_sizes or [decoder.block_size])
         self._state = decoder.start(seed)
 
-    def push(self, code: int, clock: Clock) -> WaveChunk | None:
+    def push(self, code: Code, clock: Clock) -> WaveChunk | None:
         block = self._chunker.push(code)
         return None if block is None else self._decode(block, clock)
 
@@ -102,7 +103,7 @@ class _Draft:
     levels: list[int] = field(default_factory=list)
     audio_seconds: float = 0.0
     texts: list[str] = field(default_factory=list)
-    codes: list[int] = field(default_factory=list)
+    codes: list[Code] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     open_end: tuple[int, ...] = ()
 
@@ -116,12 +117,15 @@ class _Draft:
         return TextDelta(text)
 
     def add_token(self, token: TokenEvent, end_of_audio: int, clock: Clock) -> None:
-        """Keeps it as content of a later history, where an answer that was cut short has its last segment closed."""
+        """Keeps it as content of a later history, where an answer that was cut short has its last segment closed.
+
+        What a talker says is no part of it.
+        """
         clock.mark("first_token")
         self.kinds.append(token.kind)
         self.levels.append(token.level)
         self.reason = token.ends or self.reason
-        if token.kind is TokenKind.STOP:
+        if token.kind is TokenKind.STOP or token.code is not None:
             return
         self.ids.append(token.id)
         if token.kind in (TokenKind.BEGIN, TokenKind.END):
@@ -159,7 +163,7 @@ def stream_answer(
                 if piece := text.push([token.id]):
                     yield draft.add_text(piece, clock)
             elif token.kind is TokenKind.AUDIO:
-                draft.codes.append(vocabulary.code_of(token.id))
+                draft.codes.append(vocabulary.code_of(token.id) if token.code is None else token.code)
                 if sound is not None and (chunk := sound.push(draft.codes[-1], clock)) is not None:
                     yield draft.add_chunk(chunk)
     finally:

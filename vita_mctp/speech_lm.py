@@ -27,7 +27,7 @@ from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import CheckpointError, ConfigError, NoSpeechError
 from vita_mctp.language_model import LanguageModel, load_graphs
-from vita_mctp.models.registry import Speaking, SpeechModel, family_of
+from vita_mctp.models.registry import FrameSpeaking, Speaking, SpeechModel, family_of
 from vita_mctp.text.chat import PromptStyle, name_rhythm
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
@@ -77,6 +77,7 @@ class SpeechLM:
             for counts in settings.rhythms
         }
         self._speaking = None if model is None else family.speaking(model, tokenizer)
+        _check_codebooks(self._speaking, audio_decoder)
         self.defaults = GenerationDefaults.of(
             language_model.generation,
             settings.sampling,
@@ -141,7 +142,7 @@ class SpeechLM:
         return cls(language_model, tokenizer, frontend, decoder, opened.speech)
 
     @property
-    def speaking(self) -> Speaking | None:
+    def speaking(self) -> Speaking | FrameSpeaking | None:
         """How a model that only writes is spoken; None of one whose own tokens are codes."""
         return self._speaking
 
@@ -297,7 +298,7 @@ class SpeechLM:
             own = self.defaults.spoken_mode
             mode = own if mode is None and own.talker else mode
             named = mode.name if isinstance(mode, Mode) else mode
-            options = parse_talker_mode(named, self._speaking.talker.sizes.mtp_levels)
+            options = parse_talker_mode(named, self._speaking)
             return Decoding(parse_mode(options.name, blocks), sampling, limit, options)
         chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
         if chosen.talker:
@@ -316,7 +317,7 @@ class SpeechLM:
         from vita_mctp.decoding.speaking import speak_events
 
         events = self.worker.stream(replace(request, keeps_hidden=True), cancel)
-        return speak_events(events, self._speaking, chosen.talker, self.tokenizer.vocabulary.audio_id)
+        return speak_events(events, self._speaking, chosen.talker)
 
     def speak(
         self,
@@ -402,6 +403,17 @@ def _check_sizes(
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocabulary.size} ids, the model embeds {embedded}; "
             "give the tokenizer that the model was trained with"
+        )
+
+
+def _check_codebooks(speaking: Speaking | FrameSpeaking | None, audio_decoder: AudioDecoder) -> None:
+    if speaking is None:
+        return
+    says, has = speaking.codebooks, (audio_decoder.num_codebooks, audio_decoder.codebook_size)
+    if says != has:
+        raise CheckpointError(
+            f"the talker says {says[0]} x {says[1]} codes and the audio decoder {audio_decoder.name} has {has[0]} x "
+            f"{has[1]}; give the decoder that the model was trained with"
         )
 
 

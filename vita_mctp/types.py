@@ -18,6 +18,9 @@ Code = int | tuple[int, ...]
 BACKBONE = 0
 """Level of what the backbone makes; MCTP block k - 1 is level k."""
 
+NO_ID = -1
+"""Instead of a token's id, of what is in no vocabulary."""
+
 
 class Task(StrEnum):
     """What an answer is asked to be."""
@@ -160,6 +163,7 @@ class Turn:
 class TokenEvent:
     """One generated token, number `index` of the answer; `level` is 0 for the backbone and k for block k - 1.
 
+    code: what a talker says, which no language model reads: its id is NO_ID.
     ends: why the answer ends with this token; None on every other.
     hidden: for a talker, the hidden state (H,) that predicted it, where the request asks for it.
     """
@@ -169,6 +173,7 @@ class TokenEvent:
     kind: TokenKind
     level: int
     ends: StopReason | None = None
+    code: Code | None = None
     hidden: Any = field(default=None, compare=False, repr=False)
 
 
@@ -245,7 +250,7 @@ class Done:
     mode: str
     text: str
     timings: Timings
-    codes: tuple[int, ...] = ()
+    codes: tuple[Code, ...] = ()
     turns: tuple[Turn, ...] = ()
     kinds: tuple[TokenKind, ...] = ()
     levels: tuple[int, ...] = ()

@@ -55,5 +55,6 @@ def test_the_definition(m2_file: Path) -> None:
     for name, case in recorded["decode"].items():
         text = talker.fuse(tensors[f"decode.{name}.text_embedding"], tensors[f"decode.{name}.thinker_hidden"])
         answer = FrameAnswer(talker, case["K"], case["max_frames"])
-        answer.push(text, last=True)
+        said = list(answer.push(text, last=True))
+        assert all(0 <= code < sizes.codebook_size for frame in said for code in frame)
         assert answer.frames == [tuple(frame) for frame in tensors[f"decode.{name}.frames"].tolist()], name

@@ -95,7 +95,7 @@ def test_chats(prompts_file: Path) -> None:
     recorded = json.loads(prompts_file.read_text())
     for name, form in FORMS.items():
         folder = prompts_file.parent / f"tiny_tokenizer_{name}"
-        chat = VocalNetChat(thinker_tokenizer(folder, form, LARGEST_VOCABULARY, 60), form)
+        chat = VocalNetChat(thinker_tokenizer(folder, form, LARGEST_VOCABULARY), form)
         for case in (each for each in recorded["cases"] if each["family"] == name):
             turns = [(turn["from"], turn["value"]) for turn in case["conversations"]]
             wanted = case["tiny"]

@@ -19,6 +19,7 @@ from vita_mctp.checkpoints.hub import (
     AUDIO_DECODER,
     AUDIO_TOKENIZER,
     HUB_ID,
+    WEIGHTS,
     Repository,
     absent,
     fetch,
@@ -239,7 +240,8 @@ def _codec_folder(hub_id: str | None, folder: Path, named: str | None, option: s
     if named is not None:
         return _named(codec, named, option)
     above = folder.resolve().parent
-    paths = [folder, *(base / part for base in (folder, above, above.parent) for part in (codec.name, codec.id))]
+    own = [] if any(WEIGHTS[0] in names for names in codec.required) else [folder]  # that file there is the model's
+    paths = [*own, *(base / part for base in (folder, above, above.parent) for part in (codec.name, codec.id))]
     whole = (path.resolve() for path in paths if path.is_dir() and not absent(path, codec))
     try:
         return next(whole, None) or fetch(codec)

@@ -6,7 +6,7 @@ last text row come zeros. Legend: H width, Q codebooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -51,53 +51,63 @@ class FrameAnswer:
         self.ended = False
         """Whether the first codebook drew an EOS, whose frame is not among the answer's codes."""
 
-    @torch.inference_mode()
-    def push(self, fused: Tensor | None, *, last: bool) -> list[Frame]:
-        """The next text rows (n, H) -> the frames that they let be said; with the last ones, all that are left."""
+    def push(self, fused: Tensor | None, *, last: bool) -> Iterator[Frame]:
+        """The next text rows (n, H) -> the frames that they let be said; with the last ones, all that are left.
+
+        Each comes when its step is done. What the codec is given of a track that drew BOS or EOS is its best code.
+        """
         if fused is not None:
-            self._text = torch.cat([self._text, fused])
-        first = len(self.frames)
+            self._text = torch.cat([self._text, fused.to(self._text)])
         while not self.ended and len(self.frames) < self._max_frames and (last or self._may_step()):
-            drawn = self._step()
+            drawn, said = self._step()
             self.frames += drawn
             self._fed = drawn
             self.ended = drawn[-1][0] == self._talker.sizes.eos
-        return [frame for frame in self.frames[first:] if frame[0] != self._talker.sizes.eos]
+            yield from said[:-1] if self.ended else said
 
     def _may_step(self) -> bool:
         """Whether every frame to be fed has its text row."""
         return self._caches[0].length + len(self._fed) <= len(self._text) * self._talker.sizes.stretch
 
-    def _step(self) -> list[Frame]:
+    @torch.inference_mode()
+    def _step(self) -> tuple[list[Frame], list[Frame]]:
+        """The next frame of each level as drawn, and as codes."""
         talker, count, start = self._talker, len(self._fed), self._caches[0].length
         positions = torch.arange(start, start + count, device=self._device)
         mask = (torch.arange(start + count, device=self._device) <= positions[:, None])[None]
         fed = torch.tensor([self._fed], device=self._device)
         hidden = talker.embed(fed) + talker.stretch(self._text, start, count)[None]
-        drawn: list[Frame] = []
+        drawn, said = list[Frame](), list[Frame]()
         for k, cache in enumerate(self._caches):
             cache.reserve(count)
             part = talker.level if k else talker.backbone
             hidden = part(*([k] if k else []), hidden, positions[None], mask, cache)
             cache.length += count
-            drawn.append(tuple(talker.logits(k, hidden[0, -1]).argmax(-1).tolist()))
+            logits = talker.logits(k, hidden[0, -1])
+            drawn.append(_best(logits))
+            said.append(_best(logits[:, : talker.sizes.codebook_size]))
             if drawn[-1][0] == talker.sizes.eos:
                 break
-        return drawn
+        return drawn, said
+
+
+def _best(logits: Tensor) -> Frame:
+    return tuple(logits.argmax(-1).tolist())
 
 
 @torch.inference_mode()
 def say_naive(talker: FrameTalkerModel, fused: Tensor, levels: int, max_frames: int) -> list[Frame]:
     """The slow twin of `FrameAnswer` on a whole text: each frame by the training forward on all before it."""
-    frames: list[Frame] = []
+    frames, said = list[Frame](), list[Frame]()
     while len(frames) < max_frames:
         step: Sequence[Tensor] = list(talker.chain(talker.batch([fused], [_codes(talker, frames)])))
         for k in range(levels + 1):
-            drawn = tuple(talker.logits(k, step[k][0, -1]).argmax(-1).tolist())
-            if drawn[0] == talker.sizes.eos:
-                return frames
-            frames.append(drawn)
-    return frames
+            logits = talker.logits(k, step[k][0, -1])
+            frames.append(_best(logits))
+            if frames[-1][0] == talker.sizes.eos:
+                return said
+            said.append(_best(logits[:, : talker.sizes.codebook_size]))
+    return said
 
 
 def _codes(talker: FrameTalkerModel, frames: Sequence[Frame]) -> Tensor:

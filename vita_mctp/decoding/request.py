@@ -128,5 +128,5 @@ class SequenceState:
                 self.reason = StopReason.LENGTH
             kind = TokenKind.STOP if token in self.request.eos_ids else classify(token)
             hidden = self.hidden.pop(0) if self.request.keeps_hidden else None
-            events.append(TokenEvent(index, token, kind, level, self.reason, hidden))
+            events.append(TokenEvent(index, token, kind, level, self.reason, hidden=hidden))
         return events

@@ -1,8 +1,9 @@
-"""From a thinker's answer to a talker's units: which hidden states are spoken, in which segments, when.
+"""From a thinker's answer to a talker's codes: which hidden states are spoken, in which segments, when.
 
-Each drawn text token comes with the hidden state that predicted it. Under the contract "reference" all of these are
-spoken, the first one being the last prompt position's; "as_trained" speaks those that training had: not that one, nor,
-where `end_row` is False, the one that predicted the end. Both end with the text-end row.
+Each drawn text token comes with the hidden state that predicted it. VocalNet-M2 speaks all, each with its token
+(`FrameStream`). Of VocalNet (`SpokenStream`), under the contract "reference" all of these are spoken, the first one
+being the last prompt position's; "as_trained" speaks those that training had: not that one, nor, where `end_row` is
+False, the one that predicted the end. Both end with the text-end row.
 
 Mended of the authors' loops: a call that gives a single unit is as good as any other; ids beyond the codes are for the
 loop alone (`SpokenPart.codes`).
@@ -10,15 +11,16 @@ loop alone (`SpokenPart.codes`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from vita_mctp.decoding.frames import FrameAnswer
 from vita_mctp.decoding.talker import STREAM_PENALTY, WHOLE_PENALTY, TalkerAnswer, TalkerOptions
-from vita_mctp.models.registry import Speaking
-from vita_mctp.types import BACKBONE, StopReason, TokenEvent, TokenKind
+from vita_mctp.models.registry import FrameSpeaking, Speaking
+from vita_mctp.types import BACKBONE, NO_ID, Code, StopReason, TokenEvent, TokenKind
 
 _SENTENCE_ENDS = (".", "!", "?")
 _NOTHING_SAID = (6324, 4137)
@@ -57,6 +59,13 @@ class SpokenStream:
             self.options = replace(self.options, penalty=STREAM_PENALTY)
         self._answer = TalkerAnswer(self.rules.talker, self.options, streaming=True)
         self._first = True
+
+    def say(self, event: TokenEvent) -> Iterator[Code]:
+        """The next token of the thinker, with its hidden state -> the codes that it makes sayable."""
+        parts = self.push(event.id, torch.as_tensor(event.hidden))
+        if event.ends is StopReason.LENGTH:
+            parts += self.end()
+        return (code for part in parts for code in part.codes)
 
     def push(self, id: int, row: Tensor) -> list[SpokenPart]:
         """The next text token, and the hidden state (H,) that predicted it -> what it makes sayable."""
@@ -107,6 +116,18 @@ class SpokenStream:
         return SpokenPart(ids or None, tuple(units), self.rules.talker.sizes.num_units, last and ends_answer)
 
 
+class FrameStream:
+    """A streamed answer of VocalNet-M2: each token and the state that predicted it, the end's too, as they come."""
+
+    def __init__(self, rules: FrameSpeaking, options: TalkerOptions) -> None:
+        self._fuse, self._answer = rules.fuse, FrameAnswer(rules.talker, options.levels)
+
+    def say(self, event: TokenEvent) -> Iterator[Code]:
+        """As `SpokenStream.say`."""
+        row = self._fuse(event.id, torch.as_tensor(event.hidden))
+        return self._answer.push(row, last=event.ends is not None)
+
+
 def speak_whole(rules: Speaking, options: TalkerOptions, ids: Sequence[int], rows: Sequence[Tensor]) -> tuple[int, ...]:
     """An answer's ids, its end among them, and the row that predicted each -> its units, without SOS and EOS.
 
@@ -140,23 +161,21 @@ def _segments(ids: Sequence[int]) -> list[slice]:
 
 
 def speak_events(
-    events: Iterable[TokenEvent], rules: Speaking, options: TalkerOptions, audio_id: Callable[[int], int]
+    events: Iterable[TokenEvent], rules: Speaking | FrameSpeaking, options: TalkerOptions
 ) -> Generator[TokenEvent, None, None]:
-    """A thinker's tokens, with their hidden states, and among them the codes that say them, as ids by `audio_id`.
+    """A thinker's tokens, with their hidden states, and among them the codes that say them.
 
     The token that ends the answer comes behind all of its sound. A generator of `events` is closed with this one.
     """
-    stream, index = SpokenStream(rules, options), 0
+    stream = SpokenStream(rules, options) if isinstance(rules, Speaking) else FrameStream(rules, options)
+    index = 0
     try:
         for event in events:
             if not event.ends:
                 yield replace(event, index=index, hidden=None)
                 index += 1
-            parts = stream.push(event.id, torch.as_tensor(event.hidden))
-            if event.ends is StopReason.LENGTH:
-                parts += stream.end()
-            for code in (code for part in parts for code in part.codes):
-                yield TokenEvent(index, audio_id(code), TokenKind.AUDIO, BACKBONE)
+            for code in stream.say(event):
+                yield TokenEvent(index, NO_ID, TokenKind.AUDIO, BACKBONE, code=code)
                 index += 1
             if event.ends:
                 yield replace(event, index=index, hidden=None)

@@ -13,13 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from vita_mctp.decoding.cache import CacheSpec, KvCache
 from vita_mctp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vita_mctp.models.registry import FrameSpeaking, Speaking
 
 Contract = Literal["reference", "as_trained"]
 
@@ -86,17 +89,18 @@ class TalkerOptions:
         return f"{self.levels + 1}x" + (",as_trained" if self.contract == "as_trained" else "")
 
 
-def parse_talker_mode(spec: object, max_levels: int) -> TalkerOptions:
-    """ "3x" or "3x,as_trained" -> options; None is 3x, as the authors' scripts have it, or what the talker can.
+def parse_talker_mode(spec: object, rules: Speaking | FrameSpeaking) -> TalkerOptions:
+    """ "3x" or "3x,as_trained" -> options; None is the talker's usual speed, or what it can.
 
     Raises ConfigError for another form, and for more tokens a step than the talker has levels.
     """
-    fastest = max_levels + 1
-    speed, _, contract = str(spec or f"{min(3, fastest)}x").strip().lower().partition(",")
-    known = get_args(Contract)
+    max_levels = rules.talker.sizes.mtp_levels
+    fastest, known = max_levels + 1, rules.contracts
+    speed, _, contract = str(spec or f"{min(rules.usual_speed, fastest)}x").strip().lower().partition(",")
     if not re.fullmatch(r"\d{1,4}x", speed) or contract not in ("", *known):
         raise ConfigError(
-            f"mode {spec!r} given; wanted tokens a step, as in 1x or {fastest}x, perhaps with ,as_trained"
+            f"mode {spec!r} given; wanted tokens a step, as in 1x or {fastest}x"
+            + (", perhaps with ,as_trained" if known else "")
         )
     if not 1 <= int(speed[:-1]) <= fastest:
         raise ConfigError(f"mode {spec!r} given; wanted 1x to {fastest}x: this talker has {max_levels} levels to add")

@@ -99,11 +99,6 @@ class NanoVocalNetFamily(ModelFamily):
 
     def speaking(self, model: NanoVocalNet, tokenizer: TextTokenizer) -> Speaking:
         talker, vocabulary = model.speech_generator, tokenizer.vocabulary
-        if talker.sizes.num_units != vocabulary.num_audio:
-            raise CheckpointError(
-                f"the talker says {talker.sizes.num_units} codes, the audio decoder has {vocabulary.num_audio}; give "
-                "the decoder that the model was trained with"
-            )
         with torch.inference_mode():
             row = model.embed(torch.tensor([[vocabulary.endoftext]], device=model.device))[0, 0]
         return Speaking(talker, vocabulary.im_end, row, tokenizer.decode, end_row=True)

@@ -109,6 +109,33 @@ class Speaking:
     decode: Callable[[Sequence[int]], str]
     end_row: bool = False
     reset_interval: int = 50
+    usual_speed: ClassVar[int] = 3
+    """Tokens a step where the user says nothing: as the authors' scripts."""
+    contracts: ClassVar[tuple[str, ...]] = ("reference", "as_trained")
+    """Ways to decode, `decoding.talker.Contract`, that a mode may name."""
+
+    @property
+    def codebooks(self) -> tuple[int, int]:
+        """How many there are, and the codes of each."""
+        return 1, self.talker.sizes.num_units
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSpeaking:
+    """As `Speaking`, of a talker of several codebooks (`decoding.frames.FrameTalkerModel`).
+
+    fuse: a text token's id and the hidden state (H,) that predicted it -> what the talker reads of it (1, W).
+    """
+
+    talker: Any
+    fuse: Callable[[int, Tensor], Tensor]
+    usual_speed: ClassVar[int] = 1
+    """Frames a step: the paper's word error rates are without its MTP layers."""
+    contracts: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def codebooks(self) -> tuple[int, int]:
+        return self.talker.sizes.num_codebooks, self.talker.sizes.codebook_size
 
 
 @dataclass(frozen=True)
@@ -180,8 +207,8 @@ class ModelFamily(ABC):
         """style: what stands around a spoken question, where the format leaves it open."""
         return ChatFormat(tokenizer, style)
 
-    def speaking(self, model: Any, tokenizer: TextTokenizer) -> Speaking | None:
-        """None of a model whose own tokens are codes. Raises CheckpointError for codes that the talker has not."""
+    def speaking(self, model: Any, tokenizer: TextTokenizer) -> Speaking | FrameSpeaking | None:
+        """None of a model whose own tokens are codes."""
         return None
 
     def grow(self, model: Any, num_blocks: int, seed: int) -> None:
@@ -225,6 +252,8 @@ _FAMILIES: dict[str, str | ModelFamily] = {
     "omni_speech2s_qwen": "vita_mctp.models.vocalnet:VOCALNET_QWEN2",
     "omni_speech2s_qwen3": "vita_mctp.models.vocalnet:VOCALNET_QWEN3",
     "nano_vocalnet": "vita_mctp.models.nano_vocalnet:NANO_VOCALNET",
+    "vocalnet_m2_qwen2": "vita_mctp.models.vocalnet_m2:M2_QWEN2",
+    "vocalnet_m2_qwen3": "vita_mctp.models.vocalnet_m2:M2_QWEN3",
 }
 
 TRAINED: dict[str | None, str] = {None: "qwen2_mtp", "sensevoice": "qwen2_mtp_sensevoice"}

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vita_mctp.checkpoints.opening import NANO
-from vita_mctp.decoding.modes import MODES
 from vita_mctp.environment import require
 from vita_mctp.serving.page import MAX_UPLOAD, build_page
-from vita_mctp.serving.words import ABOUT_NANO, EXAMPLES, MODE_HINT
+from vita_mctp.serving.words import ABOUT_NANO, EXAMPLES, MODE_HINT, SPEED_HINT
 from vita_mctp.speech_lm import SpeechLM
 
 _BROWSER = Path(__file__).with_name("browser")
@@ -36,12 +35,11 @@ def build_demo(speech_lm: SpeechLM, model: str = NANO) -> Any:
     from vita_mctp.serving.options import ServerOptions, served_name
 
     app = build_app(speech_lm, ServerOptions(served_name(model)))
-    own = speech_lm.defaults.spoken_mode.name
     about = {
         "model": served_name(model),
-        "mode": own,
-        "modes": list(dict.fromkeys([*MODES, own])),
-        "hint": MODE_HINT,
+        "mode": speech_lm.decoding().mode.name,
+        "modes": list(speech_lm.modes),
+        "hint": MODE_HINT if speech_lm.speaking is None else SPEED_HINT,
         "examples": list(EXAMPLES.values()) if model == NANO else [],
         "limits": ABOUT_NANO if model == NANO else "",
     }

@@ -22,7 +22,15 @@ from vita_mctp.audio.formats import read_upload
 from vita_mctp.checkpoints.opening import NANO
 from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, VitaError
-from vita_mctp.serving.words import ABOUT_NANO, EXAMPLES, INTRODUCTION, LATE_SOUND, MODE_HINT, conversation_hint
+from vita_mctp.serving.words import (
+    ABOUT_NANO,
+    EXAMPLES,
+    INTRODUCTION,
+    LATE_SOUND,
+    MODE_HINT,
+    SPEED_HINT,
+    conversation_hint,
+)
 from vita_mctp.speech_lm import SpeechLM, recent_turns
 from vita_mctp.types import Done, Task, TextDelta, Turn, Wave, WaveChunk
 
@@ -71,8 +79,9 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
             with gr.Column():
                 question = gr.Audio(sources=["microphone", "upload"], type="filepath", label="Question", buttons=[])
                 own = speech_lm.decoding().mode.name
+                hint = MODE_HINT if speech_lm.speaking is None else SPEED_HINT
                 modes = [(name.capitalize(), name) for name in speech_lm.modes]
-                mode = gr.Radio(modes, value=own, label="Mode", info=MODE_HINT)
+                mode = gr.Radio(modes, value=own, label="Mode", info=hint)
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="the same seed gives the same answer")
                 with gr.Row():
                     pressed = gr.Button("Ask", variant="primary").click

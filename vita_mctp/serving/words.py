@@ -34,6 +34,8 @@ MODE_HINT = (
     "Balance and Boost lie between. Verified: the blocks draft, the backbone checks, the answer is Vanilla's."
 )
 
+SPEED_HINT = "1x: the talker makes one token, or frame, a step. Beyond: its MTP layers make the others."
+
 LATE_SOUND = "*ffmpeg is not installed here, so the sound comes whole, at the end of the answer.*"
 
 

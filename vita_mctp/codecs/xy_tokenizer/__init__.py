@@ -127,6 +127,7 @@ class XyWindows(Schema):
     """How a stream is cut, in frames of codes."""
 
     hop: Annotated[int, Field(ge=1, le=WINDOW)] = 10
+    """The first is shorter by `right`, so that sound comes with every `hop` frames received."""
     left: Annotated[int, Field(ge=0, le=WINDOW)] = 50
     """Frames before a hop that it is spoken with."""
     right: Annotated[int, Field(ge=0, le=WINDOW)] = 2
@@ -177,8 +178,10 @@ class XyDecoder(_Xy):
         hop, left, right = self.windows.hop, self.windows.left, self.windows.right
         first = received - len(codes)
         pieces = [np.zeros(0, np.float32)]
-        while spoken + hop + right <= received or (block.is_last and spoken < received):
-            end, begin = min(spoken + hop, received), max(0, spoken - left)
+        while (until := spoken + hop if spoken else max(1, hop - right)) + right <= received or (
+            block.is_last and spoken < received
+        ):
+            end, begin = min(until, received), max(0, spoken - left)
             wave = self._speak(codes[begin - first : min(end + right, received) - first])
             pieces.append(wave[(spoken - begin) * SAMPLES_PER_FRAME : (end - begin) * SAMPLES_PER_FRAME])
             spoken = end

@@ -12,11 +12,10 @@ import torch
 from transformers import AutoConfig
 
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.registry import ModelFamily, ReleasedCodec, Shapes, Speaking
+from vita_mctp.models.registry import FrameSpeaking, ModelFamily, ReleasedCodec, Shapes, Speaking
 from vita_mctp.models.vocalnet.configuration import (
     ENCODER_PREFIX,
     EncoderSizes,
-    SpeechValues,
     VocalNetLlamaConfig,
     VocalNetQwen2Config,
     VocalNetQwen3Config,
@@ -43,29 +42,21 @@ class VocalNetFamily(ModelFamily):
         given = dict(values)
         if given.get("encoder_sizes") is None:
             given["encoder_sizes"] = EncoderSizes.from_shapes(shapes(), folder).model_dump()
-        known = {name: value for name, value in given.items() if name in SpeechValues.model_fields}
-        SpeechValues.parse(known, str(folder / "config.json"), CheckpointError).talker  # noqa: B018 (its own bounds)
+        self.config_class.read_speech(given, str(folder / "config.json"), CheckpointError)
         return self.config_class.from_dict(given)
 
     def load_tokenizer(self, folder: Path, kind: str, num_codes: int) -> TextTokenizer:
-        return thinker_tokenizer(folder, self.form, read_json(folder / "config.json")["vocab_size"], num_codes)
+        return thinker_tokenizer(folder, self.form, read_json(folder / "config.json")["vocab_size"])
 
     def chat(self, tokenizer: TextTokenizer, style: PromptStyle) -> VocalNetChat:
         """Its formats leave nothing open."""
         return VocalNetChat(tokenizer, self.form)
 
-    def speaking(self, model: VocalNetModel, tokenizer: TextTokenizer) -> Speaking:
-        talker, vocabulary = model.talker, tokenizer.vocabulary
-        if talker.sizes.num_units != vocabulary.num_audio:
-            raise CheckpointError(
-                f"the talker says {talker.sizes.num_units} codes, the audio decoder has {vocabulary.num_audio}; give "
-                "the decoder that the model was trained with"
-            )
-        text_end = thinker_vocabulary(tokenizer).text_end
+    def speaking(self, model: VocalNetModel, tokenizer: TextTokenizer) -> Speaking | FrameSpeaking:
+        vocabulary = thinker_vocabulary(tokenizer)
         with torch.inference_mode():
-            row = model.embed(torch.tensor([[text_end]], device=model.device))[0, 0]
-        end_id = thinker_vocabulary(tokenizer).end
-        return Speaking(talker, end_id, row, tokenizer.decode, self.form.end_row)
+            row = model.embed(torch.tensor([[vocabulary.text_end]], device=model.device))[0, 0]
+        return Speaking(model.talker, vocabulary.end, row, tokenizer.decode, self.form.end_row)
 
     def is_never_trained(self, name: str) -> bool:
         """The audio encoder, in every stage."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config, WhisperConfig
 
-from vita_mctp.errors import CheckpointError
+from vita_mctp.errors import CheckpointError, ConfigError, VitaError
 from vita_mctp.models.vocalnet.sizes import Depth, Predictor, TalkerSizes, Width
 from vita_mctp.schema import Schema
 
@@ -76,17 +76,23 @@ class EncoderSizes(Schema):
         return WhisperConfig(**self.model_dump(), attn_implementation="sdpa")
 
 
-class SpeechValues(Schema):
-    """What a config.json says of encoder and talker, beside its thinker's own keys, which pass."""
+class ThinkerValues(Schema):
+    """What a config.json says of the encoder, beside its thinker's own keys, which pass; a subclass adds `talker`."""
 
     model_config = ConfigDict(extra="ignore")
 
     hidden_size: Width
-    llm_hidden_size: Width | None = None
     speech_encoder_type: Literal["whisper"] = "whisper"
     speech_projector_type: Literal["linear"] = "linear"
-    speech_generator_type: Literal["ar_mtp"] = "ar_mtp"
     speech_encoder_ds_rate: Annotated[int, Field(ge=1, le=100)] = 5
+    encoder_sizes: EncoderSizes | None = None
+
+
+class SpeechValues(ThinkerValues):
+    """And of VocalNet's talker."""
+
+    llm_hidden_size: Width | None = None
+    speech_generator_type: Literal["ar_mtp"] = "ar_mtp"
     speech_predictor: Predictor = "vocalnet"
     """Ours; released models have VocalNet's."""
     decoder_ffn_dim: Width
@@ -103,7 +109,6 @@ class SpeechValues(Schema):
     speech_padding_token_id: int
     txt_token_num: Width = 5
     speech_token_num: Width = 15
-    encoder_sizes: EncoderSizes | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -138,32 +143,37 @@ class SpeechValues(Schema):
         return TalkerSizes.parse(sizes, "the talker")
 
 
-class _Speaking:
+class ThinkerConfig:
     """What the configurations of all thinkers add; the engine runs a thinker as a model without blocks."""
 
     num_nextn_predict_layers = 0
+    speech_values: ClassVar[type[ThinkerValues]] = SpeechValues
 
     @property
     def num_backbone_layers(self) -> int:
         return self.num_hidden_layers  # type: ignore[attr-defined]
 
     @property
-    def speech(self) -> SpeechValues:
-        """Raises ConfigError for a value out of bounds."""
-        return SpeechValues.parse(_plain(self.to_dict()), self.model_type)  # type: ignore[attr-defined]
+    def speech(self) -> Any:
+        """Values of the class `speech_values`. Raises ConfigError for a value out of bounds."""
+        return self.read_speech(self.to_dict(), self.model_type)  # type: ignore[attr-defined]
+
+    @classmethod
+    def read_speech(cls, values: Mapping[str, Any], where: str, error: type[VitaError] = ConfigError) -> Any:
+        """Of a config.json's values. Raises `error` as `Schema.parse`, ConfigError for sizes of a talker."""
+        kind = cls.speech_values
+        found: Any = kind.parse({name: values[name] for name in kind.model_fields if name in values}, where, error)
+        found.talker  # noqa: B018 (its own bounds)
+        return found
 
 
-class VocalNetLlamaConfig(_Speaking, LlamaConfig):
+class VocalNetLlamaConfig(ThinkerConfig, LlamaConfig):
     model_type = "omni_speech2s_llama"
 
 
-class VocalNetQwen2Config(_Speaking, Qwen2Config):
+class VocalNetQwen2Config(ThinkerConfig, Qwen2Config):
     model_type = "omni_speech2s_qwen"
 
 
-class VocalNetQwen3Config(_Speaking, Qwen3Config):
+class VocalNetQwen3Config(ThinkerConfig, Qwen3Config):
     model_type = "omni_speech2s_qwen3"
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in SpeechValues.model_fields}

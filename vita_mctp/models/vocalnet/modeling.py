@@ -29,7 +29,7 @@ from vita_mctp.errors import ConfigError
 from vita_mctp.models.attention import attention_inputs
 from vita_mctp.models.strict import StrictLoading, cache_argument
 from vita_mctp.models.vocalnet.configuration import VocalNetLlamaConfig, VocalNetQwen2Config, VocalNetQwen3Config
-from vita_mctp.models.vocalnet.talkers import Talker, make_talker
+from vita_mctp.models.vocalnet.talkers import make_talker
 from vita_mctp.types import AudioFeatures, HeardAudio
 
 ADAPTOR_WIDTH = 2048
@@ -64,6 +64,8 @@ class VocalNetModel(StrictLoading):
     """What all thinkers add to their own base class. Keeps no state but its weights."""
 
     backbone_class: ClassVar[type[Any]]
+    talker_of: ClassVar[Any] = staticmethod(make_talker)
+    """Its sizes to a talker."""
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (transformers' own convention)
 
     def __init__(self, config: Any) -> None:
@@ -71,11 +73,12 @@ class VocalNetModel(StrictLoading):
         self.model = self.backbone_class(config)
         _add_encoder(self.model, config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.speech_generator = make_talker(config.speech.talker)
+        self.speech_generator = self.talker_of(config.speech.talker)
         self.post_init()
 
     @property
-    def talker(self) -> Talker:
+    def talker(self) -> Any:
+        """The talker's network, `talkers.py`'s for VocalNet."""
         return self.speech_generator
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A thinker's tokenizer, behind whose ids the talker's codes are counted, so that an answer is one row of tokens."""
+"""A thinker's tokenizer: text and nothing else; what its talker says has no ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vita_mctp.types import TokenKind
 
 @dataclass(frozen=True)
 class ThinkerVocabulary:
-    """What an answer needs to know of ids. The thinker embeds ids below `size`; code c is said as id `size + c`.
+    """What an answer needs to know of ids, of which the thinker embeds `size`.
 
     end: of an answer; text_end: of the row that is spoken last.
     """
@@ -25,7 +25,6 @@ class ThinkerVocabulary:
     end: int
     text_end: int
     size: int
-    num_audio: int
     input_kind = VocabularyKind.CONTINUOUS
 
     @property
@@ -38,21 +37,9 @@ class ThinkerVocabulary:
         return self.end
 
     def is_audio(self, token: int) -> bool:
-        return self.size <= token < self.size + self.num_audio
-
-    def code_of(self, token: int) -> int:
-        if not self.is_audio(token):
-            raise ValueError(f"id {token} is no code; those are {self.size}..{self.size + self.num_audio - 1}")
-        return token - self.size
-
-    def audio_id(self, code: int) -> int:
-        if not 0 <= code < self.num_audio:
-            raise ValueError(f"code {code} is outside the codebook [0, {self.num_audio})")
-        return self.size + code
+        return False
 
     def kind(self, token: int) -> TokenKind:
-        if self.is_audio(token):
-            return TokenKind.AUDIO
         return TokenKind.STOP if token == self.end else TokenKind.TEXT
 
 
@@ -61,7 +48,7 @@ def thinker_vocabulary(tokenizer: TextTokenizer) -> ThinkerVocabulary:
     return cast(ThinkerVocabulary, tokenizer.vocabulary)
 
 
-def thinker_tokenizer(folder: Path, form: Format, size: int, num_audio: int) -> TextTokenizer:
+def thinker_tokenizer(folder: Path, form: Format, size: int) -> TextTokenizer:
     """size: of the thinker's embeddings. Raises CheckpointError for a tokenizer that lacks the format's markers."""
     path = folder / TOKENIZER_FILE
     try:
@@ -73,7 +60,7 @@ def thinker_tokenizer(folder: Path, form: Format, size: int, num_audio: int) -> 
     end, text_end, *_ = (_id(backend, marker, path) for marker in (form.end, form.text_end, *form.markers()))
     if max(end, text_end) >= size:
         raise CheckpointError(f"{path} has the id {max(end, text_end)}, the model embeds {size}; they do not fit")
-    return TextTokenizer(backend, cast(Any, ThinkerVocabulary(end, text_end, size, num_audio)))
+    return TextTokenizer(backend, cast(Any, ThinkerVocabulary(end, text_end, size)))
 
 
 def _id(backend: Tokenizer, marker: str, path: Path) -> int:
