@@ -64,7 +64,7 @@ class SpeechLM:
         settings: SpeechSettings,
     ) -> None:
         _check_frontend(language_model.model_type, tokenizer, audio_frontend)
-        _check_sizes(language_model.runner.vocab_size, tokenizer, audio_frontend, audio_decoder)
+        _check_size(language_model.runner.vocab_size, tokenizer)
         self.language_model, self.tokenizer, self.settings = language_model, tokenizer, settings
         self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
         self._shared_decoder = SharedDecoder(audio_decoder)  # of all answers that are made at once
@@ -77,7 +77,7 @@ class SpeechLM:
             for counts in settings.rhythms
         }
         self._speaking = None if model is None else family.speaking(model, tokenizer)
-        _check_codebooks(self._speaking, audio_decoder)
+        _check_codebooks(self._speaking, audio_frontend, audio_decoder)
         self.defaults = GenerationDefaults.of(
             language_model.generation,
             settings.sampling,
@@ -391,14 +391,7 @@ def _check_frontend(model_type: str, tokenizer: TextTokenizer, audio_frontend: A
         )
 
 
-def _check_sizes(
-    embedded: int, tokenizer: TextTokenizer, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
-) -> None:
-    if isinstance(audio_frontend, AudioTokenizer) and audio_frontend.codebook_size != audio_decoder.codebook_size:
-        raise CheckpointError(
-            f"the audio tokenizer {audio_frontend.name} has {audio_frontend.codebook_size} codes and the audio decoder "
-            f"{audio_decoder.name} has {audio_decoder.codebook_size}; give two that share a codebook"
-        )
+def _check_size(embedded: int, tokenizer: TextTokenizer) -> None:
     if tokenizer.vocabulary.size > embedded:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocabulary.size} ids, the model embeds {embedded}; "
@@ -406,8 +399,17 @@ def _check_sizes(
         )
 
 
-def _check_codebooks(speaking: Speaking | FrameSpeaking | None, audio_decoder: AudioDecoder) -> None:
+def _check_codebooks(
+    speaking: Speaking | FrameSpeaking | None, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
+) -> None:
+    """A model that writes codes hears the same ones; a talker's are its own."""
     if speaking is None:
+        heard = audio_frontend.codebook_size if isinstance(audio_frontend, AudioTokenizer) else None
+        if heard not in (None, audio_decoder.codebook_size):
+            raise CheckpointError(
+                f"the audio tokenizer {audio_frontend.name} has {heard} codes and the audio decoder "
+                f"{audio_decoder.name} has {audio_decoder.codebook_size}; give two that share a codebook"
+            )
         return
     says, has = speaking.codebooks, (audio_decoder.num_codebooks, audio_decoder.codebook_size)
     if says != has:

@@ -6,23 +6,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.codecs.nano import codes_of_digits, digits_of
+from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.nano.talker_data import ASKED, HELD_OUT, SENTENCES, WRITTEN, SpokenText
 from vita_mctp.nano.talker_training import (
     Lessons,
     TalkerRecipe,
     TalkerSchedule,
-    codes_of,
-    digits_of,
     make_nano_vocalnet,
     open_lessons,
+    ship,
 )
 from vita_mctp.speech_lm import SpeechLM
+from vita_mctp.types import AudioCodes
 
 ROOT = Path(__file__).parents[2]
 TINY = {"hidden_size": 16, "ffn_size": 24, "num_heads": 2, "backbone_layers": 1, "text_chunk": 2, "speech_chunk": 5}
@@ -116,18 +119,45 @@ def test_the_test_is_the_mean_over_all_held_out_targets(lessons: Lessons, predic
     assert all(0 <= right <= 1 for right in found["right"])
 
 
-def test_digits_are_frames_of_codebooks(lessons: Lessons) -> None:
-    codes, levels = torch.arange(1000), (8, 5, 5, 5)
+M2 = {"hidden_size": 16, "ffn_size": 24, "num_heads": 2, "num_layers": 1, "fusion_size": 12, "mtp_levels": 2}
+
+
+def test_digits_are_codebooks_and_sound_the_same(lessons: Lessons) -> None:
+    codes, levels = np.arange(1000), (8, 5, 5, 5)
     digits = digits_of(codes, levels)
-    assert digits.amax(0).tolist() == [7, 4, 4, 4] and codes_of(digits.tolist(), levels) == codes.tolist()
-    assert codes_of([(9, 9, 0, 9)], levels) == codes_of([(7, 4, 0, 4)], levels)
-    m2 = TINY.keys() - {"backbone_layers", "text_chunk", "speech_chunk"}
-    sizes = {**{name: TINY[name] for name in m2}, "num_layers": 1, "fusion_size": 12, "mtp_levels": 2}
-    recipe = TalkerRecipe(kind="m2", talker=sizes)
+    assert digits.max(0).tolist() == [7, 4, 4, 4] and codes_of_digits(digits, levels).tolist() == codes.tolist()
+    assert codes_of_digits(np.array([(9, 9, 0, 9)]), levels) == codes_of_digits(np.array([(7, 4, 0, 4)]), levels)
+    folder = Path(open_model("nano").speech.audio_decoder.folder)
+    one, several = audio_decoder("nano", folder), audio_decoder("nano_digits", folder)
+    spoken, rate = codes[100:120], one.frame_rate
+    wave = one.decode(AudioCodes(spoken, 1000, rate, "nano"))
+    same = several.decode(AudioCodes(digits[100:120], 8, rate, "nano_digits"))
+    assert np.array_equal(wave.samples, same.samples) and (several.num_codebooks, several.codebook_size) == (4, 8)
+
+
+def test_losses_of_m2_are_summed(lessons: Lessons) -> None:
+    recipe = TalkerRecipe(kind="m2", talker=M2)
     frames = open_lessons(recipe, lessons.texts)
     talker, texts = frames.new_talker(recipe), lessons.texts[HELD_OUT]
     with torch.inference_mode():
         losses = frames.losses(talker, frames.batch(talker, texts, []))
     found = frames.test(talker, texts, streaming=False)
     assert found["nats"] == pytest.approx([float(losses[f"level{k}"]) for k in range(3)], rel=1e-3)
-    assert float(losses["total"]) == pytest.approx(sum(found["nats"]), rel=1e-3), "summed without weights"
+    assert float(losses["total"]) == pytest.approx(sum(found["nats"]), rel=1e-3), "without weights"
+
+
+def test_m2_answers_aloud_as_in_training(made: Path, tmp_path: Path) -> None:
+    recipe = TalkerRecipe(kind="m2", talker=M2)
+    talker = open_lessons(recipe, {}).new_talker(recipe)
+    folder = ship(open_model("nano"), talker, "m2", tmp_path / "final")
+    model = SpeechLM.from_pretrained(folder)
+    assert model.modes == ("1x", "2x", "3x")
+    answer = model.ask(folder / "question.wav", "3x")
+    assert answer.text == model.settings.self_check.answer
+    assert len(answer.wave.samples) == len(answer.done.codes) * 1280 and len(answer.done.codes[0]) == 4
+    assert model.ask(folder / "question.wav").done.mode == "1x"
+    broken = json.loads((folder / "speech.json").read_text())
+    broken["audio_decoder"]["name"] = "nano"
+    (folder / "speech.json").write_text(json.dumps(broken))
+    with pytest.raises(CheckpointError, match="4 x 8 codes"):
+        SpeechLM.from_pretrained(folder)

@@ -65,7 +65,7 @@ def nano(
 
 @command(evaluate, help="a nano VocalNet, streamed and whole, at every speed: the whole table")
 def nano_vocalnet(
-    model: Annotated[str, opt("FOLDER", "as train nano-vocalnet made it")],
+    model: Annotated[str, opt("FOLDER", "as train nano-vocalnet or nano-vocalnet-m2 made it")],
     n: Annotated[int, opt("N", "held-out questions", "--n", min=1)] = 50,
     out: Annotated[Path, opt("FILE", "the page")] = Path("docs/results/vocalnet_nano.md"),
     work: Annotated[Path, opt("FOLDER", "for speech")] = Path("runs/evaluate-nano"),

@@ -14,22 +14,25 @@ from vita_mctp.errors import ConfigError
 app, convert = new_app(), new_app()
 app.add_typer(convert, name="convert")
 
-_RECIPE = "a stage's YAML file; nano, nano-vocalnet: from nothing, speech is made with flite and espeak-ng"
+_RECIPE = (
+    "a stage's YAML file; nano, nano-vocalnet, nano-vocalnet-m2: from nothing, speech is made with flite and espeak-ng"
+)
+_NANO = ("nano", "nano-vocalnet", "nano-vocalnet-m2")
 _SET = "change a key of the recipe, such as data.row_length=4096; may be repeated"
 
 
 @command(app)
 def train(
-    recipe: Annotated[str, arg("RECIPE|nano|nano-vocalnet", _RECIPE)],
+    recipe: Annotated[str, arg("RECIPE|nano|nano-vocalnet|...", _RECIPE)],
     settings: Annotated[list[str] | None, opt("KEY=VALUE", _SET, "--set")] = None,
     plan: Annotated[bool, flag("--plan", "say what it would train and take; train nothing")] = False,
     out: Annotated[Path | None, opt("FOLDER", "for checkpoints (default: runs; for nano runs/nano, ...)")] = None,
-    recipes: Annotated[Path | None, opt("FOLDER", "of nano (default: stages/nano, stages/nano_vocalnet)")] = None,
+    recipes: Annotated[Path | None, opt("FOLDER", "of nano (default: stages/nano, stages/nano_vocalnet, ...)")] = None,
     processes: Annotated[int, opt("N", "for making nano's speech")] = 1,
 ) -> None:
     """Runs or resumes a stage, or every part of a nano model's making; prints the finished folder."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    changes, is_nano = settings or [], recipe in ("nano", "nano-vocalnet")
+    changes, is_nano = settings or [], recipe in _NANO
     if is_nano and (plan or changes):
         raise ConfigError(f"{recipe} has several parts; --plan and --set want a stage, as stages/nano/stage4_sft.yaml")
     folder: Path | None

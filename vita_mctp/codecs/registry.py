@@ -27,6 +27,7 @@ _CLASSES = {
         "cosyvoice2_reference": "vita_mctp.codecs.cosyvoice2.reference_decoder:CosyVoice2ReferenceDecoder",
         "glm4_voice": "vita_mctp.codecs.glm4_voice.decoder:Glm4VoiceDecoder",
         "nano": "vita_mctp.codecs.nano:NanoDecoder",
+        "nano_digits": "vita_mctp.codecs.nano:NanoDigitsDecoder",
         "ramp": "vita_mctp.codecs.ramp:RampDecoder",
         "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyDecoder",
     },

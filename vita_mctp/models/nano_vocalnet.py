@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.models.registry import ModelFamily, Shapes, Speaking
+from vita_mctp.models.registry import FrameSpeaking, ModelFamily, Shapes, Speaking
 from vita_mctp.models.strict import make_known
 from vita_mctp.models.vita.configuration import VitaMctpConfig
 from vita_mctp.models.vita.modeling import VitaMctpForCausalLM
 from vita_mctp.models.vocalnet.sizes import TalkerSizes
 from vita_mctp.models.vocalnet.talkers import make_talker
+from vita_mctp.models.vocalnet_m2 import fused_row
 from vita_mctp.models.vocalnet_m2.talker import M2Sizes, M2Talker
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ChatFormat, PromptStyle
@@ -38,11 +39,12 @@ ALONE = PromptStyle(system=None)
 
 
 class NanoVocalNetConfig(VitaMctpConfig):
-    """talker: values of its sizes, as the family's `sizes` reads them."""
+    """talker: values of its sizes; talker_kind: whose it is, "vocalnet" or "m2"."""
 
     model_type = "nano_vocalnet"
     num_nextn_predict_layers: int = 0
     talker: dict[str, Any] | None = None
+    talker_kind: str = "vocalnet"
 
 
 class NanoVocalNet(VitaMctpForCausalLM):
@@ -53,10 +55,10 @@ class NanoVocalNet(VitaMctpForCausalLM):
 
     def __init__(self, config: NanoVocalNetConfig) -> None:
         super().__init__(config)
-        self.speech_generator = make_talker(_sizes(config))
+        self.speech_generator = _KINDS[config.talker_kind][1](_sizes(config))
 
     @property
-    def talker(self) -> nn.Module:
+    def talker(self) -> Any:
         return self.speech_generator
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -68,8 +70,12 @@ class NanoVocalNet(VitaMctpForCausalLM):
 make_known(NanoVocalNet)
 
 
-def _sizes(config: NanoVocalNetConfig) -> TalkerSizes:
-    return TalkerSizes.parse(config.talker, "talker", CheckpointError)
+def _sizes(config: NanoVocalNetConfig) -> Any:
+    if config.talker_kind not in _KINDS:
+        raise CheckpointError(
+            f"talker_kind {config.talker_kind!r}; wanted {' or '.join(_KINDS)}: get config.json again"
+        )
+    return _KINDS[config.talker_kind][0].parse(config.talker, "talker", CheckpointError)
 
 
 class NanoVocalNetChat(ChatFormat):
@@ -97,8 +103,10 @@ class NanoVocalNetFamily(ModelFamily):
     def chat(self, tokenizer: TextTokenizer, style: PromptStyle) -> NanoVocalNetChat:
         return NanoVocalNetChat(tokenizer, ALONE)
 
-    def speaking(self, model: NanoVocalNet, tokenizer: TextTokenizer) -> Speaking:
-        talker, vocabulary = model.speech_generator, tokenizer.vocabulary
+    def speaking(self, model: NanoVocalNet, tokenizer: TextTokenizer) -> Speaking | FrameSpeaking:
+        talker, vocabulary = model.talker, tokenizer.vocabulary
+        if model.config.talker_kind == "m2":
+            return FrameSpeaking(talker, lambda id, state: fused_row(model, id, state))
         with torch.inference_mode():
             row = model.embed(torch.tensor([[vocabulary.endoftext]], device=model.device))[0, 0]
         return Speaking(talker, vocabulary.im_end, row, tokenizer.decode, end_row=True)

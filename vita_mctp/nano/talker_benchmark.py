@@ -14,24 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from vita_mctp.audio import cut_to_speech
 from vita_mctp.checkpoints.opening import find_model, open_model
 from vita_mctp.decoding.request import Request
-from vita_mctp.decoding.speaking import SpokenStream, speak_whole
+from vita_mctp.decoding.speaking import FrameStream, SpokenStream, speak_whole
 from vita_mctp.decoding.talker import Contract, TalkerOptions
 from vita_mctp.environment import look_around, weights_hash
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.report import percent, table
 from vita_mctp.files import write_output
-from vita_mctp.models.registry import Speaking
+from vita_mctp.models.registry import FrameSpeaking, Speaking
 from vita_mctp.nano.benchmark import QUESTION_GROUPS, RIGHT_ANSWERS, SAID, speak_samples
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.nano.talker_speech import LONGEST, Manner, Saying, Voice, codes_per_second, length_errors, word_errors
 from vita_mctp.speech_lm import SpeechLM
-from vita_mctp.types import AudioBlock, AudioCodes, Wave, WaveChunk
+from vita_mctp.types import AudioBlock, AudioCodes, Code, TokenEvent, Wave, WaveChunk
 
 _CONTRACTS: tuple[Contract, ...] = ("as_trained", "reference")
 _HEAD = ("decoding", "text", "WER2 %", "WER1 %", "length errors %", "codes a CPU-second", "first sound, CPU ms")
@@ -39,7 +38,7 @@ _HEAD = ("decoding", "text", "WER2 %", "WER1 %", "length errors %", "codes a CPU
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """A thinker's answer: its ids, the end's too, and the state that predicted each.
+    """A thinker's answer: its tokens, each with the state that predicted it.
 
     question: cut to its speech. right: the right answer. expected: the codes that the answer voice takes for that.
     seconds: of processor, from the question to the end of the text.
@@ -49,8 +48,7 @@ class Written:
     text: str
     right: str
     expected: int
-    ids: tuple[int, ...]
-    states: tuple[Tensor, ...]
+    events: tuple[TokenEvent, ...]
     seconds: float
 
 
@@ -59,22 +57,29 @@ def evaluate_nano_vocalnet(model: str, n: int, work: Path, out: Path) -> None:
     opened = open_model(model)
     speech_lm = SpeechLM.from_opened(opened)
     rules = speech_lm.speaking
-    if not isinstance(rules, Speaking):
-        raise ConfigError(f"{model} has no talker of one codebook; name what `train nano-vocalnet` has made")
+    if rules is None:
+        raise ConfigError(f"{model} has no talker; name what `train nano-vocalnet` or `nano-vocalnet-m2` has made")
     voice, written = Voice(opened), list(_written(speech_lm, work, n))
     floor = [voice.judge(right, codes, len(codes)) for right, codes in _copies(speech_lm, work, n)]
     rows = [_row("the answer voice's own codes", "", floor, "")]
-    deepest = rules.talker.sizes.mtp_levels
-    for contract in _CONTRACTS:
+    for manner in _manners(rules):
+        sayings, first = _say(speech_lm, rules, voice, written, manner)
+        speed, _, contract = manner.options.name.partition(",")
+        if isinstance(rules, Speaking):
+            speed += ", " + (contract.replace("_", " ") or "reference")
+        text = "streamed" if manner.streaming else "whole"
+        rows.append(_row(speed, text, sayings, f"{1000 * first:.0f}"))
+    title = "The nano VocalNet" if isinstance(rules, Speaking) else "The nano VocalNet-M2"
+    write_output(out, _page(title, model, n, out, written, rows).encode())
+
+
+def _manners(rules: Speaking | FrameSpeaking) -> Iterator[Manner]:
+    """M2 says of a stream what it says of the whole text, and has one contract."""
+    deepest, one_codebook = rules.talker.sizes.mtp_levels, isinstance(rules, Speaking)
+    for contract in _CONTRACTS if one_codebook else _CONTRACTS[1:]:
         for levels in sorted({0, min(2, deepest), deepest}):
-            for streaming in (False, True):
-                manner = Manner(TalkerOptions(levels, contract, LONGEST), streaming)
-                sayings, first = _say(speech_lm, rules, voice, written, manner)
-                name = manner.options.name.replace(",as_trained", "") + (
-                    ", as trained" if contract == "as_trained" else ", reference"
-                )
-                rows.append(_row(name, "streamed" if streaming else "whole", sayings, f"{1000 * first:.0f}"))
-    write_output(out, _page(model, n, out, written, rows).encode())
+            for streaming in (False, True) if one_codebook else (True,):
+                yield Manner(TalkerOptions(levels, contract, LONGEST), streaming)
 
 
 def _written(speech_lm: SpeechLM, work: Path, n: int) -> Iterator[Written]:
@@ -91,9 +96,9 @@ def _written(speech_lm: SpeechLM, work: Path, n: int) -> Iterator[Written]:
         request = Request(prompt.ids, decoding.mode, limit, decoding.sampling, eos, keeps_hidden=True)
         events = list(speech_lm.worker.stream(request))
         taken = time.process_time() - started
-        ids, states = tuple(event.id for event in events), tuple(torch.as_tensor(event.hidden) for event in events)
+        text = speech_lm.tokenizer.decode([event.id for event in events[:-1]])
         expected = round(seconds_of[right] * float(sound.frame_rate))
-        yield Written(question, speech_lm.tokenizer.decode(ids[:-1]), right, expected, ids, states, taken)
+        yield Written(question, text, right, expected, tuple(events), taken)
 
 
 def _copies(speech_lm: SpeechLM, work: Path, n: int) -> Iterator[tuple[str, list[int]]]:
@@ -107,27 +112,28 @@ def _copies(speech_lm: SpeechLM, work: Path, n: int) -> Iterator[tuple[str, list
 
 
 def _say(
-    speech_lm: SpeechLM, rules: Speaking, voice: Voice, written: Sequence[Written], manner: Manner
+    speech_lm: SpeechLM, rules: Speaking | FrameSpeaking, voice: Voice, written: Sequence[Written], manner: Manner
 ) -> tuple[list[Saying], float]:
     """What the judge makes of each answer, and the median of the seconds to the first sound."""
     sayings, firsts = [], []
     for answer in written:
         started = time.process_time()
-        if manner.streaming:
-            stream = SpokenStream(rules, manner.options)
-            parts = [
-                part for id, state in zip(answer.ids, answer.states, strict=True) for part in stream.push(id, state)
-            ]
-            codes = [code for part in parts for code in part.codes]
-        else:
-            codes = list(speak_whole(rules, manner.options, answer.ids, answer.states))
+        codes = _codes(rules, answer.events, manner)
         taken = time.process_time() - started
-        sayings.append(voice.judge(answer.text, codes, answer.expected, taken))
+        sayings.append(voice.judge(answer.text, voice.flat(codes), answer.expected, taken))
         if manner.streaming:
             firsts.append(_first_sound(speech_lm, answer.question, manner))
         else:
             firsts.append(answer.seconds + taken + _first_block(speech_lm, codes))
     return sayings, statistics.median(firsts)
+
+
+def _codes(rules: Speaking | FrameSpeaking, events: Sequence[TokenEvent], manner: Manner) -> list[Code]:
+    if isinstance(rules, Speaking) and not manner.streaming:
+        states = [torch.as_tensor(event.hidden) for event in events]
+        return list(speak_whole(rules, manner.options, [event.id for event in events], states))
+    stream = SpokenStream(rules, manner.options) if isinstance(rules, Speaking) else FrameStream(rules, manner.options)
+    return [code for event in events for code in stream.say(event)]
 
 
 def _first_sound(speech_lm: SpeechLM, question: Wave, manner: Manner) -> float:
@@ -140,7 +146,7 @@ def _first_sound(speech_lm: SpeechLM, question: Wave, manner: Manner) -> float:
     return time.process_time() - started
 
 
-def _first_block(speech_lm: SpeechLM, codes: Sequence[int]) -> float:
+def _first_block(speech_lm: SpeechLM, codes: Sequence[Code]) -> float:
     decoder, started = speech_lm.audio_decoder, time.process_time()
     first = tuple(codes[: decoder.block_size])
     decoder.decode_block(AudioBlock(first, 0, len(first) == len(codes)), decoder.start())
@@ -153,10 +159,12 @@ def _row(name: str, text: str, sayings: Sequence[Saying], first: str) -> tuple[s
     return name, text, *errors, percent(length_errors(sayings)), speed, first
 
 
-def _page(model: str, n: int, out: Path, written: Sequence[Written], rows: Sequence[tuple[str, ...]]) -> str:
+def _page(
+    title: str, model: str, n: int, out: Path, written: Sequence[Written], rows: Sequence[tuple[str, ...]]
+) -> str:
     machine, words = look_around(), ("--model", model, "--n", str(n), "--out", str(out))
     right = sum(answer.text == answer.right for answer in written)
-    return f"""# The nano VocalNet
+    return f"""# {title}
 
     {shlex.join(("vita-mctp", "evaluate", "nano-vocalnet", *words))}
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from vita_mctp.checkpoints.opening import OpenedModel
-from vita_mctp.codecs.nano import NanoDecoder
+from vita_mctp.codecs.nano import NanoDecoder, codes_of_digits
 from vita_mctp.decoding.frames import FrameAnswer
 from vita_mctp.decoding.talker import TalkerAnswer, TalkerOptions
 from vita_mctp.evaluation.metrics import Estimate, ratio
 from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.nano.talker_data import SpokenText
-from vita_mctp.nano.talker_training import FrameLessons, Lessons, codes_of
+from vita_mctp.nano.talker_training import FrameLessons, Lessons
 from vita_mctp.nano.transcribers import bigram_transcriber, word_loop_transcriber
 from vita_mctp.schema import Schema
-from vita_mctp.types import AudioCodes
+from vita_mctp.types import AudioCodes, Code
 
 LONGEST = 96
 """Codes of an answer at most; the longest sentence of the domain has 45."""
@@ -75,7 +75,9 @@ def speak_text(lessons: Lessons, talker: Any, text: SpokenText, manner: Manner) 
     if not isinstance(lessons, FrameLessons):
         return speak_rows(talker, rows, manner)
     frames = FrameAnswer(talker, manner.options.levels, LONGEST)
-    return codes_of(list(frames.push(rows, last=True)), lessons.codec.levels)
+    said = np.array(list(frames.push(rows, last=True)), np.int64)
+    codes: list[int] = codes_of_digits(said, lessons.codec.levels).tolist()
+    return codes
 
 
 class Voice:
@@ -95,6 +97,12 @@ class Voice:
         edits, loop_edits = (self._rule.score(text, judge.transcribe(wave)).total for judge in self._judges)
         counts = {"words": len(text.split()), "codes": len(codes), "expected": expected}
         return Saying(**counts, edits=edits, loop_edits=loop_edits, seconds=seconds)
+
+    def flat(self, codes: Sequence[Code]) -> list[int]:
+        """Codes, or frames of a code's digits, as codes."""
+        if not codes or isinstance(codes[0], int):
+            return [int(code) for code in codes]  # type: ignore[arg-type]
+        return codes_of_digits(np.array(codes, np.int64), self._decoder.config.levels).tolist()
 
     def floor(self, texts: Sequence[SpokenText]) -> list[Saying]:
         """What the judge makes of the codes to be learnt."""

@@ -24,7 +24,8 @@ from torch.nn import functional
 from transformers import GenerationConfig
 
 from vita_mctp.checkpoints.opening import NANO, OpenedModel, open_model
-from vita_mctp.checkpoints.speech import copy_speech
+from vita_mctp.checkpoints.speech import SpeechSettings, copy_speech
+from vita_mctp.codecs.nano import NanoDigitsDecoder, digits_of
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.models.nano_vocalnet import NanoVocalNet, NanoVocalNetConfig, new_talker
 from vita_mctp.nano.fitting import Schedule, fit, resume, write_log
@@ -46,7 +47,7 @@ _TESTED = 128
 _GRID_STD = 0.02
 _NOT_HIDDEN = ("embedding", "output_proj", "heads", "query")
 _TESTED_AT_ONCE = 32
-_OWN_MODE = "3x,as_trained"
+_OWN_MODE = {"vocalnet": "3x,as_trained", "m2": "1x"}
 
 
 class TalkerSchedule(Schedule):
@@ -166,7 +167,7 @@ class FrameLessons(Lessons):
 
     def batch(self, talker: Any, texts: Sequence[SpokenText], streaming: Sequence[bool]) -> Any:
         """Its attention is causal, and text stands where it is said: there is one mask."""
-        frames = [digits_of(text.codes, self.codec.levels) for text in texts]
+        frames = [torch.from_numpy(digits_of(text.codes.numpy(), self.codec.levels)) for text in texts]
         return talker.batch([self.rows(talker, text) for text in texts], frames)
 
     def losses(self, talker: Any, batch: Any) -> dict[str, Tensor]:
@@ -179,18 +180,6 @@ class FrameLessons(Lessons):
         logits, expected = talker.logits(k, hidden[known]).float(), labels[known]
         nats = functional.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="sum")
         return float(nats), int((logits.argmax(-1) == expected).all(-1).sum()), len(expected)
-
-
-def digits_of(codes: Tensor, levels: Sequence[int]) -> Tensor:
-    """Codes (N,) -> (N, D), the digits of the quantiser's grid, the first one counting ones."""
-    basis = torch.tensor(np.cumprod([1, *levels[:-1]]))
-    return codes[:, None] // basis % torch.tensor(levels)
-
-
-def codes_of(digits: Sequence[Sequence[int]], levels: Sequence[int]) -> list[int]:
-    """The reverse; a digit beyond its level is the greatest one."""
-    basis = np.cumprod([1, *levels[:-1]])
-    return [int(sum(min(d, top - 1) * b for d, top, b in zip(frame, levels, basis, strict=True))) for frame in digits]
 
 
 def open_lessons(recipe: TalkerRecipe, texts: Mapping[str, Sequence[SpokenText]]) -> Lessons:
@@ -248,10 +237,10 @@ def make_nano_vocalnet(recipe_path: Path, folder: Path, processes: int = 1) -> P
     lessons = open_lessons(recipe, texts)
     talker = lessons.new_talker(recipe)
     train_talker(talker, lessons, recipe.schedule, folder / TALKER_FOLDER, recipe.seed)
-    return ship(thinker, talker, folder / FINAL_FOLDER)
+    return ship(thinker, talker, recipe.kind, folder / FINAL_FOLDER)
 
 
-def ship(thinker: OpenedModel, talker: Any, folder: Path) -> Path:
+def ship(thinker: OpenedModel, talker: Any, kind: str, folder: Path) -> Path:
     """Gathers the thinker without its blocks, the talker and the codec, in half precision."""
     model = thinker.load_model(dtype="float32")
     depth = model.config.num_backbone_layers
@@ -261,21 +250,26 @@ def ship(thinker: OpenedModel, talker: Any, folder: Path) -> Path:
         "layer_types": model.config.layer_types[:depth],
         "num_nextn_predict_layers": 0,
         "talker": talker.sizes.to_json_values(),
+        "talker_kind": kind,
     }
     values.pop("architectures")
     joined = NanoVocalNet(NanoVocalNetConfig.from_dict(values))
     weights = model.state_dict() | {f"speech_generator.{name}": value for name, value in talker.state_dict().items()}
     joined.load_state_dict({name: weights[name] for name in joined.state_dict()})
-    tokenizer = thinker.load_tokenizer(talker.sizes.num_units)
+    tokenizer = thinker.load_tokenizer(NanoCodecConfig.load(Path(thinker.speech.audio_decoder.folder)).codebook_size)
     vocabulary = tokenizer.vocabulary
     joined.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=list(vocabulary.eos_ids),
         pad_token_id=vocabulary.pad,
-        mtp_inference_mode=_OWN_MODE,
+        mtp_inference_mode=_OWN_MODE[kind],
     )
     joined.save_pretrained(folder)
     save_half(load_file(folder / "model.safetensors"), folder / "model.safetensors")
     tokenizer.save(folder)
     copy_speech(thinker.folder, folder)
+    if kind == "m2":
+        settings = SpeechSettings.from_folder(folder)
+        decoder = settings.audio_decoder.model_copy(update={"name": NanoDigitsDecoder.name})
+        settings.but(audio_decoder=decoder).write(folder)
     return folder

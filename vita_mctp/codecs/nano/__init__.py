@@ -175,7 +175,7 @@ class NanoDecoder:
         self, blocks: Sequence[AudioBlock], states: Sequence[StreamState]
     ) -> list[tuple[WaveChunk, StreamState]]:
         is_last = [block.is_last for block in blocks]
-        points = [grid_points(np.array(block.codes, np.int64), self.config.levels) for block in blocks]
+        points = [self._points(np.array(block.codes, np.int64)) for block in blocks]
         mels = self._mel_decoder(points, [state.mel for state in states], is_last)
         sounds = self._vocoder([frames for _, frames, _ in mels], [state.vocoder for state in states], is_last)
         results = []
@@ -189,6 +189,9 @@ class NanoDecoder:
     def decode(self, codes: AudioCodes) -> Wave:
         chunk, _ = self.decode_block(codes.as_block(), self.start())
         return Wave(chunk.samples, self.sample_rate)
+
+    def _points(self, codes: IntArray) -> FloatArray:
+        return grid_points(codes, self.config.levels)
 
     def _pieces(self, frames: FloatArray, projected: FloatArray) -> FloatArray:
         """Windowed pieces (F, size): the energies of the frames (F, M), and what the vocoder adds (F, 3 Q)."""
@@ -214,6 +217,19 @@ class NanoDecoder:
         return summed[start:done], summed[done:]
 
 
+class NanoDigitsDecoder(NanoDecoder):
+    """The same sound from frames of digits: each level of the quantiser is a codebook, as large as the largest."""
+
+    name = "nano_digits"
+
+    def __init__(self, config: NanoCodecConfig, weights: Mapping[str, FloatArray]) -> None:
+        super().__init__(config, weights)
+        self.num_codebooks, self.codebook_size = len(config.levels), max(config.levels)
+
+    def _points(self, codes: IntArray) -> FloatArray:
+        return super()._points(codes_of_digits(codes, self.config.levels))
+
+
 def codes_of(reals: FloatArray, levels: tuple[int, ...]) -> IntArray:
     """Reals (N, D) -> the codes (N,) of the nearest grid points, as `networks.FiniteScalarQuantizer`."""
     digits = np.rint((np.tanh(reals) + 1) / 2 * (np.array(levels) - 1))
@@ -222,8 +238,20 @@ def codes_of(reals: FloatArray, levels: tuple[int, ...]) -> IntArray:
 
 def grid_points(codes: IntArray, levels: tuple[int, ...]) -> FloatArray:
     """Codes (N,) -> grid points (N, D) in [-1, 1]."""
-    digits = codes[:, None] // _basis(levels) % np.array(levels)
+    digits = digits_of(codes, levels)
     return (digits * (2.0 / (np.array(levels) - 1)) - 1.0).astype(np.float32)
+
+
+def digits_of(codes: IntArray, levels: tuple[int, ...]) -> IntArray:
+    """Codes (N,) -> (N, D), the first digit counting ones."""
+    digits: IntArray = codes[:, None] // _basis(levels) % np.array(levels)
+    return digits
+
+
+def codes_of_digits(digits: IntArray, levels: tuple[int, ...]) -> IntArray:
+    """Digits (N, D) -> codes (N,); a digit beyond its level is the greatest one of that."""
+    codes: IntArray = np.minimum(digits.reshape(-1, len(levels)), np.array(levels) - 1) @ _basis(levels)
+    return codes
 
 
 def _basis(levels: tuple[int, ...]) -> IntArray:
