@@ -112,7 +112,7 @@ def _draw_bars(axes: Any, line: Line, number: int, groups: int) -> None:
     axes.bar(at, [y or 0.0 for y in line.ys], width, label=line.label)
     if line.spread:
         axes.vlines(at, *zip(*line.spread, strict=True), colors=_INK, linewidth=1)
-    axes.set_xticks(range(len(line.xs)), [str(x) for x in line.xs])
+    axes.set_xticks(range(len(line.xs)), [str(x) for x in line.xs], fontsize=8)
 
 
 def _draw_line(axes: Any, line: Line, colours: dict[str, Any]) -> None:

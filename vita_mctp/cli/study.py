@@ -31,12 +31,12 @@ class Chosen:
     device: Device = "cpu"
     dtype: Annotated[str | None, opt("DTYPE", "of the language model (default: as config.json)")] = None
 
-    def options(self, name: str) -> StudyOptions:
+    def options(self, name: str, quick: bool = False) -> StudyOptions:
         from vita_mctp.study import StudyOptions
         from vita_mctp.study.registry import find_study
 
-        n = self.n or find_study(name).n
-        return StudyOptions(self.model, n, self.work, self.seed, runs=self.runs, device=self.device, dtype=self.dtype)
+        n = self.n or find_study(name).size(quick)
+        return StudyOptions(self.model, n, self.work, self.seed, quick, self.runs, self.device, self.dtype)
 
 
 @command(study, help="do codes look at the words they say? (VITA-Audio, figure 1a)")
@@ -92,6 +92,23 @@ def _train(name: str, chosen: Chosen, budget: Budget, recipe: Path) -> None:
     page = chosen.out / f"{name}.md"
     write_page(run(options, studies.TrainingBudget(recipe, budget.seeds, budget.steps)), page)
     write(f"{page}\n")
+
+
+@command(study, help="how good and how fast is each mode, each stage? (VITA-Audio, tables 4 to 8)")
+def stages(chosen: Chosen) -> None:
+    """As `attention`."""
+    _study("stages", chosen)
+
+
+@command(study, "all", "every study that takes no training, and the page of all claims; run again, it goes on")
+def everything(
+    chosen: Chosen, quick: Annotated[bool, flag("--quick", "a few answers each, to see that it works")] = False
+) -> None:
+    """Prints the path of the page. A quick page goes below --work, unless --out is given."""
+    from vita_mctp.study.everything import study_everything
+
+    out = chosen.work / "quick" if quick and chosen.out == _RESULTS else chosen.out
+    write(f"{study_everything(chosen.options, out, _RESULTS, quick=quick)}\n")
 
 
 def _study(name: str, chosen: Chosen) -> None:

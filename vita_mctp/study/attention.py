@@ -116,7 +116,7 @@ def run(options: StudyOptions) -> Result:
         facts |= {f"{name}.{fact}": value for fact, value in tally.facts(studied, options.seed).items()}
         facts[f"{name}.codes before their word"] = _unwritten(answers, found, options.seed)
         tables.append((f"Attention of codes to written words: {name}", *tally.table(studied, options.seed)))
-        pictures[f"-{name}"] = [*tally.panels(studied), _heat(answers, found, tally, depth, name)]
+        pictures[f"-{name}"] = [*tally.panels(studied), *_heats(answers, found, tally, depth, name)]
     return Result(
         Findings(
             study="attention",
@@ -174,13 +174,13 @@ class _Tally:
     def maps(self) -> int:
         return self.parts["right"].shape[1]
 
-    def best_map(self, depth: int) -> int:
-        """The backbone layer whose best head looks best, on the answers that heads are chosen on."""
-        return int(self.parts["hit"][::2, :depth].sum(0).max(-1).argmax())
+    def best_map(self, first: int, end: int) -> int:
+        """Of these layers the one whose best head looks best, on the answers that heads are chosen on."""
+        return first + int(self.parts["hit"][::2, first:end].sum(0).max(-1).argmax())
 
     def facts(self, studied: Studied, seed: int) -> dict[str, Fact]:
         depth = studied.model.config.num_backbone_layers
-        last, best = depth - 1, self.best_map(depth)
+        last, best = depth - 1, self.best_map(0, depth)
         of: dict[str, Callable[[str], tuple[list[float], list[float]]]] = {
             "last layer": lambda name: self.of_map(name, last),
             "best head": lambda name: self.unseen(name, best),
@@ -212,7 +212,8 @@ class _Tally:
         return ("layer", *columns, "the same, best head, %"), tuple(rows)
 
     def panels(self, studied: Studied) -> list[Panel]:
-        names = [layer_name(studied, number) for number in range(self.maps)]
+        depth = studied.model.config.num_backbone_layers
+        names = [str(n + 1) if n < depth else f"b{n - depth + 1}" for n in range(self.maps)]
         lines = []
         for label, name in (
             ("on the right word", "right"),
@@ -225,7 +226,7 @@ class _Tally:
         return [
             Panel(
                 "Attention on words that is on the word being said",
-                "",
+                "layers, then blocks",
                 "%",
                 [*lines, Line("best head: most attended is right", names, best)],
             )
@@ -243,12 +244,19 @@ def _unwritten(answers: Sequence[AlignedAnswer], found: Sequence[Looks], seed: i
     return Fact.of(ratio([all_ - len(seen.spoken) for all_, seen in zip(says, found, strict=True)], says, seed))
 
 
-def _heat(answers: Sequence[AlignedAnswer], found: Sequence[Looks], tally: _Tally, depth: int, name: str) -> Heat:
-    """The best head's look at the answer with the most words among those that it was not chosen on."""
+def _heats(
+    answers: Sequence[AlignedAnswer], found: Sequence[Looks], tally: _Tally, depth: int, name: str
+) -> list[Heat]:
+    """The best heads of backbone and blocks, on the answer with the most words of those they were not chosen on."""
     number = max(range(1, len(answers), 2), key=lambda i: len(answers[i].text.split()), default=0)
-    layer = tally.best_map(depth)
-    seen, head = found[number], tally.best_head(layer)
-    mass = seen.mass[layer, head]
-    values = (mass / np.maximum(mass.sum(-1, keepdims=True), 1e-12)).T
-    title = f"{name}: layer {layer + 1}, head {head + 1}; outlined, the word that sounds"
-    return Heat(title, "codes", "", answers[number].text.split(), values, seen.spoken.tolist())
+    seen, heats = found[number], []
+    for first, end in ((0, depth), (depth, tally.maps)):
+        if first < end:
+            layer = tally.best_map(first, end)
+            head = tally.best_head(layer)
+            mass = seen.mass[layer, head]
+            values = (mass / np.maximum(mass.sum(-1, keepdims=True), 1e-12)).T
+            where = f"layer {layer + 1}" if layer < depth else f"block {layer - depth + 1}"
+            title = f"{name}: {where}, head {head + 1}; outlined, the word that sounds"
+            heats.append(Heat(title, "codes", "", answers[number].text.split(), values, seen.spoken.tolist()))
+    return heats

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import log
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -213,7 +214,7 @@ def _table(task: str, errors: Mapping[str, Counts], facts: Mapping[str, Fact]) -
 def _panel(task: str, facts: Mapping[str, Fact], names: tuple[str, ...]) -> Panel:
     values = [facts[f"{task}.{name}.wer"] for name in names]
     spread = [(100 * (each.low or 0.0), 100 * (each.high or 0.0)) for each in values]
-    labels = [name.replace(" the", "\nthe").replace(" it", "\nit").replace(" and", "\nand") for name in names]
+    labels = [fill(name, 10) for name in names]
     line = Line("WER", labels, [100 * (each.value or 0.0) for each in values], "bars", spread)
     return Panel(f"Word errors of the sound, {task}", "masked", "%", [line])
 
@@ -232,11 +233,15 @@ def _variants(
     rows |= {name: [ids[number] for ids in made] for number, name in enumerate(MASKINGS)}
     spoken = _Ways.of(answers, said, several)
     facts = {}
+    unmasked: Counts | None = None
     for name, ids in rows.items():
         hits = [[spoken.way(i, word, row) == right for word, right in spoken.asked(i)] for i, row in enumerate(ids)]
         if any(hits):
             counts = [float(sum(each)) for each in hits], [float(len(each)) for each in hits]
+            unmasked = counts if name == "nothing" else unmasked
             facts[f"{task}.{name}.right pronunciation"] = Fact.of(ratio(*counts, seed))
+            if unmasked is not None and name != "nothing":
+                facts[f"{task}.{name}.pronunciation lost"] = Fact.of(compare(counts, unmasked, seed))
     return facts
 
 
@@ -295,6 +300,7 @@ class _Ways:
 
 
 def _variant_table(task: str, facts: Mapping[str, Fact]) -> Table:
-    rows = [(name.split(".")[1], percent(fact.estimate), str(fact.n)) for name, fact in facts.items()]
+    found = {name.split(".")[1]: fact for name, fact in facts.items() if name.endswith("right pronunciation")}
+    rows = [(name, percent(fact.estimate), str(fact.n)) for name, fact in found.items()]
     head = ("masked words", "right pronunciation, %", "answers")
     return f"Spelled alike, spoken in two ways, {task}", head, tuple(rows)

@@ -25,6 +25,7 @@ def about(options: StudyOptions, name: str, **more: str | int) -> dict[str, str 
         "weights": weights_hash(find_model(options.model)),
         "n": options.n,
         "seed": options.seed,
+        "runs": "" if options.runs is None else str(options.runs),
         **more,
         "date": machine.date,
         "commit": machine.commit,
@@ -51,7 +52,9 @@ def markdown(findings: Findings, pictures: list[str]) -> str:
     for heading, head, rows in findings.tables:
         parts += [f"## {heading}", table(head, rows)]
     parts.append("\n".join(f"- {note}" for note in findings.notes))
-    parts.append("Measured:\n\n" + "\n".join(f"- {name}: {fact}" for name, fact in findings.about.items()))
+    parts.append(
+        "Measured:\n\n" + "\n".join(f"- {name}: {fact}" for name, fact in findings.about.items() if fact != "")
+    )
     return "\n\n".join(parts) + "\n"
 
 

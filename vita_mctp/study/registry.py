@@ -19,6 +19,9 @@ class StudyKind:
     n: int
     quick_n: int
 
+    def size(self, quick: bool) -> int:
+        return self.quick_n if quick else self.n
+
     def load(self) -> Callable[[StudyOptions], Result]:
         module, _, name = self.run.partition(":")
         found: Callable[[StudyOptions], Result] = getattr(import_module(module), name)
@@ -29,6 +32,7 @@ STUDIES = {
     "attention": StudyKind("vita_mctp.study.attention:run", "do codes look at the words they say", 100, 6),
     "masking": StudyKind("vita_mctp.study.masking:run", "which written words does the sound need", 60, 4),
     "blocks": StudyKind("vita_mctp.study.blocks:run", "what each block knows, and what from", 100, 6),
+    "stages": StudyKind("vita_mctp.study.stages:run", "modes and stages: how good, how fast", 100, 6),
 }
 
 
