@@ -204,14 +204,14 @@ def page(evidence: Evidence, command: str, pictures: Sequence[str]) -> str:
     claims, facts = read_claims(), evidence.facts
     verdicts = [claim.verdict(facts) for claim in claims]
     counts = Counter(verdicts)
-    told = ", ".join(f"{counts[each]} {each}" for each in Verdict if counts[each])
+    summary = ", ".join(f"{counts[each]} {each}" for each in Verdict if counts[each])
     pairs = zip(claims, verdicts, strict=True)
     ranked = sorted(pairs, key=lambda pair: -pair[0].surprise.get(_KEYS[pair[1]], 0))
     sentences = list(filter(None, (claim.sentence(facts) for claim, _ in ranked)))
     parts = [
         _HEAD,
         f"    {command}",
-        f"{len(claims)} claims: {told}.",
+        f"{len(claims)} claims: {summary}.",
         "## The three most surprising findings",
         "\n".join(f"{number}. {text}" for number, text in enumerate(sentences[:3], 1)),
         "## The other findings",

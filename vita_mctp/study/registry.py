@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
+from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError
 from vita_mctp.study import Result, StudyOptions
 
@@ -23,6 +24,7 @@ class StudyKind:
         return self.quick_n if quick else self.n
 
     def load(self) -> Callable[[StudyOptions], Result]:
+        require("a study", "bench", "matplotlib")  # before minutes of work, not after them
         module, _, name = self.run.partition(":")
         found: Callable[[StudyOptions], Result] = getattr(import_module(module), name)
         return found

@@ -130,10 +130,10 @@ class _Asked:
     def _run(self, benchmark: str, config: SystemConfig, system: System, name: str) -> Sequence[ResultRow]:
         options = self.options
         data = str(options.folder / "benchmark")
-        wanted = RunConfig(benchmark=benchmark, system=config, data=data, limit=options.n, judges=(JUDGE,))
+        run_config = RunConfig(benchmark=benchmark, system=config, data=data, limit=options.n, judges=(JUDGE,))
         weights = str(about(options, "stages")["weights"])
         folder = options.folder / "runs" / f"{benchmark}-{name}-{config.mode}-{options.n}-{options.seed}-{weights}"
-        return evaluate(wanted, folder, open_system=lambda worker: system, weights=weights).rows
+        return evaluate(run_config, folder, open_system=lambda worker: system, weights=weights).rows
 
 
 def stage_models(options: StudyOptions) -> Iterator[tuple[str, Path]]:
@@ -162,7 +162,7 @@ def _costs(speech_lm: SpeechLM, options: StudyOptions, modes: Sequence[str]) -> 
     for number, index in enumerate((indices[0], *indices)):
         heard = speech_lm.hear(Wave(corpus.utterance(index).samples, SAMPLE_RATE))
         for mode in modes:
-            found = _cost(speech_lm, _request(speech_lm, heard, mode))
+            found = cost_of(speech_lm, _request(speech_lm, heard, mode))
             costs[mode] += [found] if number else []
     return costs
 
@@ -175,7 +175,7 @@ def _request(speech_lm: SpeechLM, heard: AudioCodes | AudioFeatures, mode: str) 
     return Request(prompt.ids, decoding.mode, limit, decoding.sampling, eos_ids, heard=prompt.heard)
 
 
-def _cost(speech_lm: SpeechLM, request: Request) -> Cost:
+def cost_of(speech_lm: SpeechLM, request: Request) -> Cost:
     engine = Engine(speech_lm.language_model.runner, classify=speech_lm.tokenizer.vocabulary.kind)
     device = torch.device(speech_lm.language_model.device)
     first_block = (*speech_lm.settings.block_sizes, speech_lm.audio_decoder.block_size)[0]
