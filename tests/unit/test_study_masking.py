@@ -11,7 +11,7 @@ from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.eager import EagerRunner
-from vita_mctp.study.masking import MASKINGS, masks, speak_masked
+from vita_mctp.study.masking import MASKINGS, hears_word, masks, speak_masked
 from vita_mctp.study.samples import NOTHING, AlignedAnswer
 from vita_mctp.types import Task, TokenKind
 
@@ -52,6 +52,12 @@ def test_a_mask_that_masks_nothing_changes_no_id(seed: int, make_tiny_model: Cal
     assert all([ids[i] for i in text] == [answer.ids[i] for i in text] for ids in made.values())
 
 
+def test_the_middle_word_is_looked_for_where_it_belongs() -> None:
+    assert hears_word("two plus two is four", "two plus two is five", 2)
+    assert not hears_word("two plus two is four", "two plus is four", 2)
+    assert not hears_word("two plus two is four", "", 2)
+
+
 def test_rows_of_sound_see_the_words_that_are_left() -> None:
     ids = (*PROMPT, 1, BEGIN, 30, 31, 2, 3, BEGIN, 32, 33)  # words 0 | 0 0 | 1 2 | 2 2
     answer = answer_of(ids, prompt_words=3)
@@ -64,4 +70,5 @@ def test_rows_of_sound_see_the_words_that_are_left() -> None:
     assert seen["all but it and its neighbours"] == sorted([1, 2, 9, 10, *sound])
     assert seen["only the spoken word"] == sorted([0, 1, 3, 4, 5, 9, *sound])  # 3 and 4 have seen the words
     assert seen["all words"] == sound
+    assert seen["all but it, for one word"] == seen["nothing"]  # it is in force for word 1, which no code says
     assert all(np.array_equal(mask[9], found["nothing"][9]) for mask in found.values())  # a row of text

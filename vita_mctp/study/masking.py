@@ -53,7 +53,11 @@ MASKINGS: Mapping[str, Allowed] = {
     "all but it and its neighbours": lambda written, word: abs(written - word) <= 1,
     "only the spoken word": lambda written, word: written != word,
     "all words": lambda written, word: written < 0,
+    "all but it, for one word": lambda written, word: written == word,
 }
+ONE_WORD = "all but it, for one word"
+"""As the paper does: in force while the middle word of the answer is spoken, and not before or after."""
+
 _CARRIED = ("nothing", "only the spoken word")
 """Where marks that have seen the words stay visible."""
 
@@ -75,11 +79,15 @@ def masks(answer: AlignedAnswer, sounding: Sequence[bool]) -> NDArray[np.bool_]:
     for name, allowed in MASKINGS.items():
         mask = causal.copy()
         for row in range(answer.start, size - 1):
-            if sounding[row]:
+            if sounding[row] and (name != ONE_WORD or said[row + 1] == middle_word(answer)):
                 hidden = (written != NOTHING) & ~allowed(written, said[row + 1])
                 mask[row] &= ~(hidden | carriers if name not in _CARRIED else hidden)
         found.append(mask)
     return np.stack(found)
+
+
+def middle_word(answer: AlignedAnswer) -> int:
+    return (max(answer.spoken) + 1) // 2
 
 
 def _without_pauses(spoken: Sequence[int]) -> list[int]:
@@ -125,9 +133,9 @@ def run(options: StudyOptions) -> Result:
     for task, kind in TASKS.items():
         answers = list(aligned_answers(studied, corpus, kind))
         made = [speak_masked(studied, answer) for answer in answers]
-        errors = _errors(studied, judge, answers, made)
+        errors, middle = _errors(studied, judge, answers, made)
         same = {name: _same_codes(answers, made, number) for number, name in enumerate(MASKINGS)}
-        found, variants = _facts(task, errors, same, options.seed), _variants(task, answers, made, options.seed)
+        found, variants = _facts(task, errors, middle, same, options.seed), _variants(task, answers, made, options.seed)
         facts |= found | variants
         tables.append(_table(task, errors, found))
         tables += [_variant_table(task, variants)] if variants else []
@@ -147,6 +155,8 @@ def run(options: StudyOptions) -> Result:
 _NOTES = (
     "WER: the judge's word errors against the words written. The recording and its copy through the codec are the "
     "floors; unrelated speech is each unmasked answer held against the words of another.",
+    "all but it, for one word: only while the middle word of the answer is spoken, as the paper does it. middle word "
+    "wrong: answers whose middle word the judge does not hear, by jiwer's alignment.",
     "above nothing: the paired difference to the unmasked answers. same codes: those that the unmasked answer has too.",
     "sentences are said on request and never trained on; the prompt has a copy of the words, masked with the answer's.",
     "questions are spoken and held out; their right answers' sound was trained on, and the question stays audible.",
@@ -160,32 +170,42 @@ _NOTES = (
 
 def _errors(
     studied: Studied, judge: Transcriber, answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int64]]
-) -> dict[str, Counts]:
-    """Word errors and words of each answer, by what was heard."""
+) -> tuple[dict[str, Counts], dict[str, Counts]]:
+    """By what was heard: each answer's word errors and words; whether its middle word was missed, and 1."""
     decoder, vocabulary, rule = (
         studied.speech_lm.audio_decoder,
         studied.speech_lm.tokenizer.vocabulary,
         text_rule("plain"),
     )
     found: dict[str, Counts] = {name: ([], []) for name in (RECORDING, COPY, *MASKINGS, UNRELATED)}
+    middle: dict[str, Counts] = {name: ([], []) for name in found}
 
-    def count(name: str, text: str, heard: str) -> None:
-        part, whole = rule.fraction(rule.score(text, heard))
-        found[name][0].append(part)
-        found[name][1].append(whole)
+    def count(name: str, answer: AlignedAnswer, heard: str) -> None:
+        missed = 1.0 - hears_word(answer.text, heard, middle_word(answer))
+        for counts, new in ((found, rule.fraction(rule.score(answer.text, heard))), (middle, (missed, 1.0))):
+            for into, value in zip(counts[name], new, strict=True):
+                into.append(value)
 
     unmasked = []
     for answer, ids in zip(answers, made, strict=True):
         recording = Wave(answer.utterance.samples, 16_000)
-        count(RECORDING, answer.text, judge.transcribe(recording))
+        count(RECORDING, answer, judge.transcribe(recording))
         for name, row in zip((COPY, *MASKINGS), (np.array(answer.ids), *ids), strict=True):
             codes = np.array([vocabulary.code_of(i) for i in row[answer.start :] if vocabulary.is_audio(i)], np.int64)
             heard = judge.transcribe(decoder.decode(replace(answer.codes, ids=codes)))
-            count(name, answer.text, heard)
+            count(name, answer, heard)
             unmasked += [heard] if name == "nothing" else []
     for number, heard in enumerate(unmasked):
-        count(UNRELATED, answers[number - 1].text, heard)
-    return found
+        count(UNRELATED, answers[number - 1], heard)
+    return found, middle
+
+
+def hears_word(text: str, heard: str, index: int) -> bool:
+    """Whether word `index` of a text is among what was heard, where the fewest edits align the two."""
+    import jiwer
+
+    [parts] = jiwer.process_words(text, heard).alignments
+    return any(part.type == "equal" and part.ref_start_idx <= index < part.ref_end_idx for part in parts)
 
 
 def _same_codes(answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int64]], number: int) -> Counts:
@@ -194,8 +214,12 @@ def _same_codes(answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int6
     return equal, [float(len(at)) for at in says]
 
 
-def _facts(task: str, errors: Mapping[str, Counts], same: Mapping[str, Counts], seed: int) -> dict[str, Fact]:
+def _facts(
+    task: str, errors: Mapping[str, Counts], middle: Mapping[str, Counts], same: Mapping[str, Counts], seed: int
+) -> dict[str, Fact]:
     facts = {f"{task}.{name}.wer": Fact.of(ratio(*counts, seed)) for name, counts in errors.items()}
+    facts |= {f"{task}.{name}.middle word wrong": Fact.of(ratio(*counts, seed)) for name, counts in middle.items()}
+    facts[f"{task}.middle word lost"] = Fact.of(compare(middle["nothing"], middle[ONE_WORD], seed))
     facts |= {f"{task}.{name}.same codes": Fact.of(ratio(*counts, seed)) for name, counts in same.items()}
     for name in list(MASKINGS)[1:]:
         facts[f"{task}.{name}.above nothing"] = Fact.of(compare(errors["nothing"], errors[name], seed))
@@ -206,9 +230,15 @@ def _facts(task: str, errors: Mapping[str, Counts], same: Mapping[str, Counts], 
 def _table(task: str, errors: Mapping[str, Counts], facts: Mapping[str, Fact]) -> Table:
     rows = []
     for name in errors:
-        cells = [facts.get(f"{task}.{name}.{what}") for what in ("wer", "above nothing", "same codes")]
+        cells = [
+            facts.get(f"{task}.{name}.{what}") for what in ("wer", "above nothing", "middle word wrong", "same codes")
+        ]
         rows.append((name, *("-" if cell is None else percent(cell.estimate) for cell in cells)))
-    return f"Masked, {task}", ("masked words", "WER, %", "above nothing", "same codes, %"), tuple(rows)
+    return (
+        f"Masked, {task}",
+        ("masked words", "WER, %", "above nothing", "middle word wrong, %", "same codes, %"),
+        tuple(rows),
+    )
 
 
 def _panel(task: str, facts: Mapping[str, Fact], names: tuple[str, ...]) -> Panel:
