@@ -40,6 +40,9 @@ Recording = Wave | str | os.PathLike[str] | bytes
 
 ModeSpec = str | Sequence[int] | Mode
 
+_KEPT_TOKENS = 1 << 15
+"""Of conversations whose caches stay for their next question, all together."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -68,7 +71,8 @@ class SpeechLM:
         self.language_model, self.tokenizer, self.settings = language_model, tokenizer, settings
         self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
         self._shared_decoder = SharedDecoder(audio_decoder)  # of all answers that are made at once
-        self.worker = EngineWorker(Engine(language_model.runner, classify=tokenizer.vocabulary.kind))
+        kept = _KEPT_TOKENS if settings.max_history_turns else 0
+        self.worker = EngineWorker(Engine(language_model.runner, classify=tokenizer.vocabulary.kind, kept_tokens=kept))
         family, model = family_of(language_model.model_type), language_model.model
         style = PromptStyle(settings.system_text, settings.before_speech)
         self._chat = family.chat(tokenizer, style)
@@ -212,7 +216,7 @@ class SpeechLM:
         question: a recording for the tasks that hear (speech_to_speech, asr), a text for those that read (tts, text).
         mode, temperature: None takes the checkpoint's own for this task; temperature 0 is greedy.
         history: the turns of earlier answers, oldest first; the prompt holds the last `max_history_turns` questions of
-        them with what followed. Nothing is kept here between calls.
+        them with what followed. Caches of what was read may stay; answers do not depend on them.
         voice_prompt: a recording of the voice to speak in.
         Times count from the first `next`, when the question, already read, is handed over.
         Raises AudioError for a recording that is unusable or holds no speech, ConfigError for an unknown task, mode or

@@ -127,6 +127,19 @@ def test_two_dialogues_side_by_side_equal_each_alone(speech_lm: SpeechLM) -> Non
     assert ends == alone and len(ends["one"]) == 6 and ends["one"] != ends["other"]
 
 
+def test_a_later_question_is_read_behind_what_the_engine_still_holds(speech_lm: SpeechLM) -> None:
+    speech_lm.worker.close()  # a request that has ended has left its memory by now
+    first = speech_lm.ask(FIRST, "boost", seed=8)
+    read: list[int] = []
+    levels = speech_lm.language_model.runner.levels  # type: ignore[attr-defined]
+    backbone = levels.backbone
+    with pytest.MonkeyPatch.context() as patch, prompts(speech_lm) as seen:
+        patch.setattr(levels, "backbone", lambda reads: read.extend(len(r.ids) for r in reads) or backbone(reads))
+        list(speech_lm.stream(SECOND, mode="boost", seed=8, history=first.turns, max_new_tokens=1))
+    new = len(speech_lm.tokenizer.encode(seen[0].rpartition("<|im_start|>user")[2]))
+    assert len(read) == 1 and read[0] <= new + 16 < len(first.turns[0].content) + len(first.turns[1].content)
+
+
 def test_what_came_before_changes_the_answer_and_nothing_is_kept(speech_lm: SpeechLM) -> None:
     before = speech_lm.ask(SECOND, seed=3)
     with_history = speech_lm.ask(SECOND, seed=3, history=speech_lm.ask(FIRST, seed=3).turns)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vita_mctp.decoding.kept import KeptMemories
 from vita_mctp.decoding.request import Classify, Request, Result, SequenceState, all_text
 from vita_mctp.decoding.runners import Runner
 from vita_mctp.decoding.scheduler import Scheduler
@@ -17,12 +18,18 @@ from vita_mctp.types import TokenEvent
 
 
 class Engine:
-    """Requests in, events out. classify: kind of a token, for its event."""
+    """Requests in, events out. classify: kind of a token, for its event.
 
-    def __init__(self, runner: Runner, *, max_batch: int = 16, classify: Classify = all_text) -> None:
+    kept_tokens: of answers that are over, whose memories stay for requests that go on from them.
+    """
+
+    def __init__(
+        self, runner: Runner, *, max_batch: int = 16, classify: Classify = all_text, kept_tokens: int = 0
+    ) -> None:
         self.runner = runner
         self.classify = classify
         self._scheduler = Scheduler(max_batch)
+        self._kept = KeptMemories(runner, kept_tokens)
 
     def __len__(self) -> int:
         """Requests that wait or run."""
@@ -50,13 +57,15 @@ class Engine:
 
     def cancel(self, request_id: str) -> None:
         """Drop a queued or running request before the next step. Ids that are neither have ended already."""
-        self._scheduler.drop(request_id)
+        if (state := self._scheduler.drop(request_id)) is not None:
+            self._kept.keep(state)
 
     def step(self) -> dict[str, list[TokenEvent]]:
         """The new tokens of every running request, by its id, each final; `ends` is set on a request's last."""
-        states = self._scheduler.schedule(self.runner.open)
+        states = self._scheduler.schedule(self._kept.open)
         events = dict(zip((state.request.id for state in states), self.advance(states), strict=True))
-        self._scheduler.retire()
+        for state in self._scheduler.retire():
+            self._kept.keep(state)
         return events
 
     def advance(self, states: Sequence[SequenceState]) -> list[list[TokenEvent]]:

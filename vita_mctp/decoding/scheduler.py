@@ -29,10 +29,12 @@ class Scheduler:
     def add(self, state: SequenceState) -> None:
         self._waiting.append(state)
 
-    def drop(self, request_id: str) -> None:
-        """Forgets a request; ids that are not here have ended already."""
+    def drop(self, request_id: str) -> SequenceState | None:
+        """Forgets a request, and gives it back if it ran; ids that are not here have ended already."""
+        dropped = next((state for state in self._running if state.request.id == request_id), None)
         self._waiting = deque(state for state in self._waiting if state.request.id != request_id)
         self._running = [state for state in self._running if state.request.id != request_id]
+        return dropped
 
     def schedule(self, allocate: Callable[[Request], Any]) -> list[SequenceState]:
         """Those to run now: with newcomers as far as there is room, who get their memory here, not while they wait."""
@@ -41,6 +43,8 @@ class Scheduler:
             self._running.append(self._waiting.popleft())
         return list(self._running)
 
-    def retire(self) -> None:
-        """Forgets what has ended, and with it all that it remembers."""
+    def retire(self) -> list[SequenceState]:
+        """Forgets what has ended, and gives it back."""
+        ended = [state for state in self._running if state.reason is not None]
         self._running = [state for state in self._running if state.reason is None]
+        return ended

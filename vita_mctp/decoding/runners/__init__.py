@@ -32,6 +32,13 @@ class Runner(Protocol):
         """A fresh `SequenceState.memory`."""
         ...
 
+    def reopen(self, memory: Any, request: Request, standing: int) -> Any | None:
+        """An ended request's memory for one whose prompt begins with the same `standing` ids; None: it is of no use.
+
+        It has room for no more positions than it was opened with.
+        """
+        ...
+
     def run(self, states: Sequence[SequenceState]) -> list[list[Token]]:
         """One step for every state: its new tokens in order, none while a long prompt is read, or a whole cycle.
 

@@ -108,6 +108,10 @@ class _Segment:
     first_row: int = 0
     rows: Any = None
 
+    @property
+    def has_next(self) -> bool:
+        return self.rows is not None and self.first_row <= self.length
+
 
 @dataclass(slots=True, eq=False)
 class Memory:
@@ -126,6 +130,27 @@ class Memory:
             if segment.rows is not None:
                 segment.rows = segment.rows[: max(0, standing - segment.first - segment.first_row)]
 
+    def go_back(self, heard: Sequence[HeardAudio]) -> None:
+        """So far that every segment gets its next rows, of which the newest alone are kept; no recording is cut.
+
+        What is read again comes out the same, and is written where it was.
+        """
+        segments = self.segments
+        for i in reversed(range(len(segments))):
+            if segments[i].length < self._given(i) and not segments[i].has_next:
+                if i:
+                    segments[i - 1].length = segments[i].length
+                else:
+                    self.read = segments[i].length
+        self.read = min([self.read, *(audio.start for audio in heard if audio.start < self.read < audio.end)])
+        for i, segment in enumerate(segments):
+            kept = self._given(i) - segment.first_row
+            segment.rows = None if segment.rows is None or kept <= 0 else segment.rows[:kept]
+
+    def _given(self, index: int) -> int:
+        """Rows that came to a segment so far."""
+        return self.segments[index - 1].length if index else self.read
+
 
 class CycleRunner:
     """Runs requests of any modes in one rhythm: each step every request makes a cycle, and all chains run together.
@@ -140,12 +165,23 @@ class CycleRunner:
         self.num_blocks = levels.num_blocks
 
     def open(self, request: Request) -> Memory:
+        budget = request.token_budget(self.vocab_size, self.max_positions)
+        slot = self.levels.open(len(request.prompt_ids) + budget + _PASSES + self.num_blocks)
+        return Memory(slot, [_Segment(first, last) for first, last in self._segments(request)])
+
+    def reopen(self, memory: Memory, request: Request, standing: int) -> Memory | None:
+        if [(segment.first, segment.last) for segment in memory.segments] != self._segments(request):
+            return None
+        memory.drafts = []
+        memory.cut(standing)
+        memory.go_back(request.heard)
+        return memory
+
+    def _segments(self, request: Request) -> list[tuple[int, int]]:
         blocks = self.num_blocks
         segments = self.levels.segments if request.sampling.is_argmax else [(k, k + 1) for k in range(blocks)]
         reach = PlanCursor.start(request.mode, blocks).reach
-        budget = request.token_budget(self.vocab_size, self.max_positions)
-        slot = self.levels.open(len(request.prompt_ids) + budget + _PASSES + blocks)
-        return Memory(slot, [_Segment(first, min(last, reach)) for first, last in segments if first < reach])
+        return [(first, min(last, reach)) for first, last in segments if first < reach]
 
     def run(self, states: Sequence[SequenceState]) -> list[list[Token]]:
         tasks = [_Task(state) for state in states]
@@ -172,7 +208,7 @@ class CycleRunner:
         for task in tasks:
             memory, request = task.state.memory, task.state.request
             ids = np.array(task.ids_from(memory.read) + memory.drafts)
-            heard = request.heard if memory.read == 0 else ()
+            heard = [audio.moved(-memory.read) for audio in request.heard if audio.start >= memory.read]
             scored = not request.sampling.is_argmax
             reads.append(Read(memory.slot, memory.read, ids, 1 + len(memory.drafts), heard, scored=scored))
         for task, rows in zip(tasks, self._backbone(tasks, reads), strict=True):
