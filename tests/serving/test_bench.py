@@ -1,12 +1,15 @@
 """The bench of a server counts as a listener would, and knows the server by its address alone."""
 
 import asyncio
+import time
 
+import numpy as np
 import pytest
 
 from tests.serving.conftest import QUESTION
 from vita_mctp.bench import Machine
-from vita_mctp.bench.serving import Asker, Heard, _client, bench_load, bench_throughput
+from vita_mctp.bench.serving import Asker, Heard, _admitted, _client, bench_load, bench_throughput
+from vita_mctp.bench.spoken import _Talker, bench_spoken
 
 MACHINE = Machine("cpu", "float32", 1.0, 1.0)
 
@@ -33,6 +36,29 @@ def test_questions_are_answered_and_counted(address: str) -> None:
         assert row["questions"] >= 1 and row["refused"] == 0 and row["p95"] >= row["first sound p50"] > 0
     closed = bench_throughput(asker, [1, 4], 4, MACHINE)
     assert [row["questions"] for row in closed.rows] == [4, 4] and closed.rows[0]["ratio"] == 1.0
+
+
+def test_a_conversation_is_measured_from_outside(address: str) -> None:
+    spoken = bench_spoken(f"{address}/v1", QUESTION, "nano", "none", [1], 1, MACHINE)
+    by_hand, detected = spoken.rows
+    assert by_hand["answered"] == detected["answered"] == 1
+    assert by_hand["end-pointing"] is None and 300 < detected["end-pointing"] < 1500
+    assert by_hand["p95"] > 0 and detected["p95"] > 0
+
+
+def test_a_player_begins_with_what_is_silent() -> None:
+    talker = _Talker(None)
+    talker._hear(np.zeros(2400, np.float32))
+    assert talker.audible_at is None
+    before = time.perf_counter()
+    talker._hear(np.concatenate([np.zeros(2400, np.float32), np.full(10, 0.5, np.float32)]))
+    assert talker.audible_at is not None and talker.audible_at - before >= 0.2
+
+
+def test_the_admitted_load_ends_before_the_first_trouble() -> None:
+    rows = [{"streams": n, "with underruns": bad, "refused": 0} for n, bad in ((1, 0), (2, 0), (4, 3), (8, 0))]
+    assert _admitted(rows) == "None up to 2 streams."
+    assert "every" in _admitted(rows[2:])
 
 
 def test_a_reader_in_real_time_is_not_ahead_of_its_player(address: str) -> None:

@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vita_mctp.bench import Cell, Line, Machine, Panel, Study
+from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study
 from vita_mctp.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -138,18 +139,25 @@ def bench_load(
             }
         )
     xs = [row["streams"] for row in rows]
-    lines = [
-        Line(label, xs, [row[name] for row in rows]) for label, name in (("p50", "first sound p50"), ("p95", "p95"))
-    ]
+    named = (("p50", "first sound p50"), ("p95", "p95"), ("p99", "p99"))
+    lines = [Line(label, xs, [row[name] for row in rows]) for label, name in named]
+    gaps = Line("with underruns", xs, [row["with underruns"] for row in rows])
     notes = [
         "streams: answers that would be playing on the mean; questions arrive by a Poisson process, their answers are "
         f"read in real time. An answer lasts {length:.1f} s.",
         "first sound: from the first byte of the question sent to the first byte of sound received, by a client on the "
         "same machine, which shares its cores. The question comes whole: no end-pointing is in it.",
-        "with underruns: answers of which a piece came after the player had played all before it.",
+        "with underruns: answers of which a piece came after the player had played all before it. " + _admitted(rows),
     ]
     units = {"first sound p50": "ms", "p95": "ms", "p99": "ms", "memory": "MiB"}
-    return Study("serve", "A server under load", rows, units, [Panel("First sound", "streams", "ms", lines)], notes)
+    panels = [Panel("First sound", "streams", "ms", lines), Panel("Underruns", "streams", "answers", [gaps])]
+    return Study("serve", "A server under load", rows, units, panels, notes)
+
+
+def _admitted(rows: Sequence[Row]) -> str:
+    """Up to where all went well."""
+    well = list(takewhile(lambda row: not row["with underruns"] and not row["refused"], rows))
+    return f"None up to {well[-1]['streams']} streams." if well else "Some at every number of streams."
 
 
 def bench_throughput(asker: Asker, streams: Sequence[int], questions: int, machine: Machine, *, seed: int = 0) -> Study:

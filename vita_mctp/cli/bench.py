@@ -205,21 +205,30 @@ def serve(
     url: Annotated[str | None, opt("URL", "of a server, ending in /v1 (default: one is started)")] = None,
     streams: Streams = _STREAMS,
     closed: Annotated[bool, flag("--closed", "clients that ask again at once, instead of arriving at random")] = False,
+    spoken: Annotated[bool, flag("--spoken", "clients that converse over the Realtime socket, in real time")] = False,
     seconds: Annotated[float, opt("S", "that questions arrive for, at each number of streams", min=1)] = 30.0,
     questions: Annotated[int, opt("N", "asked at each number of clients, with --closed", min=1)] = 64,
+    turns: Annotated[int, opt("N", "of each client, with --spoken", min=1)] = 10,
     question: Annotated[Path, opt("FILE", "a recording to ask")] = Path("demo/examples/question.wav"),
 ) -> None:
     """Clients that know the server by its address alone."""
     import torch
 
     from vita_mctp.bench.serving import Asker, bench_load, bench_throughput, own_server
+    from vita_mctp.bench.spoken import bench_spoken
 
+    if closed and spoken:
+        raise ConfigError("--closed and --spoken were given; wanted: one way of asking")
     choice = study.choice()
     options = ["--model", choice.name, "--device", study.device]
     with nullcontext((url, lambda: None)) if url else own_server(options) as (address, memory):
-        asker = Asker(address, question, Path(choice.name).name, os.environ.get(KEY_VARIABLE, "none"))
-        load = partial(bench_load, asker, streams, seconds, memory)
-        measure = partial(bench_throughput, asker, streams, questions) if closed else load
+        name, key = Path(choice.name).name, os.environ.get(KEY_VARIABLE, "none")
+        asker = Asker(address, question, name, key)
+        measure: Callable[..., Study] = partial(bench_load, asker, streams, seconds, memory)
+        if closed:
+            measure = partial(bench_throughput, asker, streams, questions)
+        elif spoken:
+            measure = partial(bench_spoken, address, question, name, key, streams, turns)
         _show(study, choice.name, False, measure, torch.float32)
 
 
