@@ -23,9 +23,10 @@ def node_path() -> str:
     """Where npm keeps packages that are installed for all."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("no Node here; get Debian's nodejs and npm")
-    folder = os.environ.get("NODE_PATH") or subprocess.run(
-        ["npm", "root", "-g"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    folder = (
+        os.environ.get("NODE_PATH")
+        or subprocess.run(["npm", "root", "-g"], capture_output=True, text=True, check=True).stdout.strip()
+    )
     if not (Path(folder) / PACKAGE).is_dir():
         pytest.skip(f"{PACKAGE} is not in {folder}; get it with: npm install -g {PACKAGE}")
     return folder

@@ -24,7 +24,7 @@ def operations(address: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_what_the_schema_allows_is_answered_or_refused_in_json(
     address: str, operations: dict[str, Any], path: str, data: st.DataObject
