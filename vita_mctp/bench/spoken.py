@@ -143,8 +143,8 @@ async def _converse(
             talker = _Talker(socket)
             listening = asyncio.ensure_future(talker.listen())
             detection = None if by_hand else {"type": "server_vad"}
-            session = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
-            await talker.say("session.update", session=session)
+            changes = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}
+            await talker.say("session.update", session=changes)
             await asyncio.sleep(delay)
             try:
                 return [await _ask(talker, question, by_hand) for _ in range(turns)]
