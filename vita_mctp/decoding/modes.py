@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from vita_mctp.errors import ConfigError
@@ -112,7 +112,7 @@ class PlanCursor:
             pair, used = min(pair + 1, last), 0
         mctp_token = used >= counts[2 * pair]
         level = self.level + 1 if mctp_token and self.level < self.num_blocks else BACKBONE
-        return level, replace(self, pair=pair, used=used + 1, level=level)
+        return level, PlanCursor(self.mode, self.num_blocks, pair, used + 1, level)
 
     @property
     def reach(self) -> int:

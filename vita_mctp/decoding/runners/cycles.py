@@ -58,7 +58,7 @@ class Read:
 class Made:
     """What a read gives.
 
-    hidden: rows (Q, H), of a chain's last block.
+    hidden: rows (Q, H), of a chain's last block; of the model's deepest block any, as nobody reads them.
     tokens: the greedy choices (R,) behind the backbone's judged rows, or the draft of each block of a chain.
     logits: (R, V) of the judged rows, or (1, V) of a chain's last draft; None may stand where they were not wanted.
     probabilities: of each draft.

@@ -80,52 +80,42 @@ class OnnxLevels:
     def backbone(self, reads: Sequence[Read]) -> list[Made]:
         if len(reads) > _BATCHES[-1]:
             return self.backbone(reads[: _BATCHES[-1]]) + self.backbone(reads[_BATCHES[-1] :])
-        call, batch = self._call(0, 0, reads)
-        counts = [len(read.ids) for read in reads]
-        judged = [read.judged for read in reads]
-        n, r = sum(counts), sum(judged)
-        padded = n + batch - len(reads)
-        arrays = call.arrays(padded, r)
-        np.take(self._embeddings, np.concatenate([read.ids for read in reads]), axis=0, out=arrays["embeds"][0, :n])
-        ends = np.cumsum(counts)
+        call, positions, reads = self._call(0, 0, reads)
+        counts, judged = [len(read.ids) for read in reads], [read.judged for read in reads]
+        ends, judged_ends = np.cumsum(counts), np.cumsum(judged)
+        arrays = call.arrays(ends[-1], judged_ends[-1])
+        np.take(self._embeddings, np.concatenate([read.ids for read in reads]), axis=0, out=arrays["embeds"][0])
         arrays["rows"][:] = np.concatenate([np.arange(end - j, end) for end, j in zip(ends, judged, strict=True)])
-        call.run([read.slot for read in reads], [read.start for read in reads], counts)
-        results, row, judged_row = [], 0, 0
-        for count, j in zip(counts, judged, strict=True):
-            results.append(
-                Made(
-                    arrays["hidden"][0, row : row + count].copy(),
-                    arrays["tokens"][0, judged_row : judged_row + j].tolist(),
-                    arrays["logits"][0, judged_row : judged_row + j] if "logits" in arrays else None,
-                )
-            )
-            row, judged_row = row + count, judged_row + j
+        call.run(reads)
+        results = []
+        for i in positions:
+            chosen = slice(judged_ends[i] - judged[i], judged_ends[i])
+            logits = arrays["logits"][0, chosen] if "logits" in arrays else None
+            hidden = arrays["hidden"][0, ends[i] - counts[i] : ends[i]].copy()
+            results.append(Made(hidden, arrays["tokens"][0, chosen].tolist(), logits))
         return results
 
     def chain(self, first: int, last: int, reads: Sequence[Read]) -> list[Made]:
         if len(reads) > _BATCHES[-1]:
             return self.chain(first, last, reads[: _BATCHES[-1]]) + self.chain(first, last, reads[_BATCHES[-1] :])
-        call, batch = self._call(first, last, reads)
-        counts = [len(read.ids) for read in reads] + [1] * (batch - len(reads))
-        n = sum(counts)
-        arrays = call.arrays(n, batch)
+        call, positions, reads = self._call(first, last, reads)
+        counts = [len(read.ids) for read in reads]
         ends = np.cumsum(counts)
-        real = ends[len(reads) - 1]
-        np.concatenate([read.ids for read in reads], out=arrays["ids"][0, :real])
-        np.concatenate([read.hidden for read in reads], out=arrays["previous"][0, :real])
+        n, batch = ends[-1], len(reads)
+        arrays = call.arrays(n, batch)
+        np.concatenate([read.ids for read in reads], out=arrays["ids"][0])
+        np.concatenate([read.hidden for read in reads], out=arrays["previous"][0])
         arrays["rows"][:] = ends - 1
         arrays["shift"][:] = np.arange(1, n + 1)
         arrays["shift"][ends - 1] = n + np.arange(batch)
-        call.run([read.slot for read in reads], [read.start for read in reads], counts[: len(reads)])
-        return [
-            Made(
-                arrays["hidden"][0, end - count : end].copy(),
-                arrays["drafts"][:, i].tolist(),
-                arrays["logits"][0, i : i + 1] if "logits" in arrays else None,
-                arrays["probabilities"][:, i].tolist(),
-            )
-            for i, (end, count) in enumerate(zip(ends[: len(reads)], counts, strict=False))
-        ]
+        call.run(reads)
+        results = []
+        for i in positions:
+            logits = arrays["logits"][0, i : i + 1] if "logits" in arrays else None
+            rows = slice(ends[i] - counts[i], ends[i]) if last < self.num_blocks else slice(i, i + 1)
+            drafts, probabilities = (arrays[name][:, i].tolist() for name in ("drafts", "probabilities"))
+            results.append(Made(arrays["hidden"][0, rows].copy(), drafts, logits, probabilities))
+        return results
 
     def scores(self, logits: FloatArray) -> Scores:
         return logits
@@ -133,7 +123,8 @@ class OnnxLevels:
     def concatenate(self, rows: list[FloatArray]) -> FloatArray:
         return np.concatenate(rows)
 
-    def _call(self, first: int, last: int, reads: Sequence[Read]) -> tuple[_Call, int]:
+    def _call(self, first: int, last: int, reads: Sequence[Read]) -> tuple[_Call, list[int], list[Read]]:
+        """The session for these reads, the position of each in it, and the reads of all positions."""
         batch = next(size for size in _BATCHES if size >= len(reads))
         screen = None if any(read.scored for read in reads) else self._screen
         key = (first, last, batch, screen is not None)
@@ -145,10 +136,17 @@ class OnnxLevels:
             else:
                 compiled = compile_backbone(self.shape, self.weights, batch, screen)
                 layers = range(self.shape.backbone_layers)
-            call = self._calls[key] = _Call(compiled, layers, batch, self._filler)
+            call = self._calls[key] = _Call(compiled, layers, batch)
             if screen is not None:
                 call.bind(HEAD, self._head, True)
-        return call, batch
+        positions = call.positions([read.slot for read in reads])
+        nobody = Read(
+            self._filler, 0, np.zeros(1, np.int64), 0, hidden=np.zeros((1, self.shape.hidden_size), np.float32)
+        )
+        placed = [nobody] * batch
+        for i, read in zip(positions, reads, strict=True):
+            placed[i] = read
+        return call, positions, placed
 
 
 class _Call:
@@ -157,8 +155,8 @@ class _Call:
     A slot belongs to its request: what is bound of one that has ended is never run, and not kept alive.
     """
 
-    def __init__(self, compiled: onnxruntime.InferenceSession, layers: range, batch: int, filler: Slot) -> None:
-        self._compiled, self._layers, self._filler = compiled, layers, filler
+    def __init__(self, compiled: onnxruntime.InferenceSession, layers: range, batch: int) -> None:
+        self._compiled, self._layers = compiled, layers
         self._binding = compiled.io_binding()
         self._ports = [(p.name, p.shape, p.type, True) for p in compiled.get_inputs()]
         self._ports += [(p.name, p.shape, p.type, False) for p in compiled.get_outputs()]
@@ -184,10 +182,16 @@ class _Call:
         self._arrays, self._key = arrays, (rows, chosen)
         return arrays
 
-    def run(self, slots: Sequence[Slot], starts: Sequence[int], counts: Sequence[int]) -> None:
-        arrays, used = self._arrays, len(slots)
-        for i in range(len(self._slots)):
-            slot, bound = slots[i] if i < used else self._filler, self._slots[i]
+    def positions(self, slots: Sequence[Slot]) -> list[int]:
+        """Where each slot goes: where it is bound, else where none of them is."""
+        bound = {reference(): i for i, reference in enumerate(self._slots) if reference is not None}
+        taken = {bound[slot] for slot in slots if slot in bound}
+        free = iter(i for i in range(len(self._slots)) if i not in taken)
+        return [bound[slot] if slot in bound else next(free) for slot in slots]
+
+    def run(self, reads: Sequence[Read]) -> None:
+        """reads: of each position."""
+        for i, (slot, bound) in enumerate(zip([read.slot for read in reads], self._slots, strict=True)):
             if bound is None or bound() is not slot:
                 self._slots[i] = ref(slot)
                 for layer in self._layers:
@@ -195,11 +199,10 @@ class _Call:
                         cache = slot.caches[part, layer]
                         self.bind(cache_name("past", part, layer, i), cache, True)
                         self.bind(cache_name("new", part, layer, i), cache, False)
-        arrays["ends"][:used] = np.add(starts, counts)
-        arrays["ends"][used:] = 1
-        if len(self._slots) > 1:
-            arrays["rows_of_slot"][:used] = counts
-            arrays["rows_of_slot"][used:] = 1
+        counts = [len(read.ids) for read in reads]
+        self._arrays["ends"][:] = np.add([read.start for read in reads], counts)
+        if len(reads) > 1:
+            self._arrays["rows_of_slot"][:] = counts
         self._compiled.run_with_iobinding(self._binding)
 
     def bind(self, name: str, array: npt.NDArray[Any], is_input: bool) -> None:

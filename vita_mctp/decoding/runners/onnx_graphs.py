@@ -124,7 +124,8 @@ class _Builder(OnnxGraph):
         self.constant("cos", cos)
         self.constant("sin", sin)
 
-    def attention(self, layer: int, x: str) -> str:
+    def attention(self, layer: int, x: str, chosen: str) -> str:
+        """chosen: rows that are wanted, or all; each is read."""
         shape, prefix = self.shape, f"model.layers.{layer}.self_attn."
         parts = [("q", shape.heads, True), ("k", shape.kv_heads, True), ("v", shape.kv_heads, False)]
         read = self.weights
@@ -150,6 +151,8 @@ class _Builder(OnnxGraph):
             )
             attended.append(out)
         rows = attended[0] if self.slots == 1 else self.node("Concat", attended, axis=1)
+        if chosen:
+            rows = self.node("Gather", [rows, chosen], axis=1)
         out_weight = self._pad(np.ascontiguousarray(read[f"{prefix}o_proj.weight"].T), shape.heads, rotary=False).T
         return self.linear(rows, f"{prefix}out", out_weight)
 
@@ -168,22 +171,25 @@ class _Builder(OnnxGraph):
         active = self.node("Mul", [self.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0), up])
         return self.linear(active, f"{prefix}down", self.weights[f"{prefix}down_proj.weight"])
 
-    def layers(self, first: int, last: int, x: str) -> str:
-        """Decoder layers first..last-1 and the final norm."""
+    def layers(self, first: int, last: int, x: str, rows: str = "") -> str:
+        """Decoder layers first..last-1 and the final norm. rows: of x (1, N, H), those that are wanted of the last."""
         normed = self.rms_norm(x, f"model.layers.{first}.input_layernorm.weight")
         for layer in range(first, last):
             prefix = f"model.layers.{layer}."
-            normed, x = self.add_norm(x, self.attention(layer, normed), f"{prefix}post_attention_layernorm.weight")
+            attended = self.attention(layer, normed, rows if layer == last - 1 else "")
+            if rows and layer == last - 1:
+                x = self.node("Gather", [x, rows], axis=1)
+            normed, x = self.add_norm(x, attended, f"{prefix}post_attention_layernorm.weight")
             behind = "model.norm.weight" if layer == last - 1 else f"model.layers.{layer + 1}.input_layernorm.weight"
             normed, x = self.add_norm(x, self.mlp(layer, normed), behind)
         return normed
 
     def head(self, hidden: str, rows: str, logits: str = "") -> tuple[str, str]:
-        """Greedy tokens (1, R) of some rows of hidden (1, N, H), and scores (1, R, V).
+        """Greedy tokens (1, R) of some rows, or all, of hidden (1, N, H), and scores (1, R, V).
 
         They are the logits, an output of that name if it is given; behind a screen they are near them, and no output.
         """
-        chosen = self.node("Gather", [hidden, rows], axis=1)
+        chosen = self.node("Gather", [hidden, rows], axis=1) if rows else hidden
         if self.screen is not None:
             return screened_choice(self, self.screen, chosen, HEAD)
         scores = whole_scores(self, chosen, self.weight(self.shape.head_name), logits)
@@ -223,7 +229,8 @@ def compile_chain(
     """Blocks first..last-1, each fed what the one before drafted.
 
     previous (1, N, H), rows of the level before; ids (1, N), each row's token; rows (B,), each slot's last row;
-    shift (N,), for each row the next row's index, N + slot for a slot's last -> hidden (1, N, H) of the last block;
+    shift (N,), for each row the next row's index, N + slot for a slot's last -> hidden (1, N, H) of the last block,
+    of the model's deepest one (1, B, H), of the slots' last rows;
     drafts and probabilities (last - first, B); without a screen, logits (1, B, V) of the last block.
     """
     graph = _Builder(shape, weights, slots, screen)
@@ -241,8 +248,9 @@ def compile_chain(
         both = graph.node("Concat", [embeds, hidden], axis=-1)
         x = graph.linear(both, f"mtp_projs.{block}", weights[f"mtp_projs.{block}.weight"])
         layer = shape.backbone_layers + block
-        hidden = graph.layers(layer, layer + 1, x)
-        tokens, scores = graph.head(hidden, "rows", "logits" if block == last - 1 else "")
+        deepest = block == shape.blocks - 1  # nobody reads its rows but the head
+        hidden = graph.layers(layer, layer + 1, x, "rows" if deepest else "")
+        tokens, scores = graph.head(hidden, "" if deepest else "rows", "logits" if block == last - 1 else "")
         drafts.append(tokens)
         probabilities.append(
             graph.node(
@@ -259,5 +267,5 @@ def compile_chain(
     ):
         graph.node("Concat", values, [name], axis=0)
         graph.output(name, kind, [last - first, slots])
-    graph.give("hidden", hidden, [1, "N", shape.hidden_size])
+    graph.give("hidden", hidden, [1, "R" if last == shape.blocks else "N", shape.hidden_size])
     return graph.compile()
