@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -91,17 +92,26 @@ def think(model: Any, ids: list[int], heard: HeardAudio, end_id: int) -> tuple[l
     return rows, written
 
 
-def test_chats(prompts_file: Path) -> None:
-    recorded = json.loads(prompts_file.read_text())
-    for name, form in FORMS.items():
-        folder = prompts_file.parent / f"tiny_tokenizer_{name}"
-        chat = VocalNetChat(thinker_tokenizer(folder, form, LARGEST_VOCABULARY), form)
-        for case in (each for each in recorded["cases"] if each["family"] == name):
-            turns = [(turn["from"], turn["value"]) for turn in case["conversations"]]
-            wanted = case["tiny"]
-            assert chat.sample(turns) == (wanted["train_ids"], wanted["train_labels"]), case["name"]
-            if "infer_ids" in wanted:
-                assert chat.prompt_ids(turns[:-1]) == wanted["infer_ids"], case["name"]
+@pytest.mark.parametrize("name", list(FORMS))
+@pytest.mark.parametrize("vocabulary", ["tiny", "real"])
+def test_chats(prompts_file: Path, name: str, vocabulary: str) -> None:
+    """real: with the released vocabularies, which are not in this repository (docs/families.md, "Proven how")."""
+    folder = prompts_file.parent / f"tiny_tokenizer_{name}"
+    if vocabulary == "real":
+        folder = Path(os.environ.get("VITA_MCTP_TOKENIZERS", "")) / name
+        if not (folder / "tokenizer.json").is_file():
+            pytest.skip(f"VITA_MCTP_TOKENIZERS names no folder with {name}/tokenizer.json")
+    form, recorded = FORMS[name], json.loads(prompts_file.read_text())
+    tokenizer = thinker_tokenizer(folder, form, LARGEST_VOCABULARY)
+    chat = VocalNetChat(tokenizer, form)
+    for case in (each for each in recorded["cases"] if each["family"] == name):
+        turns = [(turn["from"], turn["value"]) for turn in case["conversations"]]
+        wanted = case[vocabulary]
+        assert chat.sample(turns) == (wanted["train_ids"], wanted["train_labels"]), case["name"]
+        if "infer_ids" in wanted:
+            assert chat.prompt_ids(turns[:-1]) == wanted["infer_ids"], case["name"]
+    for mark, ids in recorded["stop_ids"][name].items():
+        assert tokenizer.encode(mark) == ids[:1] or vocabulary == "tiny", mark
 
 
 def test_what_a_draw_is_made_from(sampling_file: Path) -> None:

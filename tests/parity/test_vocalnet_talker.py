@@ -40,6 +40,16 @@ def check_forward(talker: Talker, batch: TalkerBatch, recorded: dict[str, Tensor
             torch.testing.assert_close(hidden[:, batch.text_columns :][rows], wanted[rows], **near)
 
 
+def check_projector(talker: Talker, batch: TalkerBatch, recorded: dict[str, Tensor]) -> None:
+    """Of each answer's own text rows, which the forward hands on behind BOS."""
+    columns = torch.arange(batch.text.shape[1])
+    causal = (columns <= columns[:, None])[None]
+    own = columns < batch.text_lengths[:, None] - 1
+    assert torch.equal(recorded["mask.projector"].bool()[own], causal.expand(len(own), -1, -1)[own])
+    found, wanted = talker.project(batch.text, columns[None], causal), recorded["hidden.projector"]
+    torch.testing.assert_close(found[own], wanted[own], atol=LOGITS, rtol=0.0)
+
+
 def test_training_forward_losses_and_gradients(talker_train_file: Path) -> None:
     folder, recorded = talker_train_file.parent, load_file(talker_train_file)
     case, talker = index_of(folder)["files"][talker_train_file.name], talker_in(folder)
@@ -50,6 +60,7 @@ def test_training_forward_losses_and_gradients(talker_train_file: Path) -> None:
     streaming = [coin == "streaming" for coin in case["coin_toss"]]
     batch = talker.batch(text, said(recorded["speech_tokens"]), streaming)
     assert batch.text_lengths.tolist() == case["text_len_with_bos"]
+    check_projector(talker, batch, recorded)
     check_forward(talker, batch, recorded, LOGITS)
     losses = talker.losses(batch)
     assert losses.tolist() == pytest.approx(case["losses"], abs=LOSSES)

@@ -55,9 +55,19 @@ def streamed(decoder: AudioDecoder, blocks: list[list[int]], seed: int = 0) -> F
     return np.concatenate(pieces)
 
 
+@st.composite
+def windows(draw: st.DrawFn) -> Windows:
+    overlap = draw(st.integers(1, 4))
+    sizes = draw(st.lists(st.integers(overlap + 1, 16), min_size=1, max_size=3))
+    return Windows(chunk_sizes=tuple(sizes), context=overlap + draw(st.integers(8, 20)), overlap=overlap, steps=(1,))
+
+
 @settings(max_examples=12, deadline=None)
-@given(ids=CODES, cuts=st.lists(st.integers(0, 45), max_size=6))
-def test_streamed_equals_offline_for_every_cut(decoder: AudioDecoder, ids: list[int], cuts: list[int]) -> None:
+@given(ids=CODES, cuts=st.lists(st.integers(0, 45), max_size=6), windows=windows())
+def test_streamed_equals_offline_for_every_cut(
+    decoder: CosyVoice2Decoder, ids: list[int], cuts: list[int], windows: Windows
+) -> None:
+    decoder = decoder.in_windows(windows)
     edges = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
     whole = decoder.decode(codes_of(ids, decoder)).samples
     assert len(whole) == len(ids) * SAMPLES_PER_CODE

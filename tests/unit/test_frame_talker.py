@@ -7,17 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita_mctp.decoding.frames import FrameAnswer, say_naive
+from vita_mctp.decoding.frames import Frame, FrameAnswer, say_naive
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vocalnet_m2.talker import M2Sizes, M2Talker
 
 
-def tiny_talker(levels: int, codebooks: int, stretch: int, seed: int = 0) -> M2Talker:
+def tiny_talker(
+    levels: int, codebooks: int, stretch: int, seed: int = 0, heads: int = 2, size: int = 8, layers: int = 2
+) -> M2Talker:
     sizes = M2Sizes(
-        hidden_size=16,
+        hidden_size=heads * size,
         ffn_size=24,
-        num_heads=2,
-        num_layers=2,
+        num_heads=heads,
+        num_layers=layers,
         text_size=6,
         thinker_size=10,
         fusion_size=12,
@@ -36,19 +38,29 @@ def tiny_talker(levels: int, codebooks: int, stretch: int, seed: int = 0) -> M2T
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.integers(0, 3), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99), st.lists(st.integers(0, 3), min_size=1)
+    talker=st.builds(
+        tiny_talker,
+        st.integers(0, 5),
+        st.integers(1, 8),
+        st.integers(1, 4),
+        st.integers(0, 99),
+        st.integers(1, 3),
+        st.sampled_from([2, 4, 8]),
+        st.integers(1, 3),
+    ),
+    levels=st.integers(0, 5),
+    cuts=st.lists(st.integers(0, 3), min_size=1),
 )
-def test_a_stream_is_the_training_forward(
-    levels: int, codebooks: int, stretch: int, seed: int, cuts: list[int]
-) -> None:
-    talker = tiny_talker(levels, codebooks, stretch, seed)
-    fused = torch.randn(sum(cuts), 16, dtype=torch.float64)
-    answer, made = FrameAnswer(talker, levels, 17), []
+def test_a_stream_is_the_training_forward(talker: M2Talker, levels: int, cuts: list[int]) -> None:
+    sizes, levels = talker.sizes, min(levels, talker.sizes.mtp_levels)
+    fused = torch.randn(sum(cuts), sizes.hidden_size, dtype=torch.float64)
+    answer, made = FrameAnswer(talker, levels, 17), list[Frame]()
     for part in fused.split(cuts):
         made += answer.push(part, last=False)
-        assert len(made) <= answer._text.shape[0] * stretch + levels + 1
+        assert len(made) <= answer._text.shape[0] * sizes.stretch + levels + 1
     made += answer.push(None, last=True)
     assert made == say_naive(talker, fused, levels, 17)
+    assert all(0 <= code < sizes.codebook_size for frame in made for code in frame), "what the codec may be given"
 
 
 def test_losses_of_padded_answers_are_of_each_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,28 +11,30 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vita_mctp.decoding.naive import speak_naive
+from vita_mctp.decoding.speaking import speak_events
 from vita_mctp.decoding.talker import Penalty, TalkerAnswer, TalkerOptions
 from vita_mctp.errors import ConfigError
+from vita_mctp.models.registry import Speaking
 from vita_mctp.models.vocalnet.sizes import TalkerSizes
 from vita_mctp.models.vocalnet.talkers import TALKERS, Talker, make_talker
+from vita_mctp.types import StopReason, TokenEvent, TokenKind
 
 GROUPS = ("group_linear", "group_transformer")
 
 
 def tiny_talker(predictor: str, levels: int = 3, group: int = 3, seed: int = 0, **changes: int) -> Talker:
     grouped = predictor in GROUPS
-    sizes = TalkerSizes(
-        hidden_size=16,
-        ffn_size=24,
-        num_heads=2,
-        backbone_layers=2,
-        projector_layers=1,
-        predictor=predictor,
-        mtp_levels=0 if grouped or predictor == "ntp" else levels,
-        group_size=group if grouped else 1,
-        num_units=8,
-        **changes,
-    )
+    usual = {
+        "hidden_size": 16,
+        "ffn_size": 24,
+        "num_heads": 2,
+        "backbone_layers": 2,
+        "projector_layers": 1,
+        "mtp_levels": 0 if grouped or predictor == "ntp" else levels,
+        "group_size": group if grouped else 1,
+        "num_units": 8,
+    }
+    sizes = TalkerSizes.parse({**usual, "predictor": predictor, **changes}, "talker")
     torch.manual_seed(seed)
     talker = make_talker(sizes)
     for parameter in talker.parameters():
@@ -42,13 +46,23 @@ def tiny_talker(predictor: str, levels: int = 3, group: int = 3, seed: int = 0, 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Talker, list[Tensor], TalkerOptions]:
     predictor = draw(st.sampled_from(list(TALKERS)))
-    changes = {"text_chunk": draw(st.integers(1, 4)), "speech_chunk": draw(st.integers(2, 6))}
+    heads, width = draw(st.integers(1, 3)), draw(st.sampled_from([5, 12]))
+    changes = {
+        "text_chunk": draw(st.integers(1, 4)),
+        "speech_chunk": draw(st.integers(2, 6)),
+        "num_heads": heads,
+        "hidden_size": heads * draw(st.sampled_from([2, 4, 6])),
+        "ffn_size": draw(st.integers(1, 24)),
+        "backbone_layers": draw(st.integers(1, 3)),
+        "projector_layers": draw(st.integers(1, 2)),
+        "num_units": draw(st.integers(1, 12)),
+        "text_size": width,
+    }
     talker = tiny_talker(
         predictor, draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 99)), **changes
     )
-    texts = [torch.randn(talker.sizes.text_chunk, 16, dtype=torch.float64) for _ in range(draw(st.integers(0, 2)))] + [
-        torch.randn(draw(st.integers(1, 5)), 16, dtype=torch.float64)
-    ]
+    counts = [draw(st.integers(1, 5)) for _ in range(draw(st.integers(1, 3)))]
+    texts = [torch.randn(count, width, dtype=torch.float64) for count in counts]
     options = TalkerOptions(draw(st.integers(0, talker.sizes.mtp_levels)), "as_trained", draw(st.integers(2, 24)))
     return talker, texts, options
 
@@ -72,6 +86,28 @@ def test_a_whole_answer_with_caches_is_the_training_forward(case: tuple[Talker, 
     made = TalkerAnswer(talker, options, streaming=False).whole(torch.cat(texts))
     (wanted,) = speak_naive(talker, [torch.cat(texts)], options, streaming=False)
     assert made == [id for id in wanted if id != talker.sizes.eos or talker.sizes.group_size == 1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(cases(), st.sampled_from(["reference", "as_trained"]), st.booleans(), st.integers(0, 3), st.booleans())
+def test_no_id_beyond_the_codes_reaches_the_codec(
+    case: tuple[Talker, list[Tensor], TalkerOptions], contract: str, ends: bool, special: int, likely: bool
+) -> None:
+    """BOS, SOS, EOS and PAD are 6,561 and more in released weights; here one of them may be likely on every level."""
+    talker, texts, options = case
+    if likely:
+        for name, parameter in talker.named_parameters():
+            if name.endswith("output_proj.bias") or ("mtp_output_proj" in name and name.endswith("bias")):
+                parameter.data.view(-1, talker.sizes.vocab_size)[:, talker.sizes.num_units + special] += 2
+    rows, end = [*torch.cat(texts)] * 2, 9
+    rules = Speaking(talker, end, rows[0], lambda ids: "." * (7 in ids), reset_interval=4)
+    why = StopReason.EOS if ends else StopReason.LENGTH
+    events = [TokenEvent(i, 6 + i % 2, TokenKind.TEXT, 0, hidden=row) for i, row in enumerate(rows[:-1])]
+    events.append(TokenEvent(len(events), end if ends else 6, TokenKind.STOP, 0, why, hidden=rows[-1]))
+    spoken = replace(options, contract=contract)
+    heard = [event.code for event in speak_events(events, rules, spoken) if event.kind is TokenKind.AUDIO]
+    authors_own = {6324, 4137}  # of an answer in which nothing was said; there are 6,561 codes where it happens
+    assert all(0 <= code < talker.sizes.num_units for code in heard if code not in authors_own)
 
 
 def test_a_penalty_counts_each_occurrence_and_raises_negative_logits() -> None:
