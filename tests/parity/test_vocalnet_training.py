@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from vocalnet_talkers import index_of, said, talker_in
 
+from vita_mctp.checkpoints.lora import merge_lora
 from vita_mctp.data.units import read_units
 from vita_mctp.decoding.speaking import speak_whole
 from vita_mctp.decoding.talker import TalkerOptions
 from vita_mctp.models.registry import Speaking, family_of
-from vita_mctp.models.vocalnet.lora import merge_lora
 from vita_mctp.models.vocalnet.prompts import SPEECH
 from vita_mctp.models.vocalnet.training import hidden_states, merge, spoken_rows, thinker_loss
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from vita_mctp import SpeechLM
 from vita_mctp.checkpoints.conversion import convert_qwen
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.checkpoints.weights import safetensors_files
@@ -114,3 +115,63 @@ def test_the_command_converts_and_complains_in_one_line(
     assert main(["convert", "qwen", str(base), str(tmp_path / "a")]) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith("vita-mctp: error: ") and complaint.count("\n") == 1
+
+
+@pytest.fixture
+def adapters(tiny_vocalnet_folder: Path, tmp_path: Path) -> Path:
+    """Of one projection of a tiny VocalNet, with its adaptor trained beside."""
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    torch.manual_seed(0)
+    name = "base_model.model.model.layers.1.self_attn.q_proj.lora"
+    lora = {f"{name}_A.weight": torch.randn(2, 32), f"{name}_B.weight": torch.randn(32, 2)}
+    save_file(lora, folder / "adapter_model.safetensors")
+    adaptor = {"base_model.model.model.speech_projector.linear2.bias": torch.full((32,), 0.5)}
+    save_file(adaptor, folder / "non_lora_trainables.safetensors")
+    return folder
+
+
+def test_adapters_are_merged_into_a_model_that_opens(
+    tiny_vocalnet_folder: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "merged"
+    assert main(["convert", "lora", str(tiny_vocalnet_folder), str(adapters), str(out)]) == 0
+    model, before = SpeechLM.from_pretrained(out), load_model(tiny_vocalnet_folder)
+    after = dict(model.language_model.model.named_parameters())
+    changed = {name for name, weight in before.named_parameters() if not torch.equal(weight.half(), after[name].half())}
+    assert changed == {"model.layers.1.self_attn.q_proj.weight", "model.speech_projector.linear2.bias"}
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "float16"
+    with pytest.raises(CheckpointError, match=rf"holds adapters.*convert lora BASE {adapters} OUT"):
+        SpeechLM.from_pretrained(adapters)
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        ({"lora_A": torch.zeros(2, 16)}, "does not fit"),
+        ({"lora_B": torch.zeros(32, 3)}, "does not fit"),
+        ({"lora_A": None}, "fits no weight"),
+    ],
+)
+def test_adapters_of_another_model_are_one_line(
+    tiny_vocalnet_folder: Path,
+    adapters: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, torch.Tensor | None],
+    fact: str,
+) -> None:
+    file = adapters / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for part, tensor in change.items():
+        (name,) = (name for name in tensors if part in name)
+        tensors.pop(name)
+        tensors |= {} if tensor is None else {name: tensor}
+    save_file(tensors, file)
+    command = ["convert", "lora", str(tiny_vocalnet_folder), str(adapters), str(tmp_path / "out")]
+    assert main(command) == 2
+    assert fact in capsys.readouterr().err
+    file.write_bytes(file.read_bytes()[:-20])
+    assert main(command) == 2
+    assert "cut short" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""A Qwen2.5 base in stage-1 form: tokenizer additions, rows for them, the released layout of the config."""
+"""A Qwen2.5 base in stage-1 form: tokenizer additions, rows for them, the released layout of the config; and LoRA."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.checkpoints.weights import copy_others, new_folder
+from vita_mctp.checkpoints.lora import merge_lora
+from vita_mctp.checkpoints.speech import copy_speech
+from vita_mctp.checkpoints.weights import SINGLE_FILE, copy_others, new_folder
 from vita_mctp.codecs.released import load_tensors
 from vita_mctp.errors import CheckpointError
 from vita_mctp.models.registry import TRAINED, family_of
+from vita_mctp.schema import read_json
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import PADDING_MULTIPLE, VocabularyKind, released_additions
 
@@ -21,6 +25,8 @@ _COPIED = ("generation_config.json", "LICENSE", "vocab.json", "merges.txt")
 ENCODER_FILE = "model.pt"
 
 _SHARD_SIZE = "5GB"
+_OF_WEIGHTS = ("adapter_", "model.")
+"""How names of files begin that are of no use beside merged weights."""
 _OURS = ("num_nextn_predict_layers", "mtp_loss_weight", "speech_token_offset")
 
 
@@ -65,6 +71,30 @@ def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0) -
     plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
     model = family_of(TRAINED["sensevoice"]).with_encoder(plain, encoder, file, seed)
     return _write(model, tokenizer, base, target, plain=False)
+
+
+def convert_lora(base: Path, adapter: Path, target: Path) -> Path:
+    """Writes a model with the adapters that were trained on it merged in, by VocalNet's rule, in float16.
+
+    Configuration and tokenizer are the adapters' own where their folder has them. Raises as `merge_lora`, and
+    OutputError as `convert_qwen`.
+    """
+    merged = merge_lora(base, adapter)
+    with new_folder(target) as unfinished:
+        tensors = {name: tensor.contiguous() for name, tensor in merged.items()}
+        save_file(tensors, unfinished / SINGLE_FILE, metadata={"format": "pt"})
+        copy_speech(base, unfinished)
+        for source in (adapter, base):
+            copy_others(source, unfinished, _is_text)
+        file = unfinished / "config.json"
+        values = {name: value for name, value in read_json(file).items() if name != "dtype"}
+        values["torch_dtype"] = "float16"
+        file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return target
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix in (".json", ".txt") and not path.name.startswith(_OF_WEIGHTS)
 
 
 def _write(model: Any, tokenizer: TextTokenizer, base: Path, target: Path, *, plain: bool) -> Path:

@@ -1,4 +1,4 @@
-"""Stage 1's adapters merged into their base, as VocalNet's authors merge them: in float16, adaptor included.
+"""LoRA adapters merged into their base, as VocalNet's authors merge those of stage 1: in float16, adaptor included.
 
 A LoRA folder holds adapter_config.json, adapter_model.safetensors, and the weights trained beside the adapters, which
 the authors pickle; they are read as tensors alone.
@@ -7,19 +7,18 @@ the authors pickle; they are read as tensors alone.
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated, Any
 
-import torch
 from pydantic import ConfigDict, Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from vita_mctp.checkpoints.weights import safetensors_files, verify_folder
+from vita_mctp.codecs.released import load_tensors
 from vita_mctp.errors import CheckpointError
 from vita_mctp.schema import Schema
 
 _OTHERS = ("non_lora_trainables.safetensors", "non_lora_trainables.bin")
+_REMEDY = "get it again"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -39,15 +38,17 @@ class LoraValues(Schema):
 def merge_lora(base: Path, adapter: Path) -> dict[str, Tensor]:
     """W + alpha / r * B A for every adapted weight, and all others, by name, float16.
 
-    Raises CheckpointError for adapters of another kind, without their counterpart, or of a weight that `base` lacks.
+    Raises CheckpointError for a file that is missing or cut short, and for adapters of another kind, without their
+    counterpart, or of a weight that `base` lacks.
     """
     values = LoraValues.read_json(adapter / "adapter_config.json")
     if values.use_dora or values.use_rslora or values.rank_pattern or values.alpha_pattern:
         raise CheckpointError(f"{adapter} holds adapters of one's own ranks or scales; wanted plain LoRA of one rank")
-    merged = {
-        name: tensor.half() for file in sorted(base.glob("*.safetensors")) for name, tensor in _read(file).items()
-    }
-    adapters = {_plain(name): tensor for name, tensor in _read(adapter / "adapter_model.safetensors").items()}
+    verify_folder(base)
+    stored = [load_tensors(file, _REMEDY) for file in safetensors_files(base)]
+    merged = {name: tensor.half() for tensors in stored for name, tensor in tensors.items()}
+    found = load_tensors(adapter / "adapter_model.safetensors", _REMEDY)
+    adapters = {_plain(name): tensor for name, tensor in found.items()}
     for name in sorted(adapters):
         if name.endswith(_B) and name.removesuffix(_B) + _A in adapters:
             continue
@@ -71,14 +72,4 @@ def _others(adapter: Path) -> dict[str, Tensor]:
     found = next((adapter / name for name in _OTHERS if (adapter / name).is_file()), None)
     if found is None:
         raise CheckpointError(f"{adapter} lacks {_OTHERS[1]}, the adaptor's weights; get the whole folder")
-    return _read(found)
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"cannot read {file} ({type(error).__name__}); get it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{file} holds something else than tensors by name; get it again")
-    return tensors
+    return load_tensors(found, _REMEDY)

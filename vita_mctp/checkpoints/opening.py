@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 NANO = "nano"
 GENERATION_FILE = "generation_config.json"
+ADAPTERS = "adapter_config.json"
 TOKENIZER_VARIABLE = "VITA_MCTP_AUDIO_TOKENIZER"
 DECODER_VARIABLE = "VITA_MCTP_AUDIO_DECODER"
 
@@ -268,5 +269,7 @@ def _mistaken_for(folder: Path) -> str:
     for codec, option in ((AUDIO_DECODER, "--audio-decoder"), (AUDIO_TOKENIZER, "--audio-tokenizer")):
         if not missing_files(names, codec.required):
             return f": it holds {codec.id} ({codec.what}), which goes with {option}"
+    if ADAPTERS in names:
+        return f": it holds adapters; merge them first: vita-mctp convert lora BASE {folder} OUT"
     pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
     return f": {pickled[0]} is pickled and is never loaded, weights in safetensors are wanted" if pickled else ""

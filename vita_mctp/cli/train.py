@@ -93,6 +93,16 @@ def plus(
     _show([convert_plus(source, sensevoice, target, seed=seed)])
 
 
+@command(convert, help="merge LoRA adapters into their base, as VocalNet's stage 1 is")
+def lora(
+    source: Source, adapters: Annotated[Path, arg("ADAPTERS", "the folder trained on IN")], target: Target
+) -> None:
+    """A base and what was trained beside it in, one model out."""
+    from vita_mctp.checkpoints.conversion import convert_lora
+
+    _show([convert_lora(source, adapters, target)])
+
+
 @command(convert, help="prepare a recording as the voice that CosyVoice2 speaks in")
 def voice(
     recording: Annotated[str, arg("RECORDING", "some seconds of one speaker, 30 at most, 16 kHz or more")],
