@@ -50,6 +50,8 @@ def test_every_figure_and_table_named_is_there() -> None:
         ("a.x < b.y z", {"a.x": fact(1, 1), "b.y z": fact(1, 1)}, Verdict.FAILS),
         ("a.x > 0", {"a.x": Fact(value=None, low=None, high=None, n=9)}, Verdict.OPEN),
         ("a.x > 0", {}, Verdict.MISSING),
+        ("a.x < a.y", {"a.x": fact(1, 3), "a.y": fact(2, 4), "a.x minus y": fact(-2, -1)}, Verdict.HOLDS),
+        ("a.x < a.y", {"a.x": fact(1, 3), "a.y": fact(2, 4), "a.y minus x": fact(-2, -1)}, Verdict.FAILS),
     ],
 )
 def test_a_verdict_follows_from_intervals(condition: str, found: Mapping[str, Fact], verdict: Verdict) -> None:

@@ -1,7 +1,8 @@
 """What the papers say against what was found: each claim of `assets/claims.yaml` gets its verdict from the facts.
 
 A claim is some conditions on facts, `STUDY.FACT > 0.5` or `STUDY.FACT < STUDY.FACT`. It holds where every interval
-lies within its bound, it does not hold here where one lies wholly outside, and cannot be told otherwise.
+lies within its bound, it does not hold here where one lies wholly outside, and cannot be told otherwise. Two facts of
+a study are compared by their paired difference, the fact `A minus B`, where the study has it.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def _parts(condition: str) -> tuple[str, str, str]:
 def _judge(condition: str, facts: Facts) -> Verdict | None:
     """None where a fact is missing."""
     name, word, against = _parts(condition)
-    sign = _SIGNS[word]
+    sign, paired = _SIGNS[word], _paired(name, against, facts)
+    if paired is not None:
+        facts, against = {name: paired}, "0"
     if re.fullmatch(r"-?[\d.]+", against):
         limit = Fact.exact(float(against), 0)
     elif against in facts:
@@ -118,6 +121,16 @@ def _judge(condition: str, facts: Facts) -> Verdict | None:
         return Verdict.OPEN  # the latter: no difference at all was seen, which so few answers may do by chance
     outcomes = {sign(value, bound) for value in numbers[:2] for bound in numbers[2:]}
     return Verdict.OPEN if len(outcomes) > 1 else Verdict.HOLDS if outcomes.pop() else Verdict.FAILS
+
+
+def _paired(name: str, against: str, facts: Facts) -> Fact | None:
+    """What is known of their difference on the same samples, in either order."""
+    study, _, own = name.partition(".")
+    other = against.removeprefix(f"{study}.")
+    found, reverse = facts.get(f"{study}.{own} minus {other}"), facts.get(f"{study}.{other} minus {own}")
+    if found is not None or reverse is None or reverse.low is None or reverse.high is None:
+        return found
+    return Fact(value=None, low=-reverse.high, high=-reverse.low, n=reverse.n)
 
 
 def _shown(fact: Fact, unit: str) -> str:

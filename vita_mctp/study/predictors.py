@@ -181,13 +181,22 @@ class Claim:
     worse: tuple[str, str]
     than: tuple[str, str]
 
-    def row(self, found: Mapping[str, Sequence[Outcome]]) -> tuple[str, str, str, str]:
-        """The difference on the same texts, and whether chance alone would make as much of it (p above 5 %)."""
+    @property
+    def fact(self) -> str:
+        """Under which the difference stands among the facts."""
+        return f"{' '.join(self.than)} minus {' '.join(self.worse)}"
+
+    def difference(self, found: Mapping[str, Sequence[Outcome]]) -> Comparison:
+        """Of the second from the first, on the same texts."""
         a, b = (pooled(found[variant], manner) for variant, manner in (self.worse, self.than))
-        difference = compare(
+        return compare(
             ([each.edits for each in a], [each.words for each in a]),
             ([each.edits for each in b], [each.words for each in b]),
         )
+
+    def row(self, found: Mapping[str, Sequence[Outcome]]) -> tuple[str, str, str, str]:
+        """The difference, and whether chance alone would make as much of it (p above 5 %)."""
+        difference = self.difference(found)
         value, p = difference.difference.value, difference.p_value
         if value is None or p is None or p > _CHANCE:
             return self.text, self.paper, _in_words(difference), "cannot be told"
@@ -261,7 +270,7 @@ def run_predictors(options: StudyOptions, budget: TrainingBudget) -> Result:
         "Table 4 is not: one depth was trained. Table 5 is `vita-mctp bench first-audio`'s.",
     )
     kinds, title = list(predictor_variants()), "Predictors on one backbone"
-    return _run(options, budget, "predictors", title, kinds, predictor_claims(), notes)
+    return _run(options, budget, "predictors", title, kinds, list(predictor_claims()), notes)
 
 
 def run_depth(options: StudyOptions, budget: TrainingBudget) -> Result:
@@ -270,7 +279,9 @@ def run_depth(options: StudyOptions, budget: TrainingBudget) -> Result:
         "Table 2 (single against several codebooks, with and without pre-training) is not: these codebooks are one "
         "code's digits, and there is no corpus to pre-train on.",
     )
-    return _run(options, budget, "depth", "MTP layers of VocalNet-M2", list(depth_variants()), depth_claims(), notes)
+    return _run(
+        options, budget, "depth", "MTP layers of VocalNet-M2", list(depth_variants()), list(depth_claims()), notes
+    )
 
 
 def _run(
@@ -279,7 +290,7 @@ def _run(
     name: str,
     title: str,
     kinds: Sequence[Variant],
-    claims: Iterator[Claim],
+    claims: Sequence[Claim],
     notes: tuple[str, ...],
 ) -> Result:
     bench = Bench(options, budget)
@@ -289,6 +300,7 @@ def _run(
     for variant in kinds:
         for manner in variant.manners:
             facts[f"{variant.name} {manner.name}"] = Fact.of(word_errors(pooled(found[variant.name], manner.name)))
+    facts |= {claim.fact: Fact.of(claim.difference(found)) for claim in claims}
     steps, batch = bench.recipe.schedule.steps, bench.recipe.schedule.batch
     stated = about(options, name, seeds=budget.seeds, steps=steps, answers_a_step=batch, recipe=str(budget.recipe))
     stated["command"] = f"{stated['command']} --seeds {budget.seeds} --steps {steps}"
@@ -341,6 +353,6 @@ def _level_table(found: Mapping[str, Sequence[Outcome]]) -> Table:
     return "Teacher-forced, on the same sentences", head, tuple(rows)
 
 
-def _claim_table(found: Mapping[str, Sequence[Outcome]], claims: Iterator[Claim]) -> Table:
+def _claim_table(found: Mapping[str, Sequence[Outcome]], claims: Sequence[Claim]) -> Table:
     head = ("claim", "WER in the paper", "difference here", "verdict")
     return "The paper's claims", head, tuple(claim.row(found) for claim in claims)
