@@ -94,13 +94,19 @@ def _train(name: str, chosen: Chosen, budget: Budget, recipe: Path) -> None:
     write(f"{page}\n")
 
 
+@command(study, help="what can a first block learn from its inputs? (VITA-Audio, section 3.2)")
+def inputs(chosen: Chosen) -> None:
+    """As `attention`."""
+    _study("inputs", chosen)
+
+
 @command(study, help="how good and how fast is each mode, each stage? (VITA-Audio, tables 4 to 8)")
 def stages(chosen: Chosen) -> None:
     """As `attention`."""
     _study("stages", chosen)
 
 
-@command(study, "all", "every study that takes no training, and the page of all claims; run again, it goes on")
+@command(study, "all", "every study but predictors and depth, and the page of all claims; run again, it goes on")
 def everything(
     chosen: Chosen, quick: Annotated[bool, flag("--quick", "a few answers each, to see that it works")] = False
 ) -> None:

@@ -86,14 +86,14 @@ def with_random_blocks(model: Any, seed: int) -> Any:
     return copy
 
 
-def tally(model: Any, answers: Sequence[AlignedAnswer], kind: Any) -> Tally:
-    """Every level's guesses at the tokens of each answer, its end included. kind: of a token."""
+def tally(model: Any, answers: Sequence[AlignedAnswer], kind: Any, deepest: int | None = None) -> Tally:
+    """Every level's guesses at the tokens of each answer, its end included. kind: of a token. deepest: level."""
     found: Tally = {}
     kinds = (*KINDS.values(), _MARKS)
     for number, answer in enumerate(answers):
         targets = torch.tensor(answer.ids[answer.start :], device=model.device)
         names = [KINDS.get(kind(token), _MARKS) for token in targets.tolist()]
-        chain = teacher_forced_chain(model, answer.ids)
+        chain = teacher_forced_chain(model, answer.ids, deepest)
         backbone = chain[0][answer.start - 1 : -1].argmax(-1)
         for level, logits in enumerate(chain):
             rows = logits[answer.start - 1 - level : -1].float()
@@ -166,7 +166,7 @@ def _commonest(answers: Sequence[AlignedAnswer], studied: Studied) -> dict[str, 
     return {kind: max(map(tokens.count, set(tokens))) / len(tokens) for kind, tokens in found.items()}
 
 
-def _pooled(found: Tally, kind: str, value: int, levels: Sequence[int]) -> tuple[list[float], list[float]]:
+def pooled(found: Tally, kind: str, value: int, levels: Sequence[int]) -> tuple[list[float], list[float]]:
     """Of several levels together; value: 0 right guesses, 1 cross-entropy, 2 the backbone's guesses."""
     parts, wholes = (
         [sum(each) for each in zip(*(found[level, kind][side] for level in levels), strict=True)]
@@ -186,23 +186,23 @@ def _facts(task: str, tallies: Mapping[str, Tally], guess: Mapping[str, float], 
     for kind in KINDS.values():
         here = f"{task}.{kind}"
         for name, found in tallies.items():
-            accuracy = _pooled(found, kind, 0, blocks)
+            accuracy = pooled(found, kind, 0, blocks)
             facts[f"{here}.{name}.right"] = Fact.of(ratio(*accuracy, seed))
-            facts[f"{here}.{name}.cross-entropy"] = Fact.of(ratio(*_pooled(found, kind, 1, blocks), seed))
+            facts[f"{here}.{name}.cross-entropy"] = Fact.of(ratio(*pooled(found, kind, 1, blocks), seed))
             if name != TRAINED:
                 facts[f"{here}.{name}.below trained"] = Fact.of(
-                    compare(accuracy, _pooled(trained, kind, 0, blocks), seed)
+                    compare(accuracy, pooled(trained, kind, 0, blocks), seed)
                 )
         for level in (first, *blocks):
-            facts[f"{here}.level {level}.right"] = Fact.of(ratio(*_pooled(trained, kind, 0, [level]), seed))
-        one, last, backbone = (_pooled(trained, kind, 0, [level]) for level in (blocks[0], blocks[-1], first))
+            facts[f"{here}.level {level}.right"] = Fact.of(ratio(*pooled(trained, kind, 0, [level]), seed))
+        one, last, backbone = (pooled(trained, kind, 0, [level]) for level in (blocks[0], blocks[-1], first))
         facts[f"{here}.last block below the first"] = Fact.of(compare(last, one, seed))
         facts[f"{here}.first block below the backbone"] = Fact.of(compare(one, backbone, seed))
         facts[f"{here}.commonest"] = Fact.exact(guess[kind], facts[f"{here}.{TRAINED}.right"].n)
-        random = _pooled(tallies[RANDOM], kind, 0, blocks)
+        random = pooled(tallies[RANDOM], kind, 0, blocks)
         above = [right - guess[kind] * whole for right, whole in zip(*random, strict=True)]
         facts[f"{here}.{RANDOM}.above the commonest"] = Fact.of(ratio(above, random[1], seed))
-        hidden, token = (_pooled(tallies[name], kind, 0, blocks) for name in list(ZEROED)[:2])
+        hidden, token = (pooled(tallies[name], kind, 0, blocks) for name in list(ZEROED)[:2])
         facts[f"{here}.token zeroed above hidden zeroed"] = Fact.of(compare(hidden, token, seed))
     return facts
 
@@ -214,9 +214,9 @@ def _level_table(task: str, trained: Tally, seed: int) -> Table:
     for level in _levels(trained):
         cells = [str(level)]
         for kind in KINDS.values():
-            cells.append(percent(ratio(*_pooled(trained, kind, 0, [level]), seed)))
-            cells.append(interval(ratio(*_pooled(trained, kind, 1, [level]), seed), 1, 2))
-            cells.append(percent(ratio(*_pooled(trained, kind, 2, [level]), seed)))
+            cells.append(percent(ratio(*pooled(trained, kind, 0, [level]), seed)))
+            cells.append(interval(ratio(*pooled(trained, kind, 1, [level]), seed), 1, 2))
+            cells.append(percent(ratio(*pooled(trained, kind, 2, [level]), seed)))
         rows.append(tuple(cells))
     return f"By level, {task}", tuple(head), tuple(rows)
 
@@ -240,7 +240,7 @@ def _panels(task: str, tallies: Mapping[str, Tally], seed: int) -> list[Panel]:
     for kind in KINDS.values():
         lines = []
         for name, found in tallies.items():
-            values = [ratio(*_pooled(found, kind, 0, [level]), seed).value or 0.0 for level in _levels(found)]
+            values = [ratio(*pooled(found, kind, 0, [level]), seed).value or 0.0 for level in _levels(found)]
             lines.append(Line(name, _levels(found), [100 * value for value in values]))
         panels.append(Panel(f"{kind.capitalize()} guessed rightly, {task}", "level", "%", lines))
     return panels
