@@ -38,7 +38,10 @@ NAMES = {
     "deepseek": "MTP-DeepSeek",
     "vocalnet": "MTP-VocalNet",
     "mctp": "MCTP (ours)",
+    "vocalnet*2": "MTP-VocalNet, 3 tokens",
+    "vocalnet*6": "MTP-VocalNet, 7 tokens",
 }
+"""Of variants: PREDICTOR, PREDICTOR-GROUP_SIZE or PREDICTOR*LEVELS."""
 _FASTEST = 5
 _CHANCE = 0.05
 _QUICK = {"steps": 4, "batch": 2, "warmup": 1, "log_every": 2, "save_every": 4}
@@ -76,10 +79,14 @@ class Outcome(Schema):
 
 
 def predictor_variants() -> Iterator[Variant]:
-    """Table 3's, and VITA-Audio's block in the same position. As trained, DeepSeek also as its authors decode."""
+    """Table 3's, VITA-Audio's block, table 4's; decoded as trained, DeepSeek also as its authors do."""
     for name in NAMES:
         predictor, _, group = name.partition("-")
-        if group:
+        if "*" in name:
+            predictor, _, deepest = name.partition("*")
+            manners = tuple(_manner(levels) for levels in range(0, int(deepest) + 1, 2))
+            yield Variant(name, {"predictor": predictor, "mtp_levels": int(deepest)}, manners)
+        elif group:
             yield Variant(name, {"predictor": predictor, "mtp_levels": 0, "group_size": int(group)}, (_manner(0),))
         elif name == "ntp":
             yield Variant(name, {"predictor": predictor, "mtp_levels": 0}, (_manner(0),))
@@ -209,7 +216,8 @@ def _in_words(difference: Comparison) -> str:
 
 
 _ONE, _THREE, _FIVE = (_manner(levels).name for levels in (0, 2, 4))
-_PAPER = {  # VocalNet, table 3
+_SEVEN = _manner(6).name
+_PAPER = {  # VocalNet, tables 3 and 4
     "ntp": {_ONE: 10.62},
     "group_linear-3": {_ONE: 11.50},
     "group_linear-5": {_ONE: 17.61},
@@ -218,6 +226,8 @@ _PAPER = {  # VocalNet, table 3
     "parallel_linear": {_ONE: 8.61, _THREE: 8.00, _FIVE: 10.57},
     "deepseek": {_ONE: 9.14, _THREE: 9.02, _FIVE: 18.23},
     "vocalnet": {_ONE: 6.84, _THREE: 5.66, _FIVE: 6.46},
+    "vocalnet*2": {_ONE: 7.79, _THREE: 5.70},
+    "vocalnet*6": {_ONE: 7.79, _THREE: 6.14, _FIVE: 6.89, _SEVEN: 8.06},
 }
 
 
@@ -227,7 +237,7 @@ def _claim(text: str, worse: tuple[str, str], than: tuple[str, str]) -> Claim:
 
 
 def predictor_claims() -> Iterator[Claim]:
-    """Of table 3, and two questions of ours at the end."""
+    """Of tables 3 and 4, and two questions of ours at the end."""
     ntp = ("ntp", _ONE)
     for name in ("group_linear-3", "group_transformer-3"):
         yield _claim(f"{NAMES[name]} is worse than NTP", (name, _ONE), ntp)
@@ -244,6 +254,12 @@ def predictor_claims() -> Iterator[Claim]:
     for name in ("parallel_linear", "deepseek", "vocalnet"):
         yield _claim(f"{NAMES[name]} is worse at 5x than at 3x", (name, _FIVE), (name, _THREE))
     yield _claim("MTP-VocalNet at 5x is better than NTP", ntp, ("vocalnet", _FIVE))
+    for other in ("vocalnet*2", "vocalnet*6"):
+        for manner in (_ONE, _THREE):
+            speed = manner.partition(",")[0]
+            text = f"at {speed}, training with 5 tokens a step is better than with {NAMES[other].rpartition(', ')[2]}"
+            yield _claim(text, (other, manner), ("vocalnet", manner))
+    yield _claim("of 7 tokens, 5x is better than 7x", ("vocalnet*6", _SEVEN), ("vocalnet*6", _FIVE))
     yield _claim("ours: MTP-DeepSeek at 5x is better as trained", ("deepseek", "5x"), ("deepseek", _FIVE))
     yield _claim("ours: MCTP at 5x is better than MTP-VocalNet", ("vocalnet", _FIVE), ("mctp", _FIVE))
 
@@ -267,7 +283,7 @@ def run_predictors(options: StudyOptions, budget: TrainingBudget) -> Result:
         "as trained: masks, positions and chained levels of training; MTP-DeepSeek without these words is decoded as "
         "its authors do, whose loop differs from training. No repetition penalty. A group's speed is its size.",
         "Table 3 trains 5 modules; here 4 stand behind the main head, which is what 5x uses. UTMOS is not measured. "
-        "Table 4 is not: one depth was trained. Table 5 is `vita-mctp bench first-audio`'s.",
+        "Table 4's 3, 5 and 7 modules are read as that many tokens a step. Table 5 is `vita-mctp bench first-audio`'s.",
     )
     kinds, title = list(predictor_variants()), "Predictors on one backbone"
     return _run(options, budget, "predictors", title, kinds, list(predictor_claims()), notes)
