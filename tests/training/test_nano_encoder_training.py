@@ -23,6 +23,8 @@ from vita_mctp.nano.encoder_training import (
     train_encoder,
     unrounded,
 )
+from vita_mctp.nano.run import HEARD_TOKENS, NATURAL_TOKENS, CodecRecipe, tokenize_as_heard
+from vita_mctp.nano.samples import CodeStore
 from vita_mctp.nano.voices import Sizes
 from vita_mctp.text.chat import ChatFormat
 
@@ -76,6 +78,17 @@ def test_disturbed_frames_are_drawn_from_their_seed() -> None:
     one, again, other = (disturb(frames, CONFIG, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert one.shape == frames.shape and bool(torch.isfinite(one).all())
+
+
+def test_codes_are_of_disturbed_questions_and_of_the_clean_answer_voice(corpus: Corpus, tmp_path: Path) -> None:
+    for name in ("corpus", "natural"):
+        (tmp_path / name).symlink_to(corpus.folder)
+    tokenize_as_heard(CODEC, tmp_path, CodecRecipe(augmented_variants=1, natural_variants=3))
+    asked, said = corpus.indices("questions")[0], corpus.indices("answers")[0]
+    heard, natural = (CodeStore.load(tmp_path / tokens) for tokens in (HEARD_TOKENS, NATURAL_TOKENS))
+    assert heard.codes(asked, 0) != heard.codes(asked, 1) and heard.codes(asked, 0) == heard.codes(asked, 2)
+    assert heard.codes(said, 0) == natural.codes(said, 0)
+    assert len({natural.codes(asked, variant) for variant in range(4)}) > 1
 
 
 def weights(encoder: torch.nn.Module) -> list[Tensor]:

@@ -142,7 +142,7 @@ class EncoderLosses:
         return {**losses, "total": total}
 
     def _heard(self, batch: CodecBatch) -> Tensor:
-        return as_heard(batch, self.config, self.rng, self.schedule.clean)
+        return as_heard(batch, self.rng, self.config, self.schedule.clean)
 
     def _read(self, readout: Readout, name: str, batch: CodecBatch, digits: Tensor) -> dict[str, Tensor]:
         by_step, phones, words = readout(self.teacher.quantizer.points(straight_through(digits)))
@@ -237,7 +237,7 @@ def _cross_entropy(lm: SpeechModel, hidden: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(lm.logits(hidden[:, :-1][rows]).float(), targets[rows])
 
 
-def as_heard(batch: CodecBatch, config: NanoCodecConfig, rng: np.random.Generator, clean: float) -> Tensor:
+def as_heard(batch: CodecBatch, rng: np.random.Generator, config: NanoCodecConfig, clean: float) -> Tensor:
     """The batch's frames (B, F, M), disturbed but for the answer voice's; so many of the others as they were spoken."""
     untouched = torch.from_numpy(rng.random(len(batch.inputs)) < clean) & ~batch.is_answer
     heard = torch.where(batch.is_answer[:, None, None], batch.inputs, disturb(batch.inputs, config, rng))
