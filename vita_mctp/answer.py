@@ -6,6 +6,8 @@ answer lives in the generator's frame: two answers share nothing, and closing th
 
 from __future__ import annotations
 
+import html
+import os
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +47,13 @@ class Answer:
     def turns(self) -> tuple[Turn, ...]:
         """The question and this answer: `history=(*history, *answer.turns)` goes on from here."""
         return self.done.turns
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the wave. Raises as `Wave.save`."""
+        self.wave.save(path)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.text)}</p>{self.wave._repr_html_()}"
 
 
 class Clock:

@@ -9,19 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
 from vita_mctp.audio import speech_span
+from vita_mctp.audio.io import Source
 from vita_mctp.cancel import Cancel
 from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open_model
-from vita_mctp.checkpoints.options import check_device, check_dtype, parse_quantization
+from vita_mctp.checkpoints.options import AUTO, check_device, check_dtype, parse_quantization
+from vita_mctp.checkpoints.saving import push_folder, save_opened
 from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
 from vita_mctp.codecs.shared import SharedDecoder
 from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
+from vita_mctp.decoding.options import GenerationOptions, sampling_of
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
@@ -35,8 +39,7 @@ from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, Token
 if TYPE_CHECKING:
     from vita_mctp.decoding.talker import TalkerOptions
 
-Recording = Wave | str | os.PathLike[str] | bytes
-"""A wave, a path ("-" is standard input), or the bytes of a file."""
+Recording = Wave | Source
 
 ModeSpec = str | Sequence[int] | Mode
 
@@ -65,11 +68,13 @@ class SpeechLM:
         audio_frontend: AudioFrontend,
         audio_decoder: AudioDecoder,
         settings: SpeechSettings,
+        origin: OpenedModel | None = None,
     ) -> None:
+        """origin: the folder that all of them came from, which `save_pretrained` wants."""
         _check_frontend(language_model.model_type, tokenizer, audio_frontend)
         _check_size(language_model.runner.vocab_size, tokenizer)
         self.language_model, self.tokenizer, self.settings = language_model, tokenizer, settings
-        self.audio_frontend, self.audio_decoder = audio_frontend, audio_decoder
+        self.audio_frontend, self.audio_decoder, self.origin = audio_frontend, audio_decoder, origin
         self._shared_decoder = SharedDecoder(audio_decoder)  # of all answers that are made at once
         kept = _KEPT_TOKENS if settings.max_history_turns else 0
         self.worker = EngineWorker(Engine(language_model.runner, classify=tokenizer.vocabulary.kind, kept_tokens=kept))
@@ -94,7 +99,7 @@ class SpeechLM:
         cls,
         model: str | os.PathLike[str] = NANO,
         *,
-        device: str = "cpu",
+        device: str = AUTO,
         dtype: str | None = None,
         attn: str = "sdpa",
         quantize: str | None = None,
@@ -103,6 +108,8 @@ class SpeechLM:
     ) -> SpeechLM:
         """Loads "nano" (in this package), a model folder, or a hub id, downloaded when it is not cached.
 
+        device: cpu, cuda, cuda:1, mps ...; auto takes a GPU where there is one that the weights fit, and the CPU for
+            models as small as nano. `device` says which it is.
         dtype: float32, bfloat16, float16 or auto (as stored); None is what config.json names, float32 for nano.
         quantize: int8 or int4. Neither concerns audio front end and decoder, which compute in float32.
         audio_tokenizer, audio_decoder: folder or hub id of each, as for `open_model`.
@@ -120,7 +127,7 @@ class SpeechLM:
         cls,
         opened: OpenedModel,
         *,
-        device: str = "cpu",
+        device: str = AUTO,
         dtype: str | None = None,
         attn: str = "sdpa",
         quantize: str | None = None,
@@ -131,6 +138,8 @@ class SpeechLM:
         What ONNX Runtime's graphs compute is loaded without torch. model: its language model, loaded already.
         """
         check_device(device)
+        if device == AUTO:
+            device = opened.best_device() if model is None else str(model.device)
         if model is None:
             language_model = load_graphs(opened, device=device, dtype=dtype, attn=attn, quantize=quantize)
         else:
@@ -143,7 +152,44 @@ class SpeechLM:
         if language_model is None:
             model = opened.load_model(dtype=dtype, device=device, attn=attn, quantize=quantize)
             language_model = LanguageModel.of(model)
-        return cls(language_model, tokenizer, frontend, decoder, opened.speech)
+        return cls(language_model, tokenizer, frontend, decoder, opened.speech, opened)
+
+    def __repr__(self) -> str:
+        name = self.language_model.model_type if self.origin is None else self.origin.name
+        return f"SpeechLM({name!r}, {self.language_model.dtype} on {self.device})"
+
+    @property
+    def device(self) -> str:
+        """Where the language model computes."""
+        return self.language_model.device
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a new folder that `from_pretrained` opens: weights as they are in memory, tokenizer, codecs, settings.
+
+        The codecs of a released model stay repositories of their own. Raises OutputError for a folder that holds
+        something or cannot be written, ConfigError for quantised weights.
+        """
+        save_opened(self._origin(), self.language_model.model, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Uploads what `save_pretrained` writes to a repository of the hub, which is made if need be; its address.
+
+        private: of a new repository; token: None is that of `hf auth login`. Raises as `save_pretrained`, and
+        OutputError where the hub refuses.
+        """
+        return push_folder(self.save_pretrained, repo_id, private=private, token=token, message=commit_message)
+
+    def _origin(self) -> OpenedModel:
+        if self.origin is None:
+            raise ConfigError("this model was put together in memory; wanted one that from_pretrained opened")
+        return self.origin
 
     @property
     def speaking(self) -> Speaking | FrameSpeaking | None:
@@ -162,40 +208,42 @@ class SpeechLM:
         question: Recording,
         mode: ModeSpec | None = None,
         *,
-        seed: int = 0,
-        temperature: float | None = None,
+        sample_rate: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Answer:
         """Answers a spoken question aloud."""
-        task, voice = Task.SPEECH_TO_SPEECH, voice_prompt
-        return collect(
-            self.stream(question, task, mode, seed=seed, temperature=temperature, history=history, voice_prompt=voice)
-        )
+        asked = self._read_wave(question, sample_rate)
+        events = self.stream(asked, mode=mode, history=history, voice_prompt=voice_prompt, **options)
+        return collect(events)
 
     def say(
         self,
         text: str,
         mode: ModeSpec | None = None,
         *,
-        seed: int = 0,
-        temperature: float | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Answer:
         """Speaks a text."""
-        task, voice = Task.TTS, voice_prompt
-        return collect(
-            self.stream(text, task, mode, seed=seed, temperature=temperature, history=history, voice_prompt=voice)
-        )
+        return collect(self.stream(text, Task.TTS, mode, history=history, voice_prompt=voice_prompt, **options))
 
-    def transcribe(self, speech: Recording, mode: ModeSpec | None = None) -> str:
+    def transcribe(
+        self,
+        speech: Recording,
+        mode: ModeSpec | None = None,
+        *,
+        sample_rate: int | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> str:
         """Writes down what a recording says."""
-        return collect(self.stream(speech, Task.ASR, mode)).text
+        return collect(self.stream(self._read_wave(speech, sample_rate), Task.ASR, mode, **options)).text
 
-    def chat(self, text: str, mode: ModeSpec | None = None, *, seed: int = 0, temperature: float | None = None) -> str:
+    def chat(self, text: str, mode: ModeSpec | None = None, **options: Unpack[GenerationOptions]) -> str:
         """Answers a written question in writing."""
-        return collect(self.stream(text, Task.TEXT, mode, seed=seed, temperature=temperature)).text
+        return collect(self.stream(text, Task.TEXT, mode, **options)).text
 
     def stream(
         self,
@@ -203,18 +251,18 @@ class SpeechLM:
         task: Task | str = Task.SPEECH_TO_SPEECH,
         mode: ModeSpec | None = None,
         *,
-        seed: int = 0,
-        temperature: float | None = None,
-        max_new_tokens: int | None = None,
+        sample_rate: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
         cancel: Cancel | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Generator[AnswerEvent, None, None]:
         """`TextDelta`s and `WaveChunk`s as they form, then one `Done`; closing the generator stops everything.
 
         cancel: stops it from any thread; `Done` then follows at once, with the turns as far as they were generated.
         question: a recording for the tasks that hear (speech_to_speech, asr), a text for those that read (tts, text).
-        mode, temperature: None takes the checkpoint's own for this task; temperature 0 is greedy.
+        sample_rate: of a question given as samples.
+        mode, options: None takes the checkpoint's own for this task.
         history: the turns of earlier answers, oldest first; the prompt holds the last `max_history_turns` questions of
         them with what followed. Caches of what was read may stay; answers do not depend on them.
         voice_prompt: a recording of the voice to speak in.
@@ -223,11 +271,11 @@ class SpeechLM:
         option, or one that the model was not trained for; all of that at once, before anything runs.
         """
         task = _task(task)
-        decoding = self.decoding(task, mode, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens)
+        decoding = self.decoding(task, mode, **options)
         self._check_voice(task, voice_prompt is not None)
         voice = None if voice_prompt is None else self._read_wave(voice_prompt)
         earlier = recent_turns(history, self.settings.max_history_turns)
-        asked, cut = self._cut(self._read(question, task))
+        asked, cut = self._cut(self._read(question, task, sample_rate))
         return self._stages(asked, task, decoding, earlier, voice, cancel, cut)
 
     def _stages(
@@ -250,9 +298,9 @@ class SpeechLM:
         mode, seed = decoding.mode.name, decoding.sampling.seed
         yield from self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel)
 
-    def hear(self, recording: Recording) -> AudioCodes | AudioFeatures:
+    def hear(self, recording: Recording, sample_rate: int | None = None) -> AudioCodes | AudioFeatures:
         """A recording as this model takes it in. Raises AudioError for one that is unusable or too long."""
-        return self.audio_frontend.encode(self._read_wave(recording))
+        return self.audio_frontend.encode(self._read_wave(recording, sample_rate))
 
     def prompt(
         self,
@@ -280,17 +328,12 @@ class SpeechLM:
         self,
         task: Task | str = Task.SPEECH_TO_SPEECH,
         mode: ModeSpec | None = None,
-        *,
-        seed: int = 0,
-        temperature: float | None = None,
-        max_new_tokens: int | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Decoding:
         """What the user says, and the checkpoint's own for a None. Raises ConfigError for what is out of its bounds."""
         task = _task(task)
-        sampling = replace(self.defaults.sampling[task], seed=seed)
-        if temperature is not None:
-            sampling = replace(sampling, temperature=temperature)
-        limit = self.settings.max_new_tokens if max_new_tokens is None else max_new_tokens
+        sampling, asked = sampling_of(self.defaults.sampling[task], options), options.get("max_new_tokens")
+        limit = self.settings.max_new_tokens if asked is None else asked
         if limit < 1:
             raise ConfigError(
                 f"max_new_tokens {limit} given; wanted at least 1: leave it out for the model's own limit"
@@ -302,18 +345,30 @@ class SpeechLM:
             own = self.defaults.spoken_mode
             mode = own if mode is None and own.talker else mode
             named = mode.name if isinstance(mode, Mode) else mode
-            options = parse_talker_mode(named, self._speaking)
-            return Decoding(parse_mode(options.name, blocks), sampling, limit, options)
+            talker = parse_talker_mode(named, self._speaking)
+            return Decoding(parse_mode(talker.name, blocks), sampling, limit, talker)
         chosen = self.defaults.mode(task) if mode is None else parse_mode(mode, blocks)
         if chosen.talker:
             raise ConfigError(f"mode {chosen.name} is a talker's, which this model has not; wanted {', '.join(MODES)}")
         return Decoding(chosen, sampling, limit)
 
     def generate(
-        self, prompt: Prompt, decoding: Decoding | None = None, cancel: Cancel | None = None
+        self,
+        prompt: Prompt,
+        decoding: Decoding | None = None,
+        cancel: Cancel | None = None,
+        *,
+        mode: ModeSpec | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Generator[TokenEvent, None, None]:
-        """The answer's tokens as they become final; closing the generator stops generation, as does `cancel`."""
-        chosen = decoding or self.decoding(prompt.task)
+        """The answer's tokens as they become final; closing the generator stops generation, as does `cancel`.
+
+        decoding, or mode and options: how. Raises ConfigError for both, and as `decoding` does.
+        """
+        if decoding is not None and (options or mode is not None):
+            given = ", ".join([*options, *(["mode"] if mode is not None else [])])
+            raise ConfigError(f"a decoding came, and {given} beside it; give one of the two")
+        chosen = decoding or self.decoding(prompt.task, mode, **options)
         limit, eos_ids = chosen.max_new_tokens, self.defaults.eos_ids
         request = Request(prompt.ids, chosen.mode, limit, chosen.sampling, eos_ids, heard=prompt.heard)
         if self._speaking is None or chosen.talker is None or not prompt.task.speaks:
@@ -344,9 +399,9 @@ class SpeechLM:
         """As content of a prompt."""
         return heard if isinstance(heard, AudioFeatures) else self._chat.speech(heard.ids.tolist())
 
-    def _read(self, question: Recording, task: Task) -> Wave | str:
+    def _read(self, question: Recording, task: Task, sample_rate: int | None) -> Wave | str:
         if task.hears:
-            return self._read_wave(question)
+            return self._read_wave(question, sample_rate)
         if not isinstance(question, str) or not question.strip():
             raise ConfigError(f"the task {task.value} wants a text, got {type(question).__name__}; give some words")
         return question
@@ -371,8 +426,12 @@ class SpeechLM:
         if given and not self.settings.voice_prompts:
             raise ConfigError("this model has one voice and was not trained with voice prompts; leave the voice out")
 
-    def _read_wave(self, recording: Recording) -> Wave:
-        return recording if isinstance(recording, Wave) else self.settings.read_recording(recording)
+    def _read_wave(self, recording: Recording, sample_rate: int | None = None) -> Wave:
+        if not isinstance(recording, Wave):
+            return self.settings.read_recording(recording, sample_rate)
+        if sample_rate is not None:
+            raise ConfigError(f"sample_rate {sample_rate} came with a Wave, which says its own; leave it out")
+        return recording
 
 
 def recent_turns(history: Sequence[Turn], questions: int) -> tuple[Turn, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -9,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from vita_mctp.errors import AnswerError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -67,6 +71,21 @@ class Wave:
     @property
     def seconds(self) -> float:
         return len(self.samples) / self.sample_rate
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes wav, flac, ogg or mp3, as the path ends. Raises AnswerError without samples, OutputError."""
+        from vita_mctp.audio.io import write_wave
+
+        if not self.samples.size:
+            raise AnswerError(f"the wave has no samples to write to {path}; ask otherwise, or in another mode")
+        write_wave(path, self)
+
+    def _repr_html_(self) -> str:
+        """A player, for notebooks."""
+        from vita_mctp.audio.io import wav_bytes
+
+        data = base64.b64encode(wav_bytes(self)).decode()
+        return f'<audio controls src="data:audio/wav;base64,{data}"></audio>' if self.samples.size else "(no sound)"
 
 
 @dataclass(frozen=True, eq=False)

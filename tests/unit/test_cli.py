@@ -44,7 +44,7 @@ def test_ask_prints_text_and_figures_and_writes_the_wave(
     printed = capsys.readouterr()
     text, _, figures = printed.out.rstrip("\n").rpartition("\n")
     assert text and printed.err == ""
-    assert figures.startswith("mode turbo, ") and figures.count(", ") == 5
+    assert figures.startswith("mode turbo, ") and figures.count(", ") == 6 and figures.endswith(", on cpu")
     for name in ("tokens/s", "first audio tokens after", "first sound after", "real-time factor"):
         assert name in figures
     info = soundfile.info(answer)

@@ -10,13 +10,14 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vita_mctp.errors import AudioError, OutputError
+from vita_mctp.errors import AudioError, ConfigError, OutputError
 from vita_mctp.files import cannot_write, write_whole
 from vita_mctp.types import FloatArray, Wave
 
@@ -36,17 +37,42 @@ _KINDS = "a wav, flac, ogg or mp3 file"
 _WRITE_FRAMES = 1 << 14  # libsndfile's Vorbis encoder overflows its stack when given minutes in one call
 
 
-def read_wave(
-    source: str | os.PathLike[str] | bytes, limit_seconds: float = 60.0, *, channel: int | None = None
-) -> Wave:
-    """A recording as mono float32 at its own rate.
+class Tensor(Protocol):
+    """torch's, on any device."""
 
-    source: a path, "-" for standard input, or the bytes of a file. Only `limit_seconds` of a longer one are decoded.
+    def detach(self) -> Any: ...
+
+
+Samples = npt.NDArray[Any] | Tensor
+"""(T,), (T, channels) or (channels, T): float in [-1, 1], or integers as files have them."""
+
+Source = str | os.PathLike[str] | bytes | IO[bytes] | Samples | Mapping[str, Any]
+"""A path ("-" is standard input), a file's bytes, a file open for reading, or samples.
+
+A mapping is a row of datasets: {"array": samples, "sampling_rate": rate}.
+"""
+
+
+def read_wave(
+    source: Source,
+    limit_seconds: float = 60.0,
+    *,
+    channel: int | None = None,
+    sample_rate: int | None = None,
+) -> Wave:
+    """A recording as mono float32 at its own rate. Only `limit_seconds` of a longer one are decoded.
+
     channel: the one to hear, from 0; None = the mean of all. The released models heard channel 0.
-    Raises AudioError: not there, not audio, empty, silent, too long, NaN, over 2 channels, under 8 kHz.
+    sample_rate: of samples, which want one; files say their own.
+    Raises AudioError: not there, not audio, empty, silent, too long, NaN, over 2 channels, under 8 kHz. ConfigError: a
+    sample rate is missing, or given with a file; a source of another kind.
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(_not_empty(source, "the recording")), "the recording", limit_seconds, channel)
+    if not isinstance(source, str | os.PathLike):
+        return _read_object(source, limit_seconds, channel, sample_rate)
+    if sample_rate is not None:
+        raise ConfigError(f"sample_rate {sample_rate} came with a file, which says its own; leave it out")
     if str(source) == STDIO:
         return _decode_stream(sys.stdin.buffer, "standard input", limit_seconds, channel)
     path = Path(source)
@@ -61,15 +87,43 @@ def read_wave(
     return _decode(str(path), str(path), limit_seconds, channel)
 
 
+def _read_object(source: Any, limit_seconds: float, channel: int | None, sample_rate: int | None) -> Wave:
+    """A `Source` that is in memory or open already."""
+    if isinstance(source, Mapping) and {"array", "sampling_rate"} <= source.keys():
+        source, sample_rate = source["array"], source["sampling_rate"]
+    if hasattr(source, "read"):
+        return _decode_stream(source, "the recording", limit_seconds, channel)
+    if hasattr(source, "detach"):
+        tensor = source.detach().cpu()
+        source = np.asarray(tensor.float() if tensor.is_floating_point() else tensor)  # numpy knows no bfloat16
+    if not isinstance(source, np.ndarray):
+        raise ConfigError(
+            f"a {type(source).__name__} came as a recording; wanted a path, bytes, a file, a Wave, or samples: give an "
+            "array or a tensor with sample_rate"
+        )
+    if sample_rate is None:
+        raise ConfigError("samples came without a sample rate; give sample_rate in Hz")
+    return wave_from_array(source, sample_rate, limit_seconds, channel=channel)
+
+
 def wave_from_array(
-    samples: npt.NDArray[Any], sample_rate: int, limit_seconds: float = 60.0, name: str = "the recording"
+    samples: npt.NDArray[Any],
+    sample_rate: int,
+    limit_seconds: float = 60.0,
+    name: str = "the recording",
+    *,
+    channel: int | None = None,
 ) -> Wave:
-    """Samples (T,) or (T, channels), float in [-1, 1] or any signed integer type, as a checked mono `Wave`."""
-    scale = -float(np.iinfo(samples.dtype).min) if np.issubdtype(samples.dtype, np.signedinteger) else 1.0
+    """Samples (T,), (T, channels) or (channels, T), float in [-1, 1] or signed integers, as a checked mono `Wave`."""
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fi":
+        came = f"is {samples.dtype} of shape {samples.shape}"
+        raise _wrong(name, came, "floats or integers of shape (T,), (T, channels) or (channels, T)", "convert it")
+    scale = -float(np.iinfo(samples.dtype).min) if samples.dtype.kind == "i" else 1.0
     frames = samples.astype(np.float32) / np.float32(scale)
     frames = frames[:, None] if frames.ndim == 1 else frames
+    frames = frames.T if frames.shape[0] <= MAX_CHANNELS < frames.shape[1] else frames
     _check_layout(sample_rate, frames.shape[1], len(frames) / max(sample_rate, 1), name, limit_seconds)
-    return _checked_mono(frames, sample_rate, name, channel=None)
+    return _checked_mono(frames, sample_rate, name, channel)
 
 
 def write_wave(target: str | os.PathLike[str], wave: Wave) -> None:
@@ -169,7 +223,10 @@ def _not_empty(data: bytes, name: str) -> bytes:
 
 def _decode_stream(stream: IO[bytes], name: str, limit_seconds: float, channel: int | None) -> Wave:
     limit = int(limit_seconds * _BYTES_PER_SECOND)
-    data = _not_empty(stream.read(limit + 1), name)
+    data = stream.read(limit + 1)
+    if not isinstance(data, bytes):
+        raise ConfigError(f"a file that gives {type(data).__name__} came as a recording; wanted bytes: open it as 'rb'")
+    _not_empty(data, name)
     if len(data) > limit:
         raise _wrong(name, f"brings more than {limit >> 20} MB", f"at most {limit_seconds:g} s of audio", "cut it")
     return _decode(io.BytesIO(data), name, limit_seconds, channel)

@@ -26,6 +26,7 @@ from vita_mctp.checkpoints.hub import (
     missing_files,
     repository,
 )
+from vita_mctp.checkpoints.options import best_device
 from vita_mctp.checkpoints.speech import SPEECH_FILE, CodecRef, SpeechSettings
 from vita_mctp.checkpoints.weights import read_weights
 from vita_mctp.codecs import registry
@@ -112,6 +113,10 @@ class OpenedModel:
         from vita_mctp.checkpoints.loading import read_config
 
         return read_config(self.folder)
+
+    def best_device(self) -> str:
+        """Where the model is best loaded on this machine."""
+        return best_device(sum(path.stat().st_size for path in self.folder.glob("*.safetensors")))
 
     def load_model(
         self,

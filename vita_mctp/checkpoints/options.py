@@ -10,6 +10,8 @@ from vita_mctp.errors import ConfigError, MissingExtraError
 Quantization = Literal["int8", "int4"]
 
 AUTO = "auto"
+"""Of a type: as stored. Of a device: the best one."""
+_SMALL_BYTES = 64 << 20
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -20,8 +22,8 @@ def check_dtype(name: str) -> None:
 
 
 def check_device(name: str) -> None:
-    """Raises ConfigError for a device that is unknown or not there."""
-    if name == "cpu":
+    """AUTO is none yet, and always there. Raises ConfigError for a device that is unknown or not there."""
+    if name in ("cpu", AUTO):
         return
     import torch
 
@@ -31,6 +33,20 @@ def check_device(name: str) -> None:
         raise ConfigError(
             f"the device {name!r} is unknown or not there; give cpu, or cuda where doctor shows one"
         ) from None
+
+
+def best_device(weight_bytes: int) -> str:
+    """cuda, mps or cpu, for weights of so many bytes: a GPU that is there and has room for them.
+
+    Of small ones it is the CPU at once: their answer is there before torch, which knows the GPUs, is imported.
+    """
+    if weight_bytes <= _SMALL_BYTES:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > weight_bytes:
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def parse_quantization(name: str) -> Quantization:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from vita_mctp.audio import read_wave
+from vita_mctp.audio.io import Source, read_wave
 from vita_mctp.errors import CheckpointError
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import SPEECH_TO_SPEECH_SYSTEM
@@ -85,9 +84,9 @@ class SpeechSettings(Schema):
     def but(self, **changes: Any) -> SpeechSettings:
         return self.model_copy(update=changes)
 
-    def read_recording(self, source: str | os.PathLike[str] | bytes) -> Wave:
+    def read_recording(self, source: Source, sample_rate: int | None = None) -> Wave:
         """A question or a voice as this model hears it; AudioError for what is unusable or too long."""
-        return read_wave(source, self.max_question_seconds, channel=self.channel)
+        return read_wave(source, self.max_question_seconds, channel=self.channel, sample_rate=sample_rate)
 
 
 def read_portable(origin: Path) -> tuple[SpeechSettings, tuple[str, ...]] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from vita_mctp.checkpoints.options import AUTO
 from vita_mctp.cli import write
 from vita_mctp.cli.options import MaxNewTokens, Mode, ModelOptions, Seed, Temperature, arg, command, flag, new_app, opt
 
@@ -156,8 +157,9 @@ def _evaluate(
     }
     config = RunConfig.parse(values, "the command")
     folder = run.out or Path("runs/evaluate") / _run_name(config)
+    device = "cpu" if model.device == AUTO else model.device
     with _bar() as show:
-        result = run_benchmark(config, folder, device=model.device, processes=run.processes, progress=show)
+        result = run_benchmark(config, folder, device=device, processes=run.processes, progress=show)
     write(outcome(result, folder))
 
 

@@ -16,6 +16,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from vita_mctp.checkpoints.options import AUTO
+
 _SEVERAL = "..."
 """At the end of an option's metavar: it takes all words up to the next option."""
 
@@ -128,6 +130,7 @@ def flag(name: str, help: str) -> Any:
     return typer.Option(name, help=help)
 
 
+_DEVICE = "cpu, cuda, cuda:1, mps ...; auto is a GPU with room for it, and the CPU for one as small as nano"
 _DTYPE = "float32, bfloat16, float16, or auto, as stored (default: what config.json names, float32 for nano)"
 _MODE = (
     "vanilla, balance, boost, turbo, verified, or backbone and block counts such as 1,10; for VocalNet 1x, 3x, 5x "
@@ -139,7 +142,7 @@ KEY_VARIABLE = "VITA_MCTP_API_KEY"
 """Environment variable that holds a key of the server's API."""
 
 Json = Annotated[bool, flag("--json", "print JSON: one object, or one for each event of an answer")]
-Device = Annotated[str, opt("DEVICE", "cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, opt("DEVICE", "cpu, cuda, cuda:1, mps ...")]
 Quantize = Annotated[str | None, opt("int8|int4", "weight-only; needs the extra quant")]
 Attention = Annotated[str, opt("KERNEL", "attention kernel")]
 Seed = Annotated[int, opt("N", "of all that is drawn at random")]
@@ -155,7 +158,7 @@ class ModelOptions:
     """Which model, and how it is loaded: the options of `SpeechLM.from_pretrained`."""
 
     model: Annotated[str, opt("nano|FOLDER|HUB_ID")] = "nano"
-    device: Device = "cpu"
+    device: Annotated[str, opt("DEVICE", _DEVICE)] = AUTO
     dtype: Annotated[str | None, opt("DTYPE", _DTYPE)] = None
     quantize: Quantize = None
     attn: Attention = "sdpa"

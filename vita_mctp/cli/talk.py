@@ -129,14 +129,18 @@ def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOp
     settings, load = find(model)
     asked = settings.read_recording(question) if task.hears else question
     voice = None if sound.voice_prompt is None else settings.read_recording(sound.voice_prompt)
-    events = load().stream(asked, task, **asdict(decoding), voice_prompt=voice)
+    speech_lm = load()
+    events = speech_lm.stream(asked, task, **asdict(decoding), voice_prompt=voice)
     done, chunks = _show(events, sound.as_json, show)
     wave = join_chunks(chunks)
     if not wave.samples.size:
         raise AnswerError(_no_sound(done))
     with answers_on_stdout() if output == STDIO else nullcontext():
         write_wave(output, wave)
-    show(json.dumps(_metrics(done) | {"output": output}) + "\n" if sound.as_json else _metrics_line(done) + "\n")
+    if sound.as_json:
+        show(json.dumps(_metrics(done) | {"device": speech_lm.device, "output": output}) + "\n")
+    else:
+        show(f"{_metrics_line(done)}, on {speech_lm.device}\n")
 
 
 def _no_sound(done: Done) -> str:

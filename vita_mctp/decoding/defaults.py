@@ -11,7 +11,7 @@ from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.types import Task
 
-_SAMPLED = {"temperature": 1.0, "top_k": 50}
+SAMPLED = {"temperature": 1.0, "top_k": 50}
 """What transformers' `generate` takes for a file that asks for sampling and says no more."""
 
 
@@ -63,7 +63,7 @@ def _ids(stated: Any) -> list[int]:
 def _sampling(stated: Mapping[str, Any], own: Mapping[str, Any], task: Task) -> SamplingParams:
     names = ("temperature", "top_k", "top_p", "repetition_penalty")
     values = {name: stated[name] for name in names if stated.get(name) is not None}
-    values = _SAMPLED | values if stated.get("do_sample") else values | {"temperature": 0.0}
+    values = SAMPLED | values if stated.get("do_sample") else values | {"temperature": 0.0}
     try:
         return SamplingParams(**(values | dict(own)))
     except (TypeError, ConfigError) as error:

@@ -35,7 +35,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _want(self.temperature >= 0 and math.isfinite(self.temperature), "temperature", ">= 0", self.temperature)
-        _want(self.top_k >= 0, "top_k", ">= 0 (0 is off)", self.top_k)
+        _want(isinstance(self.top_k, int) and self.top_k >= 0, "top_k", "an integer >= 0 (0 is off)", self.top_k)
         _want(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         penalty = self.repetition_penalty
         _want(penalty > 0 and math.isfinite(penalty), "repetition_penalty", "> 0", penalty)
