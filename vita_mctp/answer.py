@@ -21,6 +21,7 @@ from vita_mctp.types import (
     AudioBlock,
     Code,
     Done,
+    Heard,
     Role,
     StopReason,
     TextDelta,
@@ -32,16 +33,17 @@ from vita_mctp.types import (
     WaveChunk,
 )
 
-AnswerEvent = TextDelta | WaveChunk | Done
+AnswerEvent = TextDelta | WaveChunk | Heard | Done
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A finished answer. wave: without samples when the answer has no sound."""
+    """A finished answer. wave: without samples when the answer has no sound. heard: the question, where asked for."""
 
     text: str
     wave: Wave
     done: Done
+    heard: str | None = None
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -193,11 +195,14 @@ def stream_answer(
 def collect(events: Iterable[AnswerEvent]) -> Answer:
     """A whole answer out of its events."""
     chunks: list[WaveChunk] = []
+    heard = None
     for event in events:
         if isinstance(event, WaveChunk):
             chunks.append(event)
+        elif isinstance(event, Heard):
+            heard = event.text
         elif isinstance(event, Done):
-            return Answer(event.text.strip(), join_chunks(chunks), event)
+            return Answer(event.text.strip(), join_chunks(chunks), event, heard)
     raise ValueError("the events end without Done")
 
 

@@ -6,6 +6,7 @@ hear (wave -> codes or features) -> prompt (-> ids) -> generate (-> tokens) -> s
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
-from vita_mctp.audio import speech_span
+from vita_mctp.audio import cut_question
 from vita_mctp.audio.io import Source
 from vita_mctp.cancel import Cancel
 from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open_model
@@ -29,17 +30,32 @@ from vita_mctp.decoding.options import GenerationOptions, sampling_of
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
-from vita_mctp.errors import CheckpointError, ConfigError, NoSpeechError
+from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.language_model import LanguageModel, load_graphs
 from vita_mctp.models.registry import FrameSpeaking, Speaking, SpeechModel, family_of
 from vita_mctp.text.chat import PromptStyle, name_rhythm
+from vita_mctp.text.spoken_form import spoken_form, untaught
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.types import AudioCodes, AudioFeatures, Prompt, Role, Task, TokenEvent, Turn, Wave
+from vita_mctp.types import (
+    AudioCodes,
+    AudioFeatures,
+    Done,
+    Heard,
+    Prompt,
+    Role,
+    StopReason,
+    Task,
+    TokenEvent,
+    Turn,
+    Wave,
+)
 
 if TYPE_CHECKING:
     from vita_mctp.decoding.talker import TalkerOptions
 
 Recording = Wave | Source
+
+_log = logging.getLogger("vita_mctp")
 
 ModeSpec = str | Sequence[int] | Mode
 
@@ -169,7 +185,9 @@ class SpeechLM:
         The codecs of a released model stay repositories of their own. Raises OutputError for a folder that holds
         something or cannot be written, ConfigError for quantised weights.
         """
-        save_opened(self._origin(), self.language_model.model, Path(folder))
+        if self.origin is None:
+            raise ConfigError("this model was put together in memory; wanted one that from_pretrained opened")
+        save_opened(self.origin, self.language_model.model, Path(folder))
 
     def push_to_hub(
         self,
@@ -181,15 +199,9 @@ class SpeechLM:
     ) -> str:
         """Uploads what `save_pretrained` writes to a repository of the hub, which is made if need be; its address.
 
-        private: of a new repository; token: None is that of `hf auth login`. Raises as `save_pretrained`, and
-        OutputError where the hub refuses.
+        token: None is that of `hf auth login`. Raises as `save_pretrained`, and OutputError where the hub refuses.
         """
         return push_folder(self.save_pretrained, repo_id, private=private, token=token, message=commit_message)
-
-    def _origin(self) -> OpenedModel:
-        if self.origin is None:
-            raise ConfigError("this model was put together in memory; wanted one that from_pretrained opened")
-        return self.origin
 
     @property
     def speaking(self) -> Speaking | FrameSpeaking | None:
@@ -211,12 +223,14 @@ class SpeechLM:
         sample_rate: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
+        transcript: bool = False,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """Answers a spoken question aloud."""
-        asked = self._read_wave(question, sample_rate)
-        events = self.stream(asked, mode=mode, history=history, voice_prompt=voice_prompt, **options)
-        return collect(events)
+        """Answers a spoken question aloud. transcript: whether `Answer.heard` says what was heard."""
+        asked, task, voice = self._read_wave(question, sample_rate), Task.SPEECH_TO_SPEECH, voice_prompt
+        return collect(
+            self.stream(asked, task, mode, history=history, voice_prompt=voice, transcript=transcript, **options)
+        )
 
     def say(
         self,
@@ -254,6 +268,7 @@ class SpeechLM:
         sample_rate: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
+        transcript: bool = False,
         cancel: Cancel | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Generator[AnswerEvent, None, None]:
@@ -266,6 +281,7 @@ class SpeechLM:
         history: the turns of earlier answers, oldest first; the prompt holds the last `max_history_turns` questions of
         them with what followed. Caches of what was read may stay; answers do not depend on them.
         voice_prompt: a recording of the voice to speak in.
+        transcript: what was heard comes as `Heard` before `Done`, by a pass of its own, for a model that transcribes.
         Times count from the first `next`, when the question, already read, is handed over.
         Raises AudioError for a recording that is unusable or holds no speech, ConfigError for an unknown task, mode or
         option, or one that the model was not trained for; all of that at once, before anything runs.
@@ -275,8 +291,12 @@ class SpeechLM:
         self._check_voice(task, voice_prompt is not None)
         voice = None if voice_prompt is None else self._read_wave(voice_prompt)
         earlier = recent_turns(history, self.settings.max_history_turns)
+        if transcript and not task.hears:
+            raise ConfigError(f"the task {task.value} hears nothing; leave the transcript out")
+        if transcript:
+            self._chat.turn(Task.ASR, "")  # refused here and now by a model that does not transcribe
         asked, cut = self._cut(self._read(question, task, sample_rate))
-        return self._stages(asked, task, decoding, earlier, voice, cancel, cut)
+        return self._stages(asked, task, decoding, earlier, voice, cancel, cut, transcript)
 
     def _stages(
         self,
@@ -287,6 +307,7 @@ class SpeechLM:
         voice: Wave | None,
         cancel: Cancel | None,
         cut: tuple[float, float],
+        transcript: bool,
     ) -> Generator[AnswerEvent, None, None]:
         clock = Clock(cut)
         speaker = None if voice is None else self.hear(voice)
@@ -296,7 +317,17 @@ class SpeechLM:
         prompt = self.prompt(heard, task, history=history, voice=speaker, mode=decoding.mode)
         tokens = self.generate(prompt, decoding, cancel)
         mode, seed = decoding.mode.name, decoding.sampling.seed
-        yield from self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel)
+        for event in self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel):
+            if isinstance(event, Done) and event.reason is not StopReason.CANCELLED:
+                if task is Task.TTS and self.settings.spoken_words and event.text.strip() != question:
+                    _log.warning("this model said %r where %r was written", event.text.strip(), question)
+                if transcript:
+                    yield Heard(self._transcript(heard, cancel))
+            yield event
+
+    def _transcript(self, heard: str | AudioCodes | AudioFeatures, cancel: Cancel | None) -> str:
+        prompt = self.prompt(heard, Task.ASR)
+        return collect(self.speak(self.generate(prompt, cancel=cancel), prompt, cancel=cancel)).text
 
     def hear(self, recording: Recording, sample_rate: int | None = None) -> AudioCodes | AudioFeatures:
         """A recording as this model takes it in. Raises AudioError for one that is unusable or too long."""
@@ -404,21 +435,19 @@ class SpeechLM:
             return self._read_wave(question, sample_rate)
         if not isinstance(question, str) or not question.strip():
             raise ConfigError(f"the task {task.value} wants a text, got {type(question).__name__}; give some words")
-        return question
+        if not (taught := self.settings.spoken_words):
+            return question
+        if not (words := spoken_form(question)):
+            raise ConfigError(f"{question[:40]!r} has no words to {'say' if task.speaks else 'answer'}; give some")
+        if unknown := untaught(words, taught):
+            _log.warning("this model was never taught %s: what it makes of that is a guess", ", ".join(unknown))
+        return words
 
     def _cut(self, question: Wave | str) -> tuple[Wave | str, tuple[float, float]]:
         """A recording cut to the speech in it, if the model is to hear it so, and the seconds left out on each side."""
         if isinstance(question, str) or not self.settings.cut_to_speech:
             return question, (0.0, 0.0)
-        span = speech_span(question)
-        if span is None:
-            raise NoSpeechError(
-                f"no speech heard in {question.seconds:.1f} s of sound; wanted: a question, louder than the noise "
-                "around it; record it again"
-            )
-        after = question.seconds - span.end / question.sample_rate
-        speech = Wave(question.samples[span.start : span.end], question.sample_rate)
-        return speech, (span.start / question.sample_rate, after)
+        return cut_question(question)
 
     def _check_voice(self, task: Task, given: bool) -> None:
         if given and not task.speaks:

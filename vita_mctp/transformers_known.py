@@ -2,7 +2,7 @@
 
 Their classes need torch, and `import vita_mctp` imports nothing heavy. So what is registered, behind the import of
 AutoConfig, is a stand-in by `model_type`: when a configuration is made of it, the model's classes are imported and
-registered in its place. Every way to a model leads over its configuration.
+registered instead. Every way to a model leads over its configuration.
 """
 
 from __future__ import annotations

@@ -204,6 +204,13 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What a spoken question says, written down by the model that answered it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class AudioBlock:
     """Codes ready for the audio decoder. A block with is_last is always sent, even when it is empty."""
 

@@ -14,8 +14,10 @@ import torch
 from vita_mctp import SpeechLM, Wave
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints import options as placing
+from vita_mctp.checkpoints.opening import find_model
+from vita_mctp.cli import main
 from vita_mctp.errors import AnswerError, ConfigError, OutputError
-from vita_mctp.types import Task
+from vita_mctp.types import Done, Heard, Task
 
 SAMPLES = (0.4 * np.sin(np.arange(32000) / 9)).astype(np.float32)
 
@@ -180,3 +182,23 @@ def test_a_device_is_chosen_and_said(speech_lm: SpeechLM, monkeypatch: pytest.Mo
     assert found == ["cpu", "cuda", "mps"]
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert placing.best_device(20 << 30) == "cpu"
+
+
+def test_what_was_heard_is_part_of_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, question = SpeechLM.from_pretrained("nano"), find_model("nano") / "question.wav"
+    answer = model.ask(question, transcript=True)
+    assert answer.heard == model.transcribe(question) == "what is eight plus twelve"
+    assert answer.text == model.ask(question).text and model.ask(question).heard is None
+    assert [type(event) for event in model.stream(question, transcript=True)][-2:] == [Heard, Done]
+    with pytest.raises(ConfigError, match="hears nothing"):
+        model.stream("monday", "tts", transcript=True)
+    command = ["ask", str(question), "-o", str(tmp_path / "a.wav"), "--show-heard"]
+    assert main(command) == 0 and "\nheard: what is eight plus twelve\n" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-2] == {"event": "heard", "text": "what is eight plus twelve"}
+
+
+def test_a_model_that_does_not_transcribe_says_so(tiny_vocalnet_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="asr"):
+        SpeechLM.from_pretrained(tiny_vocalnet_folder).stream(Wave(SAMPLES, 16000), transcript=True)

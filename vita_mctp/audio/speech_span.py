@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vita_mctp.errors import NoSpeechError
 from vita_mctp.types import Wave
 
 BELOW_PEAK_DB, ABOVE_FLOOR_DB = 35.0, 10.0
@@ -45,3 +46,15 @@ def cut_to_speech(wave: Wave) -> Wave | None:
     """The part of a recording in which somebody speaks; None: nobody does."""
     span = speech_span(wave)
     return None if span is None else Wave(wave.samples[span.start : span.end], wave.sample_rate)
+
+
+def cut_question(wave: Wave) -> tuple[Wave, tuple[float, float]]:
+    """`cut_to_speech`, and the seconds left out on each side. Raises NoSpeechError where nobody speaks."""
+    span = speech_span(wave)
+    if span is None:
+        raise NoSpeechError(
+            f"no speech heard in {wave.seconds:.1f} s of sound; wanted: a question, louder than the noise around it; "
+            "record it again"
+        )
+    left_out = span.start / wave.sample_rate, wave.seconds - span.end / wave.sample_rate
+    return Wave(wave.samples[span.start : span.end], wave.sample_rate), left_out

@@ -69,6 +69,8 @@ class SpeechSettings(Schema):
     """Whether it was trained to speak in the voice of a recording."""
     sampling: dict[Task, dict[str, float | int]] = Field(default_factory=dict)
     """By task, what differs from generation_config.json."""
+    spoken_words: tuple[str, ...] = ()
+    """All words that it was taught, which are then all that it reads and says; none: any text, as it is written."""
     self_check: SelfCheck | None = None
 
     @classmethod

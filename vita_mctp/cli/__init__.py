@@ -81,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("torchao", "torch.utils._pytree"):
         # transformers imports torchao wherever it is installed, which then warns of GPU kernels that a CPU lacks
         logging.getLogger(library).setLevel(logging.ERROR)
+    warnings = logging.StreamHandler(sys.stderr)
+    warnings.setFormatter(logging.Formatter(f"{PROGRAM}: warning: %(message)s"))
+    warnings.addFilter(lambda record: record.name == "vita_mctp")
+    logging.getLogger("vita_mctp").handlers[:] = [warnings]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # standard error is for errors
     try:
         with _libraries_on_stderr():

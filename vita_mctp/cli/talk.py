@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from vita_mctp.audio import check_target, write_wave
 from vita_mctp.audio.io import STDIO
 from vita_mctp.cli import answers_on_stdout, leave, write, write_to
-from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, new_app, opt
+from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, flag, new_app, opt
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.errors import AnswerError
-from vita_mctp.types import Done, StopReason, Task, TextDelta, WaveChunk
+from vita_mctp.types import Done, Heard, StopReason, Task, TextDelta, WaveChunk
 
 if TYPE_CHECKING:
     from vita_mctp.answer import AnswerEvent
@@ -43,9 +43,15 @@ class SoundOptions:
 
 
 @command(app)
-def ask(question: Recording, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:
+def ask(
+    question: Recording,
+    sound: SoundOptions,
+    decoding: DecodingOptions,
+    model: ModelOptions,
+    show_heard: Annotated[bool, flag("--show-heard", "write down the question too, by a pass of its own")] = False,
+) -> None:
     """Question wave in, answer's text and wave out."""
-    _answer(Task.SPEECH_TO_SPEECH, question, sound, decoding, model)
+    _answer(Task.SPEECH_TO_SPEECH, question, sound, decoding, model, show_heard)
 
 
 @command(app)
@@ -117,7 +123,14 @@ def load_model(model: ModelOptions) -> SpeechLM:
     return find(model)[1]()
 
 
-def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOptions, model: ModelOptions) -> None:
+def _answer(
+    task: Task,
+    question: str,
+    sound: SoundOptions,
+    decoding: DecodingOptions,
+    model: ModelOptions,
+    show_heard: bool = False,
+) -> None:
     """Text goes to standard output as it forms, or to standard error when the wave goes there."""
     from vita_mctp.answer import join_chunks
 
@@ -130,7 +143,7 @@ def _answer(task: Task, question: str, sound: SoundOptions, decoding: DecodingOp
     asked = settings.read_recording(question) if task.hears else question
     voice = None if sound.voice_prompt is None else settings.read_recording(sound.voice_prompt)
     speech_lm = load()
-    events = speech_lm.stream(asked, task, **asdict(decoding), voice_prompt=voice)
+    events = speech_lm.stream(asked, task, **asdict(decoding), voice_prompt=voice, transcript=show_heard)
     done, chunks = _show(events, sound.as_json, show)
     wave = join_chunks(chunks)
     if not wave.samples.size:
@@ -167,10 +180,14 @@ def _show(events: Iterator[AnswerEvent], as_json: bool, show: Callable[[str], No
                 show(json.dumps(_event(event)) + "\n")
             elif isinstance(event, TextDelta):
                 show(event.text)
+            elif isinstance(event, Heard):
+                show(f"\nheard: {event.text}")
     raise AssertionError("an answer ends with Done")
 
 
-def _event(event: TextDelta | WaveChunk) -> dict[str, Any]:
+def _event(event: TextDelta | WaveChunk | Heard) -> dict[str, Any]:
+    if isinstance(event, Heard):
+        return {"event": "heard", "text": event.text}
     if isinstance(event, TextDelta):
         return {"event": "text", "text": event.text}
     size = {"samples": len(event.samples), "sample_rate": event.sample_rate}

@@ -36,7 +36,7 @@ from vita_mctp.conversation.events import (
 from vita_mctp.conversation.items import ConversationError, History, Item, Playback, new_id
 from vita_mctp.conversation.reply import Replies, ReplyOptions
 from vita_mctp.errors import NoSpeechError, VitaError
-from vita_mctp.types import Done, FloatArray, Role, StopReason, TextDelta, Timings, Turn, Wave
+from vita_mctp.types import Done, FloatArray, Role, StopReason, TextDelta, Timings, Turn, Wave, WaveChunk
 
 logger = logging.getLogger(__name__)
 
@@ -304,7 +304,7 @@ class Conversation:
             elif isinstance(event, TextDelta):
                 item.text += event.text
                 self._send(ReplyText(reply, event.text))
-            elif len(event.samples) and item.playback is not None:
+            elif isinstance(event, WaveChunk) and len(event.samples) and item.playback is not None:
                 if reply.first_sound is None:
                     reply.first_sound = self._now() - reply.asked_at
                 item.playback.send(len(event.samples))

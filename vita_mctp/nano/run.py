@@ -273,6 +273,7 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
         max_question_seconds=15.0,
         cut_to_speech=True,
         max_new_tokens=256,
+        spoken_words=build_domain().vocabulary,
         self_check=SelfCheck(question=CHECK_FILE, answer=question.answer),
     ).write(folder)
     return folder

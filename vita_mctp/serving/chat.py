@@ -14,6 +14,7 @@ import numpy as np
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from vita_mctp.answer import AnswerEvent
 from vita_mctp.audio.formats import encode, new_encoder, read_upload
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.items import Item, new_id
@@ -28,7 +29,7 @@ ENDPOINT = "/v1/chat/completions"
 _ROLES = {"system": Role.SYSTEM, "developer": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT}
 _FINISH = {StopReason.EOS: "stop", StopReason.LENGTH: "length", StopReason.CANCELLED: "stop"}
 
-Piece = TextDelta | WaveChunk | Done | bytes
+Piece = AnswerEvent | bytes
 
 
 @dataclass

@@ -149,7 +149,7 @@ def answer(
                 chunks.append(event)
                 if streams and len(event.samples):
                     yield same, wav_bytes(Wave(event.samples, event.sample_rate)), same, same
-            else:
+            elif isinstance(event, Done):
                 whole = same if streams else _pcm(join_chunks(chunks))
                 kept = recent_turns([*history, *event.turns], remembered) if remembered else ()
                 yield event.text.strip(), whole, metrics_table(event), kept
