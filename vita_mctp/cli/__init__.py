@@ -25,6 +25,7 @@ USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 COMMANDS = {
     "ask": ("talk", "answer a spoken question aloud"),
     "say": ("talk", "speak a text"),
+    "chat": ("chat", "converse in the terminal: typed, with recordings, or through the microphone"),
     "transcribe": ("talk", "write down what a recording says"),
     "demo": ("talk", "open a page to talk to the model"),
     "serve": ("serve", "serve OpenAI's endpoints for speech: HTTP and Realtime"),
