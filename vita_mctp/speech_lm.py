@@ -21,7 +21,7 @@ from vita_mctp.checkpoints.opening import NANO, AudioFrontend, OpenedModel, open
 from vita_mctp.checkpoints.options import AUTO, check_device, check_dtype, parse_quantization
 from vita_mctp.checkpoints.saving import push_folder, save_opened
 from vita_mctp.checkpoints.speech import SpeechSettings
-from vita_mctp.codecs.base import AudioDecoder, AudioFeatureExtractor, AudioTokenizer
+from vita_mctp.codecs.base import AudioDecoder, AudioTokenizer
 from vita_mctp.codecs.shared import SharedDecoder
 from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
@@ -30,8 +30,8 @@ from vita_mctp.decoding.options import GenerationOptions, sampling_of
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
-from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.language_model import LanguageModel, load_graphs
+from vita_mctp.errors import ConfigError
+from vita_mctp.language_model import LanguageModel, check_codebooks, check_frontend, check_size, load_graphs
 from vita_mctp.models.registry import FrameSpeaking, Speaking, SpeechModel, family_of
 from vita_mctp.text.chat import PromptStyle, name_rhythm
 from vita_mctp.text.spoken_form import spoken_form, untaught
@@ -87,8 +87,8 @@ class SpeechLM:
         origin: OpenedModel | None = None,
     ) -> None:
         """origin: the folder that all of them came from, which `save_pretrained` wants."""
-        _check_frontend(language_model.model_type, tokenizer, audio_frontend)
-        _check_size(language_model.runner.vocab_size, tokenizer)
+        check_frontend(language_model.model_type, tokenizer, audio_frontend)
+        check_size(language_model.runner.vocab_size, tokenizer)
         self.language_model, self.tokenizer, self.settings = language_model, tokenizer, settings
         self.audio_frontend, self.audio_decoder, self.origin = audio_frontend, audio_decoder, origin
         self._shared_decoder = SharedDecoder(audio_decoder)  # of all answers that are made at once
@@ -102,7 +102,7 @@ class SpeechLM:
             for counts in settings.rhythms
         }
         self._speaking = None if model is None else family.speaking(model, tokenizer)
-        _check_codebooks(self._speaking, audio_frontend, audio_decoder)
+        check_codebooks(self._speaking, audio_frontend, audio_decoder)
         self.defaults = GenerationDefaults.of(
             language_model.generation,
             settings.sampling,
@@ -472,43 +472,6 @@ def recent_turns(history: Sequence[Turn], questions: int) -> tuple[Turn, ...]:
         raise ConfigError("this model was trained on single questions, not on dialogues; leave the history out")
     starts = [index for index, turn in enumerate(history) if turn.role is Role.USER]
     return tuple(history[starts[-questions] :] if len(starts) > questions else history)
-
-
-def _check_frontend(model_type: str, tokenizer: TextTokenizer, audio_frontend: AudioFrontend) -> None:
-    kind, family = tokenizer.vocabulary.input_kind, family_of(model_type)
-    if kind is not family.input_kind or isinstance(audio_frontend, AudioFeatureExtractor) != family.hears_features:
-        raise CheckpointError(
-            f"a {model_type} model, a tokenizer of kind {kind.value} and the audio front end "
-            f"{audio_frontend.name} do not go together; wanted: all for features, or all for codes"
-        )
-
-
-def _check_size(embedded: int, tokenizer: TextTokenizer) -> None:
-    if tokenizer.vocabulary.size > embedded:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocabulary.size} ids, the model embeds {embedded}; "
-            "give the tokenizer that the model was trained with"
-        )
-
-
-def _check_codebooks(
-    speaking: Speaking | FrameSpeaking | None, audio_frontend: AudioFrontend, audio_decoder: AudioDecoder
-) -> None:
-    """A model that writes codes hears the same ones; a talker's are its own."""
-    if speaking is None:
-        heard = audio_frontend.codebook_size if isinstance(audio_frontend, AudioTokenizer) else None
-        if heard not in (None, audio_decoder.codebook_size):
-            raise CheckpointError(
-                f"the audio tokenizer {audio_frontend.name} has {heard} codes and the audio decoder "
-                f"{audio_decoder.name} has {audio_decoder.codebook_size}; give two that share a codebook"
-            )
-        return
-    says, has = speaking.codebooks, (audio_decoder.num_codebooks, audio_decoder.codebook_size)
-    if says != has:
-        raise CheckpointError(
-            f"the talker says {says[0]} x {says[1]} codes and the audio decoder {audio_decoder.name} has {has[0]} x "
-            f"{has[1]}; give the decoder that the model was trained with"
-        )
 
 
 def _task(name: Task | str) -> Task:
