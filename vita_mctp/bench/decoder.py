@@ -18,6 +18,7 @@ from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now
 from vita_mctp.bench.models import LoadedDecoder, weight_bytes
 from vita_mctp.codecs.base import AudioChunker, AudioDecoder, DecoderState, decode_blocks
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder
+from vita_mctp.progress import track
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray, IntArray
 
 _JUMPS = ("jump at borders", "jump inside", "jump offline", "jump offline inside")
@@ -103,7 +104,7 @@ def bench_decoder(
     lines, notes = [], []
     for loaded in decoders:
         seams = find_seams(loaded, seam_seconds, seed) if seam_seconds > 0 else NO_SEAMS
-        for count in streams:
+        for count in track(streams, loaded.name):
             answer = decode_answer(loaded, count, machine, seconds=seconds, budget=budget, seed=seed)
             rows.append(_row(loaded, answer, seams))
             label = loaded.name if len(streams) == 1 else f"{loaded.name}, {count} streams"

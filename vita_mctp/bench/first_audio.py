@@ -31,6 +31,7 @@ from vita_mctp.decoding.runners import runner_for
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker
 from vita_mctp.errors import ConfigError
+from vita_mctp.progress import track
 from vita_mctp.speech_lm import Decoding, SpeechLM
 from vita_mctp.text.interleave import BOOST_RATIO, MARKERS
 from vita_mctp.types import AudioCodes, Prompt, Task, TokenEvent, TokenKind, Wave, WaveChunk
@@ -142,7 +143,7 @@ def bench_first_audio(
     """
     traffic = Traffic.of(loaded)
     rows: list[Row] = []
-    for mode in modes:
+    for mode in track(modes, "modes"):
         found = [first_sound(stages, loaded.device, question, mode, seed) for _ in range(warm_up + runs)][warm_up:]
         least = _least(stages, found[0], traffic, machine, mode)
         for index, part in enumerate(_parts(stages)):

@@ -24,6 +24,7 @@ from vita_mctp.decoding.modes import Mode, PlanCursor
 from vita_mctp.decoding.request import Request
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import family_of
+from vita_mctp.progress import track
 from vita_mctp.types import BACKBONE, TokenEvent
 
 _PART = re.compile(r"model\.layers\.(?P<layer>\d+)\.|mtp_(?:projs|embed_norms|hidden_norms)\.(?P<block>\d+)\.")
@@ -237,7 +238,7 @@ def _median_runs(
     plain: list[list[_PlainRun]] = [[] for _ in requests if baseline]
     for request in requests:
         _warm(loaded, request)
-    for _ in range(runs):
+    for _ in track(range(runs), "runs of each mode"):
         for i, request in enumerate(requests):
             found[i].append(generate(loaded, request))
             if baseline:

@@ -13,6 +13,7 @@ from vita_mctp.bench.modes import Traffic, request_of, token_seconds
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode
 from vita_mctp.errors import ConfigError
+from vita_mctp.progress import track
 
 HISTORY, BATCH, BLOCKS = "history length", "batch size", "blocks in a cycle"
 
@@ -70,7 +71,8 @@ def bench_scaling(
         raise ConfigError(f"mode {mode.name} begins otherwise than it goes on; wanted: one pair of counts")
     cases = list(_cases(mode, histories, batches, prefill, loaded.model.config.num_nextn_predict_layers))
     room = loaded.model.config.max_position_embeddings - cases[0].cycle - cases[0].counted(tokens)
-    rows = [_measure(loaded, case, tokens, seed, machine) for case in cases if case.history <= room]
+    fitting = [case for case in cases if case.history <= room]
+    rows = [_measure(loaded, case, tokens, seed, machine) for case in track(fitting, "scaling")]
     left_out = [f"{case.value:,}" for case in cases if case.history > room]
     notes = list(_NOTES)
     if left_out:

@@ -27,6 +27,7 @@ import numpy as np
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study
 from vita_mctp.errors import ConfigError, MissingExtraError
+from vita_mctp.progress import track
 
 if TYPE_CHECKING:
     import httpx
@@ -118,7 +119,7 @@ def bench_load(
     """seconds: that questions arrive for, at each number of streams. memory: MiB that the server holds."""
     length = _warm_up(asker)
     rows: list[dict[str, Cell]] = []
-    for count in streams:
+    for count in track(streams, "clients"):
         start = time.perf_counter()
         heard = asyncio.run(_poisson(asker, count / length, seconds, random.Random(seed)))
         took = time.perf_counter() - start
@@ -164,7 +165,7 @@ def bench_throughput(asker: Asker, streams: Sequence[int], questions: int, machi
     """questions: asked at each number of clients, which ask again at once."""
     _warm_up(asker)
     rows: list[dict[str, Cell]] = []
-    for count in streams:
+    for count in track(streams, "clients"):
         start = time.perf_counter()
         heard = asyncio.run(_closed(asker, count, questions))
         rate = sum(one.seconds for one in heard) / (time.perf_counter() - start)

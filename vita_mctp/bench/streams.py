@@ -19,6 +19,7 @@ from vita_mctp.bench.modes import Traffic, flops, request_of
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode
 from vita_mctp.errors import OutOfMemoryError
+from vita_mctp.progress import track
 
 _FIRST = 11
 """Tokens: one of the backbone and ten of the blocks, which hold a first chunk of sound."""
@@ -56,7 +57,8 @@ def bench_streams(
     seed: int = 0,
 ) -> Study:
     """tokens: of each stream."""
-    rows = list(_rows(loaded, machine, modes, streams, tokens, prefill, seed))
+    found = _rows(loaded, machine, modes, streams, tokens, prefill, seed)
+    rows = list(track(found, "streams", len(modes) * len(streams)))
     return Study("streams", "Many answers at once", rows, _UNITS, (_panel("", rows),), _NOTES)
 
 
@@ -75,7 +77,8 @@ def bench_gpu(
     panels = []
     for choice in choices:
         loaded = open_language_model(choice)
-        found = list(_rows(loaded, machine, modes, streams, tokens, prefill, seed))
+        measured = _rows(loaded, machine, modes, streams, tokens, prefill, seed)
+        found = list(track(measured, choice.name, len(modes) * len(streams)))
         rows += [{"shape": choice.name, **row} for row in found]
         panels.append(_panel(f", {choice.name}", found))
         del loaded

@@ -16,6 +16,7 @@ from vita_mctp.bench.models import LoadedModel
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode
 from vita_mctp.decoding.request import Classify, Request, SequenceState
+from vita_mctp.progress import track
 from vita_mctp.types import BACKBONE, TokenEvent, TokenKind
 
 _BATCH = 16
@@ -78,7 +79,7 @@ def bench_verified(
     stop_below: a chain ends with the draft that makes the product of its probabilities less.
     """
     verified = replace(MODES["verified"], stop_below=stop_below)
-    columns = {name: _column(loaded, asked, spelling, verified) for name, asked in sets.items()}
+    columns = {name: _column(loaded, asked, spelling, verified) for name, asked in track(sets.items(), "sets")}
     whats = next(iter(columns.values()))
     rows: list[Row] = [{"what": what} | {name: column[what] for name, column in columns.items()} for what in whats]
     slots = [what for what in whats if what.startswith("accepted, slot")]

@@ -24,6 +24,7 @@ from vita_mctp.checkpoints.options import AUTO, Quantization, check_device, chec
 from vita_mctp.checkpoints.weights import stored_dtype, tensor_shapes, verify_folder
 from vita_mctp.errors import CheckpointError, ConfigError, MissingExtraError, OutOfMemoryError, VitaError
 from vita_mctp.models.registry import Shapes, family_of
+from vita_mctp.progress import track
 from vita_mctp.schema import read_json
 
 KERNELS = {"eager": "eager", "sdpa": "sdpa", "flex": "flex_attention", "flash": "flash_attention_2"}
@@ -134,7 +135,7 @@ def move_model(
     """
     shrink = _quantizer(quantize, device) if quantize else None
     shrinks = family_of(model.config.model_type).shrinks if shrink else None  # type: ignore[union-attr, arg-type]
-    for layer_name, layer in model.named_modules():
+    for layer_name, layer in track(list(model.named_modules()), "loading layers"):
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.to(device, dtype)
         for name, buffer in layer.named_buffers(recurse=False):

@@ -75,14 +75,14 @@ def tokenize(
     skip_bad: Annotated[bool, flag("--skip-bad", "leave unusable recordings out, and count them")] = False,
     max_seconds: MaxSeconds = 600.0,
 ) -> None:
-    """Prints a line for each shard to standard error, and the sum at the end."""
+    """Prints what is left out to standard error, and the sum at the end."""
     from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest
 
     source = CodecSource(codec, _codec_folder(codec, codec_folder), device, features)
     options = TokenizeOptions(lines_per_shard, max_seconds, skip_bad)
     start = time.perf_counter()
     split = {"rank": rank, "world_size": world_size, "processes": processes}
-    done = tokenize_manifest(manifest, out, source, options, **split, progress=_show_shard)
+    done = tokenize_manifest(manifest, out, source, options, **split, progress=_show_problems)
     speed = done.encoded / (time.perf_counter() - start)
     _line(
         f"{done.shards} shards, {done.samples} samples, {done.seconds / 3600:.4f} h of audio, of which "
@@ -102,10 +102,9 @@ def _codec_folder(codec: str, folder: Path | None) -> Path:
     return find_model(NANO) / "codec"
 
 
-def _show_shard(done: ShardDone) -> None:
+def _show_problems(done: ShardDone) -> None:
     for problem in done.bad:
         write_to(sys.stderr, f"left out: {problem}\n")
-    write_to(sys.stderr, f"shard {done.group}: {done.samples} samples, {done.seconds:.1f} s of audio\n")
 
 
 def _shown(value: Any) -> str:

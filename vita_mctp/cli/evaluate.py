@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from vita_mctp.checkpoints.options import AUTO
 from vita_mctp.cli import write
 from vita_mctp.cli.options import MaxNewTokens, Mode, ModelOptions, Seed, Temperature, arg, command, flag, new_app, opt
+from vita_mctp.progress import bars
 
 if TYPE_CHECKING:
-    from vita_mctp.evaluation.pool import Progress
     from vita_mctp.evaluation.run import RunConfig
 
 app, evaluate = new_app(), new_app()
@@ -59,7 +57,7 @@ def nano(
     from vita_mctp.nano.benchmark import NanoOptions, evaluate_nano
 
     chosen = NanoOptions(model.model, n, tuple(modes or _MODES), work, out, seed)
-    with _bar() as show:
+    with bars() as show:
         evaluate_nano(load_model(model), chosen, progress=show)
     write(f"{out}\n")
 
@@ -158,27 +156,9 @@ def _evaluate(
     config = RunConfig.parse(values, "the command")
     folder = run.out or Path("runs/evaluate") / _run_name(config)
     device = "cpu" if model.device == AUTO else model.device
-    with _bar() as show:
+    with bars() as show:
         result = run_benchmark(config, folder, device=device, processes=run.processes, progress=show)
     write(outcome(result, folder))
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A progress bar for each part of the work, where standard error is a terminal."""
-    from tqdm import tqdm
-
-    with ExitStack() as last:
-        name, bar = "", tqdm(disable=True)
-
-        def show(what: str, done: int, total: int) -> None:
-            nonlocal name, bar
-            if what != name:
-                last.close()
-                name, bar = what, last.enter_context(tqdm(desc=what, total=total, initial=done - 1, disable=None))
-            bar.update()
-
-        yield show
 
 
 def _run_name(config: RunConfig) -> str:

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter
 from vita_mctp.data.manifest import Form, parse_line
 from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, DataError, OutputError
+from vita_mctp.progress import track
 from vita_mctp.text.chat import ASR_INSTRUCTION, TTS_INSTRUCTION
 from vita_mctp.text.vocabulary import AUDIO_TAG
 from vita_mctp.yaml_file import read_yaml
@@ -85,7 +86,7 @@ def fetch(hub_set: HubSet, folder: Path, limit: int | None = None) -> Fetched:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            for number, row in enumerate(islice(stream_rows(hub_set), limit)):
+            for number, row in enumerate(track(islice(stream_rows(hub_set), limit), "rows", limit)):
                 line = _line(hub_set, row, folder, number)
                 file.write(line)
                 samples, skipped = samples + bool(line), skipped + (not line)

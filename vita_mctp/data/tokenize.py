@@ -46,6 +46,7 @@ from vita_mctp.data.token_store import (
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError, DataError, OutputError
 from vita_mctp.files import cannot_write, write_output
 from vita_mctp.processes import run_jobs
+from vita_mctp.progress import track
 
 LINES_PER_SHARD = 1024
 FRONT_END = "sensevoice"
@@ -319,7 +320,8 @@ def tokenize_manifest(
     specs, done = plan_shards(manifest, options.lines_per_shard), list[ShardDone]()
     writing = partial(_writing, folder, codec, codec_digest(codec), options)
     with _threads_kept():
-        for each in run_jobs("tokenizing", writing, specs[rank::world_size], processes):
+        mine = specs[rank::world_size]
+        for each in track(run_jobs("tokenizing", writing, mine, processes), "shards", len(mine)):
             progress(each)
             done.append(each)
     finished = finish_store(specs, folder, done[0].codec) if done else (folder / INDEX_FILE).is_file()

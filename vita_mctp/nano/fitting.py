@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vita_mctp.errors import ConfigError
+from vita_mctp.progress import track
 from vita_mctp.schema import Schema
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def fit(
     losses: by name, of a step; `total` is what is minimised. test: called before each checkpoint with the steps done.
     """
     started = time.perf_counter()
-    while step < schedule.steps:
+    for step in track(range(step, schedule.steps), f"training {folder.name}"):  # noqa: B020
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step) * group.get("scale", 1.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
