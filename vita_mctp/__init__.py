@@ -1,6 +1,6 @@
 """Interleaved speech language models with Multiple Cross-modal Token Prediction (MCTP): several tokens a pass.
 
-Importing it makes its models known to transformers' AutoConfig and AutoModelForCausalLM.
+Importing it makes VITA-Audio's models known to transformers' AutoConfig and AutoModelForCausalLM.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Progress of what takes long: how far, how fast, how long still. On standard error where that is a terminal."""
+"""Progress of what takes long: how far, how fast, how long still. On standard error where that is a terminal.
 
 A bar comes only with the work's second second, and its library is imported only where there is a terminal.
 """

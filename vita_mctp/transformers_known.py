@@ -1,4 +1,4 @@
-"""Makes the models known to transformers' AutoConfig and AutoModelForCausalLM, at no cost to who does not use them.
+"""Makes VITA-Audio's models known to transformers' AutoConfig and AutoModelForCausalLM, at no cost to others.
 
 Their classes need torch, and `import vita_mctp` imports nothing heavy. So what is registered, behind the import of
 AutoConfig, is a stand-in by `model_type`: when a configuration is made of it, the model's classes are imported and
@@ -15,13 +15,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-MODEL_TYPES = (
-    "qwen2_mtp",
-    "qwen2_mtp_sensevoice",
-    "omni_speech2s_llama",
-    "omni_speech2s_qwen",
-    "omni_speech2s_qwen3",
-)
+MODEL_TYPES = ("qwen2_mtp", "qwen2_mtp_sensevoice")
 _AUTO = "transformers.models.auto.configuration_auto"
 
 
