@@ -71,6 +71,16 @@ def test_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert text and float(seconds) > 0.5 and float(first_sound) > 0
 
 
+def test_the_example_is_answered_rightly_in_every_mode_that_is_named() -> None:
+    from vita_mctp import SpeechLM
+
+    nano = SpeechLM.from_pretrained("nano")
+    named = {*nano.modes, *re.findall(r"--mode ([\w,]+)", README)}
+    assert {"verified", "turbo", "1,6,2,12"} <= named
+    answers = {mode: nano.ask(ROOT / "demo/examples/question.wav", mode).text for mode in named}
+    assert set(answers.values()) == {"eight plus twelve is twenty"}, answers
+
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -16,7 +16,6 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from vita_mctp.checkpoints.options import AUTO
 
 _SEVERAL = "..."
 """At the end of an option's metavar: it takes all words up to the next option."""
@@ -158,7 +157,7 @@ class ModelOptions:
     """Which model, and how it is loaded: the options of `SpeechLM.from_pretrained`."""
 
     model: Annotated[str, opt("nano|FOLDER|HUB_ID")] = "nano"
-    device: Annotated[str, opt("DEVICE", _DEVICE)] = AUTO
+    device: Annotated[str, opt("DEVICE", _DEVICE)] = "auto"
     dtype: Annotated[str | None, opt("DTYPE", _DTYPE)] = None
     quantize: Quantize = None
     attn: Attention = "sdpa"
