@@ -16,7 +16,6 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-
 _SEVERAL = "..."
 """At the end of an option's metavar: it takes all words up to the next option."""
 
