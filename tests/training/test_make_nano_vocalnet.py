@@ -15,7 +15,7 @@ from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.codecs.nano import codes_of_digits, digits_of
 from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import CheckpointError, ConfigError
-from vita_mctp.nano.talker_data import ASKED, HELD_OUT, SENTENCES, WRITTEN, SpokenText
+from vita_mctp.nano.talker_data import ASKED, HELD_OUT, SENTENCES, WRITTEN, SpokenText, make_spoken_texts
 from vita_mctp.nano.talker_training import (
     Lessons,
     TalkerRecipe,
@@ -24,6 +24,7 @@ from vita_mctp.nano.talker_training import (
     open_lessons,
     ship,
 )
+from vita_mctp.nano.voices import Sizes
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import AudioCodes
 
@@ -72,6 +73,15 @@ def test_a_finished_run_trains_no_more(made: Path, recipe: Path) -> None:
     weights = (made / "model.safetensors").read_bytes()
     assert make_nano_vocalnet(recipe, made.parent) == made
     assert (made / "model.safetensors").read_bytes() == weights
+
+
+def test_another_corpus_in_the_same_folder_is_not_mixed_up(made: Path) -> None:
+    sizes = {"questions": 2, "sentences": 6, "babble": 0}
+    found = make_spoken_texts(open_model("nano"), made.parent, Sizes.parse(sizes, "the test"), 0)
+    assert [len(found[part]) for part in (ASKED, WRITTEN, SENTENCES, HELD_OUT)] == [2, 2, 6, 2]
+    vocabulary = open_model("nano").load_tokenizer(1000).vocabulary
+    for text in (text for texts in found.values() for text in texts):
+        assert len(text.ids) == len(text.states) == len(text.text.split()) + 1 and text.ids[-1] == vocabulary.im_end
 
 
 def test_a_talker_of_another_thinker_is_refused(made: Path, tmp_path: Path) -> None:

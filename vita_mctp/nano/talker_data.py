@@ -2,13 +2,15 @@
 them.
 
 The thinker is asked aloud and in writing, and answers rightly; or it is asked to say a sentence, which it then writes
-once more. Everything is made once, below one folder: corpus/ features/ tokens/, and the thinker's rows.
+once more. Everything is made once, below one folder: corpus/, and in a folder for this corpus and this thinker
+features/, tokens/ and the thinker's states.
 
 n text tokens, H width of the thinker, N codes.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,10 @@ from torch import Tensor
 from vita_mctp.checkpoints.opening import OpenedModel
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoEncoder
+from vita_mctp.environment import weights_hash
 from vita_mctp.models.registry import SpeechModel
 from vita_mctp.nano.codec_data import CODES_FILE, BatchMaker, open_features, tokenize_corpus
-from vita_mctp.nano.corpus import Corpus, build_planned
+from vita_mctp.nano.corpus import INDEX, Corpus, build_planned
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.samples import CodeStore, NanoSamples
 from vita_mctp.nano.voices import Item, Sizes, make_plan
@@ -64,20 +67,26 @@ def make_spoken_texts(
     """
     plan = _plan(sizes, seed)
     corpus = build_planned(folder / "corpus", plan, seed, processes, progress)
+    made = folder / key_of((folder / "corpus" / INDEX).read_text(), weights_hash(thinker.folder))
     codec = Path(thinker.speech.audio_tokenizer.folder)
     config = NanoCodecConfig.load(codec)
-    if not (folder / "tokens" / CODES_FILE).is_file():
-        store = open_features(corpus, folder / "features", config)
+    if not (made / "tokens" / CODES_FILE).is_file():
+        store = open_features(corpus, made / "features", config)
         maker = BatchMaker(store, corpus, config, store.items, _MAX_FRAMES, seed)
-        tokenize_corpus(maker, NanoEncoder.from_folder(codec), folder / "tokens", 0, seed)
+        tokenize_corpus(maker, NanoEncoder.from_folder(codec), made / "tokens", 0, seed)
     chat = ChatFormat(thinker.load_tokenizer(config.codebook_size))
-    drafts = list(_drafts(corpus, CodeStore.load(folder / "tokens"), chat))
-    states = _states(thinker, [sample for _, _, sample, _ in drafts], folder / _STATES_FILE)
+    drafts = list(_drafts(corpus, CodeStore.load(made / "tokens"), chat))
+    states = _states(thinker, [sample for _, _, sample, _ in drafts], made / _STATES_FILE)
     found: dict[str, list[SpokenText]] = {ASKED: [], WRITTEN: [], SENTENCES: [], HELD_OUT: []}
     for (part, text, sample, codes), predicting in zip(drafts, states, strict=True):
         ids = torch.tensor(_written(sample))
         found[part].append(SpokenText(text, ids, predicting, torch.tensor(codes)))
     return found
+
+
+def key_of(*parts: str) -> str:
+    """A folder's name for what is made of `parts` alone."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 
 def _plan(sizes: Sizes, seed: int) -> Mapping[str, Sequence[Item]]:
@@ -127,7 +136,9 @@ def _states(thinker: OpenedModel, samples: Sequence[Sample], path: Path) -> list
     lengths = [len(_written(sample)) for sample in samples]
     if not path.is_file():
         model = thinker.load_model(dtype="float32")
-        save_file({"states": torch.cat(list(predicting_states(model, samples))).half()}, path)
+        part = path.with_suffix(".part")
+        save_file({"states": torch.cat(list(predicting_states(model, samples))).half()}, part)
+        part.rename(path)
     return list(load_file(path)["states"].float().split(lengths))
 
 

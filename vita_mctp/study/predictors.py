@@ -16,11 +16,12 @@ from typing import Any
 
 from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.decoding.talker import Contract, TalkerOptions
+from vita_mctp.environment import weights_hash
 from vita_mctp.errors import CheckpointError
 from vita_mctp.evaluation.metrics import Comparison, compare
 from vita_mctp.evaluation.report import interval, percent
 from vita_mctp.files import write_whole
-from vita_mctp.nano.talker_data import HELD_OUT, SpokenText, make_spoken_texts
+from vita_mctp.nano.talker_data import HELD_OUT, SpokenText, key_of, make_spoken_texts
 from vita_mctp.nano.talker_speech import LONGEST, Manner, Saying, Voice, codes_per_second, length_errors, word_errors
 from vita_mctp.nano.talker_training import TalkerRecipe, open_lessons, train_talker
 from vita_mctp.schema import Schema
@@ -130,7 +131,7 @@ class Bench:
         texts = make_spoken_texts(thinker, self.options.folder / "data", corpus, recipe.seed)
         self.lessons = open_lessons(self.recipe, texts)
         self.said: list[SpokenText] = texts[HELD_OUT][: self.options.n]
-        self.voice = Voice(thinker)
+        self.voice, self.weights = Voice(thinker), weights_hash(thinker.folder)
 
     @property
     def seeds(self) -> range:
@@ -138,7 +139,8 @@ class Bench:
 
     def outcome(self, variant: Variant, seed: int) -> Outcome:
         """Trains and listens, or reads what was found before."""
-        folder = self.options.folder / f"{variant.name}-{self.recipe.schedule.steps}-seed{seed}"
+        key = key_of(self.recipe.model_dump_json(), self.weights)
+        folder = self.options.folder / key / f"{variant.name}-seed{seed}"
         if (done := folder / f"result-{len(self.said)}.json").is_file():
             return Outcome.read_json(done, CheckpointError)
         sizes = {**self.recipe.talker, **variant.talker}
