@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from cosyvoice2_reference_decoder import CosyVoice2ReferenceDecoder, ReferenceState, new_mel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vita_mctp.codecs.cosyvoice2.config import RELEASED, CosyVoice2Config
 from vita_mctp.codecs.cosyvoice2.decoder import CosyVoice2Flow, DecoderParts, load_decoder
-from vita_mctp.codecs.cosyvoice2.reference_decoder import CosyVoice2ReferenceDecoder, ReferenceState, new_mel
 from vita_mctp.codecs.flow_decoder.flow import CodeWindows, attended_keys, time_steps
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase, vocode
 from vita_mctp.types import AudioBlock
@@ -131,7 +131,7 @@ def test_streaming_call_by_call(
         case.check(f"source.{call}", source)
         return wave, source
 
-    monkeypatch.setattr("vita_mctp.codecs.cosyvoice2.reference_decoder.vocode", checked)
+    monkeypatch.setattr("cosyvoice2_reference_decoder.vocode", checked)
     decoder = CosyVoice2ReferenceDecoder(parts, lambda _: RecordedNoise(case.folder))  # type: ignore[arg-type, return-value]
     plan = json.loads((case.folder / "stream" / "calls.json").read_text())[case.stem]
     codes, state, pieces = given["token"][0].tolist(), decoder.start(), []

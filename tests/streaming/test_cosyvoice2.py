@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cosyvoice2_reference_decoder import CosyVoice2ReferenceDecoder, SeededNoise, new_mel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.cosyvoice2.decoder import CosyVoice2Decoder
-from vita_mctp.codecs.cosyvoice2.reference_decoder import SeededNoise, new_mel
 from vita_mctp.codecs.flow_decoder.windows import Windows
 from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import CheckpointError, ConfigError
@@ -24,7 +24,7 @@ from vita_mctp.types import AudioBlock, AudioCodes, FloatArray
 TINY = Path(__file__).parents[1] / "parity" / "goldens" / "cosyvoice2"
 SAMPLES_PER_CODE = 960
 CODES = st.lists(st.integers(0, 95), max_size=45)
-SOURCES = ["cosyvoice2", "cosyvoice2_reference"]
+SOURCES = [CosyVoice2Decoder, CosyVoice2ReferenceDecoder]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def decoder(folder: Path) -> AudioDecoder:
 
 
 @pytest.fixture(scope="module")
-def both(folder: Path) -> dict[str, AudioDecoder]:
-    return {name: audio_decoder(name, folder) for name in SOURCES}
+def both(folder: Path) -> dict[type, AudioDecoder]:
+    return {kind: kind.from_folder(folder) for kind in SOURCES}
 
 
 def codes_of(ids: list[int], decoder: AudioDecoder) -> AudioCodes:
@@ -101,22 +101,21 @@ def test_later_windows_see_the_voice_and_where_their_blocks_begin(decoder: CosyV
     assert (voiceless.mel - together[0][1].mel)[:, -12:].abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("kind", SOURCES)
 @settings(max_examples=20, deadline=None)
 @given(ids=CODES, wrong=st.one_of(st.integers(96, 10_000), st.integers(-5, -1)), at=st.integers(0, 45))
 def test_no_id_beyond_the_codebook_reaches_the_flow(
-    both: dict[str, AudioDecoder], name: str, ids: list[int], wrong: int, at: int
+    both: dict[type, AudioDecoder], kind: type, ids: list[int], wrong: int, at: int
 ) -> None:
     """As a talker's markers are: 6561 and more for released weights."""
     block = AudioBlock((*ids[:at], wrong, *ids[at:]), 0, is_last=True)
     with pytest.raises(ConfigError, match=rf"got the id {wrong}; wanted 0 to 95"):
-        both[name].decode_block(block, both[name].start())
+        both[kind].decode_block(block, both[kind].start())
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_a_folder_without_a_voice_says_how_to_make_one(name: str, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_voice_says_how_to_make_one(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="vita-mctp convert voice"):
-        audio_decoder(name, folder, options={"voice": str(tmp_path / "none.safetensors")})
+        audio_decoder("cosyvoice2", folder, options={"voice": str(tmp_path / "none.safetensors")})
 
 
 @pytest.mark.parametrize(

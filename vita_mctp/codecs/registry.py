@@ -24,7 +24,6 @@ _CLASSES = {
     },
     "audio decoder": {
         "cosyvoice2": "vita_mctp.codecs.cosyvoice2.decoder:CosyVoice2Decoder",
-        "cosyvoice2_reference": "vita_mctp.codecs.cosyvoice2.reference_decoder:CosyVoice2ReferenceDecoder",
         "glm4_voice": "vita_mctp.codecs.glm4_voice.decoder:Glm4VoiceDecoder",
         "nano": "vita_mctp.codecs.nano:NanoDecoder",
         "nano_digits": "vita_mctp.codecs.nano:NanoDigitsDecoder",
