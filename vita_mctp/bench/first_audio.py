@@ -117,6 +117,13 @@ def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechLM | R
     return speech_lm, loaded, recording
 
 
+def usual_modes(stages: SpeechLM | RandomSpeechLM) -> list[str]:
+    """Those to compare where the user names none."""
+    if isinstance(stages, RandomSpeechLM) or stages.speaking is None:
+        return ["vanilla", "boost"]
+    return list(dict.fromkeys((stages.modes[0], stages.modes[-1])))
+
+
 @dataclass(frozen=True)
 class FirstSound:
     """Seconds of the parts (PARTS or TALKER_PARTS), and the tokens until the first sound, after so long a prompt."""

@@ -97,16 +97,19 @@ def modes(
 def first_audio(
     study: StudyOptions,
     random: Shape = None,
-    modes: Modes = _TWO,
+    modes: Annotated[
+        list[str] | None, opt("MODE...", "as of ask (default: vanilla and boost; of a talker its slowest and fastest)")
+    ] = None,
     question: Annotated[str | None, opt("FILE", "a recording (default: the model's own, or 3 s of hum)")] = None,
     runs: Runs = 50,
     warm_up: Annotated[int, opt("N", "runs not counted", min=1)] = 3,
 ) -> None:
-    """Table 9 of the VITA-Audio paper."""
-    from vita_mctp.bench.first_audio import bench_first_audio, open_stages
+    """Table 9 of the VITA-Audio paper; of models with a talker, table 5 of VocalNet's."""
+    from vita_mctp.bench.first_audio import bench_first_audio, open_stages, usual_modes
 
-    chosen, choice = _parse(modes), study.choice(random)
+    chosen, choice = _parse(modes or []), study.choice(random)
     stages, loaded, asked = open_stages(choice, question)
+    chosen = chosen or _parse(usual_modes(stages))
     measure = partial(bench_first_audio, stages, loaded, asked, modes=chosen, runs=runs, warm_up=warm_up)
     _show(study, choice.name, random is not None, measure, loaded.dtype)
 
