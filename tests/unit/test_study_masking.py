@@ -11,7 +11,7 @@ from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.eager import EagerRunner
-from vita_mctp.study.masking import MASKINGS, hears_word, masks, speak_masked
+from vita_mctp.study.masking import MASKINGS, hears_word, masks, pronunciations, speak_masked
 from vita_mctp.study.samples import NOTHING, AlignedAnswer
 from vita_mctp.types import Task, TokenKind
 
@@ -56,6 +56,30 @@ def test_the_middle_word_is_looked_for_where_it_belongs() -> None:
     assert hears_word("two plus two is four", "two plus two is five", 2)
     assert not hears_word("two plus two is four", "two plus is four", 2)
     assert not hears_word("two plus two is four", "", 2)
+
+
+def spoken_the(number: int, way: int, code: int, said: int) -> tuple[AlignedAnswer, np.ndarray[Any, Any]]:
+    """`the x`, its first word spoken in a way: codes `code` in the reference, `said` in the answers made."""
+    utterance: Any = SimpleNamespace(
+        phones=(9, way, 5), phone_ends=(10, 20, 40), word_starts=(0, 20), word_ends=(20, 40)
+    )
+    unused: Any = None
+    answer = AlignedAnswer(
+        Task.TTS, "the x", (1, 2, code, code, 40), 0, (0, 1, -1, -1, -1), (-1, -1, 0, 0, 1), unused, utterance
+    )
+    made = np.array([(1, 2, said, said, 40)] * len(MASKINGS))
+    made[list(MASKINGS).index("nothing")] = answer.ids
+    return answer, made
+
+
+def test_the_way_a_word_is_spoken_is_told_by_its_codes() -> None:
+    """Two ways with codes of their own; the made answers have the other way's codes in one case of four."""
+    pairs = [spoken_the(n, way, 21 + way, 21 + (way if n else 1 - way)) for n, way in enumerate((0, 1, 0, 1))]
+    facts = pronunciations("t", [answer for answer, _ in pairs], [made for _, made in pairs], 0)
+    right = {name: facts[f"t.{name}.right pronunciation"].value for name in ("the references", *MASKINGS)}
+    assert right["the references"] == right["nothing"] == 1.0
+    assert right["all words"] == 0.75
+    assert facts["t.all words.pronunciation lost"].value == 0.25
 
 
 def test_rows_of_sound_see_the_words_that_are_left() -> None:

@@ -135,7 +135,10 @@ def run(options: StudyOptions) -> Result:
         made = [speak_masked(studied, answer) for answer in answers]
         errors, middle = _errors(studied, judge, answers, made)
         same = {name: _same_codes(answers, made, number) for number, name in enumerate(MASKINGS)}
-        found, variants = _facts(task, errors, middle, same, options.seed), _variants(task, answers, made, options.seed)
+        found, variants = (
+            _facts(task, errors, middle, same, options.seed),
+            pronunciations(task, answers, made, options.seed),
+        )
         facts |= found | variants
         tables.append(_table(task, errors, found))
         tables += [_variant_table(task, variants)] if variants else []
@@ -249,7 +252,7 @@ def _panel(task: str, facts: Mapping[str, Fact], names: tuple[str, ...]) -> Pane
     return Panel(f"Word errors of the sound, {task}", "masked", "%", [line])
 
 
-def _variants(
+def pronunciations(
     task: str, answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int64]], seed: int
 ) -> dict[str, Fact]:
     """Of words that the references speak in several ways: how often the codes under a masking are of the right one."""
