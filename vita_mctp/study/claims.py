@@ -151,21 +151,26 @@ def read_claims() -> tuple[Claim, ...]:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Facts by STUDY.FACT, and what was run for each study or bench, in a line."""
+    """Facts by STUDY.FACT; what was run for each study or bench, in a line; and where and when each study was made."""
 
     facts: dict[str, Fact]
     runs: dict[str, str]
+    made: tuple[str, ...] = ()
 
     @classmethod
     def gather(cls, studies: Path, benches: Path) -> Evidence:
         """Of the studies' findings and of recorded benches, in two folders."""
         facts: dict[str, Fact] = {}
         runs: dict[str, str] = {}
+        made = []
         for name in (*STUDIES, *TRAINED):
             findings = read(studies / f"{name}.md")
             if findings is not None:
                 facts |= {f"{name}.{fact}": value for fact, value in findings.facts.items()}
                 runs[name] = _run_line(findings)
+                parts = ("command", "weights", "date", "commit", "versions")
+                facets = ", ".join(f"{part} {findings.about[part]}" for part in parts)
+                made.append(f"[{findings.title}]({name}.md): {facets}")
         for name in _BENCHES:
             path = benches / f"{name}.json"
             if path.exists():
@@ -173,7 +178,7 @@ class Evidence:
                 found = _bench_values(values["rows"])
                 facts |= {f"{name}.{fact}": Fact.exact(value, 1) for fact, value in found.items()}
                 runs[name] = f"`{values['command'].partition(' --json')[0]}` ({values['subject']}, one run)"
-        return cls(facts, runs)
+        return cls(facts, runs, tuple(made))
 
     def runs_of(self, claim: Claim) -> str:
         facts = (*(_parts(condition)[0] for condition in claim.holds), *claim.show.values())
@@ -232,6 +237,8 @@ def page(evidence: Evidence, command: str, pictures: Sequence[str]) -> str:
         *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures),
         "## Every claim",
         table(_COLUMNS, [_row(claim, evidence) for claim in claims]),
+        "## Made from" if evidence.made else "",
+        "\n".join(f"- {line}" for line in evidence.made),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
