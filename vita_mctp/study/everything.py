@@ -35,6 +35,7 @@ def study_everything(
             write(kind.load()(options), target)
     words = ["vita-mctp", "study", "all", "--model", options.model, "--seed", str(options.seed)]
     words += (["--quick"] if quick else []) + ([] if options.runs is None else ["--runs", str(options.runs)])
+    words += [] if options.n == kind.size(quick) else ["--n", str(options.n)]
     shown = [name for name in _PICTURES if (out / name).exists()]
     target = out / "claims.md"
     write_output(target, page(Evidence.gather(out, benches), shlex.join(words), shown).encode())
