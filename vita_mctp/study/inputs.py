@@ -31,7 +31,7 @@ from vita_mctp.types import Task
 
 BOTH, HIDDEN, TOKEN, NEITHER = "both inputs", "hidden state alone", "token alone", "neither"
 _CUTS = {BOTH: (), HIDDEN: ZEROED["token zeroed"], TOKEN: ZEROED["hidden state zeroed"], NEITHER: ZEROED["both zeroed"]}
-_LESSONS, _STEPS, _BATCH, _RATE = 400, 200, 8, 2e-3
+_LESSONS, _STEPS, _BATCH, _RATE = 400, 400, 8, 2e-3
 _QUICK_LESSONS, _QUICK_STEPS = 12, 3
 IGNORED = -100
 
