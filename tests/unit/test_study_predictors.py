@@ -14,6 +14,7 @@ from vita_mctp.study.predictors import (
     Claim,
     Outcome,
     TrainingBudget,
+    by_text,
     depth_variants,
     predictor_claims,
     predictor_variants,
@@ -41,6 +42,11 @@ def test_claims_are_told_apart_from_chance() -> None:
         for worse, than in (("bad", "good"), ("good", "bad"), ("bad", "as bad"))
     ]
     assert verdicts == ["holds", "does not hold here", "cannot be told"]
+
+
+def test_seeds_share_their_texts() -> None:
+    found = by_text([outcome(x=[saying(1), saying(3)]), outcome(x=[saying(2), saying(4)])], "x")
+    assert [each.edits for each in found] == [3, 7] and [each.words for each in found] == [10, 10]
 
 
 def test_every_claim_names_what_is_measured() -> None:

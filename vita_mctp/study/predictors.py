@@ -178,6 +178,13 @@ def pooled(outcomes: Sequence[Outcome], manner: str) -> list[Saying]:
     return [saying for outcome in outcomes for saying in outcome.sayings[manner]]
 
 
+def by_text(outcomes: Sequence[Outcome], manner: str) -> list[Saying]:
+    """Of each text the sums over seeds: what is drawn again for an interval are texts, since seeds share them."""
+    several = zip(*(outcome.sayings[manner] for outcome in outcomes), strict=True)
+    names = Saying.model_fields
+    return [Saying(**{name: sum(getattr(each, name) for each in seeds) for name in names}) for seeds in several]
+
+
 @dataclass(frozen=True)
 class Claim:
     """The second has fewer word errors than the first: the paper's numbers, and which sayings to hold them against.
@@ -197,7 +204,7 @@ class Claim:
 
     def difference(self, found: Mapping[str, Sequence[Outcome]]) -> Comparison:
         """Of the second from the first, on the same texts."""
-        a, b = (pooled(found[variant], manner) for variant, manner in (self.worse, self.than))
+        a, b = (by_text(found[variant], manner) for variant, manner in (self.worse, self.than))
         return compare(
             ([each.edits for each in a], [each.words for each in a]),
             ([each.edits for each in b], [each.words for each in b]),
@@ -272,11 +279,11 @@ _M2_PAPER = (8.56, 7.64, 6.53, 6.64, 6.07, 6.33)
 def depth_claims() -> Iterator[Claim]:
     """Of M2's table 3, whose word error rates are decoded without the MTP layers."""
     for levels in range(1, 6):
-        text, paper = f"{levels} MTP layers are better than none, decoded without them", _M2_PAPER
+        text, paper = f"{levels} MTP layers better than none, decoded without them", _M2_PAPER
         yield Claim(text, f"{paper[0]} and {paper[levels]}", ("m2-0", "1x"), (f"m2-{levels}", "1x"))
     yield Claim("4 layers are better than 5", f"{_M2_PAPER[5]} and {_M2_PAPER[4]}", ("m2-5", "1x"), ("m2-4", "1x"))
     for levels in range(1, 6):
-        text = f"ours: {levels + 1}x with {levels} layers is better than 1x with none"
+        text = f"ours: {levels + 1}x by all {levels} is better than 1x with none"
         yield Claim(text, "-", ("m2-0", "1x"), (f"m2-{levels}", f"{levels + 1}x"))
 
 
@@ -317,7 +324,7 @@ def _run(
     facts = {"floor": Fact.of(word_errors(floor))}
     for variant in kinds:
         for manner in variant.manners:
-            facts[f"{variant.name} {manner.name}"] = Fact.of(word_errors(pooled(found[variant.name], manner.name)))
+            facts[f"{variant.name} {manner.name}"] = Fact.of(word_errors(by_text(found[variant.name], manner.name)))
     facts |= {claim.fact: Fact.of(claim.difference(found)) for claim in claims}
     steps, batch = bench.recipe.schedule.steps, bench.recipe.schedule.batch
     stated = about(options, name, seeds=budget.seeds, steps=steps, answers_a_step=batch, recipe=str(budget.recipe))
@@ -325,8 +332,8 @@ def _run(
     floors = [percent(word_errors(floor, loop=loop)) for loop in (False, True)]
     said = (
         f"WER2, WER1: what PocketSphinx hears, with a bigram of the domain and in a word loop, of {len(bench.said)} "
-        "sentences that no training saw, all seeds together; brackets: bootstrap 95 % interval over sentences. Its "
-        f"floor, the answer voice's own codes: WER2 {floors[0]}, WER1 {floors[1]}.",
+        "sentences that no training saw, all seeds together; brackets: bootstrap 95 % interval over sentences, each "
+        f"with all its seeds. Its floor, the answer voice's own codes: WER2 {floors[0]}, WER1 {floors[1]}.",
         "length errors: less than two thirds or more than four thirds of the answer voice's codes. codes a CPU-second: "
         "of one thread, on a machine with other work: compare within this table alone.",
         "A claim compares word errors on the same sentences: difference in percentage points, p by approximate "
@@ -340,8 +347,8 @@ def _speech_table(found: Mapping[str, Sequence[Outcome]], variants: Sequence[Var
     rows = []
     for variant in variants:
         for manner in variant.manners:
-            sayings = pooled(found[variant.name], manner.name)
-            errors = (percent(each) for each in (word_errors(sayings), word_errors(sayings, loop=True)))
+            sayings, texts = (of(found[variant.name], manner.name) for of in (pooled, by_text))
+            errors = (percent(word_errors(texts, loop=loop)) for loop in (False, True))
             speed = _speed(variant, manner)
             row = (_title(variant.name), speed, *errors, percent(length_errors(sayings)))
             rows.append((*row, f"{codes_per_second(sayings):,.0f}"))
@@ -355,7 +362,7 @@ def _speed(variant: Variant, manner: Manner) -> str:
 
 
 def _title(name: str) -> str:
-    return NAMES.get(name, f"{name.removeprefix('m2-')} layers")
+    return NAMES.get(name, f"{name.removeprefix('m2-')} layers".replace("1 layers", "1 layer"))
 
 
 def _level_table(found: Mapping[str, Sequence[Outcome]]) -> Table:
