@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from vita_mctp.cli import parse
+from vita_mctp.cli.serve import _named
+from vita_mctp.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "serving.md").read_text()
@@ -37,6 +39,14 @@ def test_the_clients_code_runs(
 def test_every_command_is_known(line: str) -> None:
     program, *arguments = shlex.split(line)
     assert program == "vita-mctp" and parse(arguments)
+
+
+def test_voices_are_named() -> None:
+    assert not parse(["serve"]).params["voice"]
+    assert parse(["serve", "--voice", "anna=a.wav", "Ben=b.wav"]).params["voice"] == ["anna=a.wav", "Ben=b.wav"]
+    assert [*_named(["Ben=b=c.wav"])] == [("ben", "b=c.wav")]
+    with pytest.raises(ConfigError, match="NAME=FILE"):
+        list(_named(["anna"]))
 
 
 def test_a_served_model_answers_and_ends_when_told(tiny_speech_folder: Path) -> None:

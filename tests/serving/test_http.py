@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -19,6 +20,7 @@ from websockets.sync.client import connect
 from tests.serving.conftest import ANSWER, QUESTION, served
 from vita_mctp.audio import read_wave
 from vita_mctp.audio.formats import from_pcm16
+from vita_mctp.errors import ConfigError
 from vita_mctp.serving.options import Limits, ServerOptions
 from vita_mctp.serving.service import Service
 from vita_mctp.speech_lm import SpeechLM
@@ -253,6 +255,27 @@ def test_a_recording_without_speech_is_refused_and_a_noise_in_a_long_one_left_ou
             client.audio.transcriptions.create(model="nano", file=("hum.wav", quiet))
     mixed = _wav(np.concatenate([hum, 0 * hum[: wave.sample_rate], wave.samples]), wave.sample_rate)
     assert "eight" in client.audio.transcriptions.create(model="nano", file=("mixed.wav", mixed)).text
+
+
+def test_voices_are_recordings_that_the_model_speaks_in(tiny_speech_folder: Path, nano: SpeechLM) -> None:
+    speech_lm, voice = SpeechLM.from_pretrained(tiny_speech_folder), read_wave(QUESTION)
+    options = ServerOptions("tiny", voices={"anna": voice})
+    with served(speech_lm, options) as (address, _), OpenAI(base_url=f"{address}/v1", api_key="any") as client:
+        said = {}
+        for name in ("Anna", "alloy"):
+            made = client.audio.speech.create(
+                model="tiny", voice=name, input="two plus three", response_format="wav", extra_body={"temperature": 0}
+            )
+            said[name], _ = sound_of(made.content, "wav")
+        for name, prompt in (("Anna", voice), ("alloy", None)):
+            wanted = speech_lm.say("two plus three", temperature=0, voice_prompt=prompt).wave.samples
+            assert len(said[name]) == len(wanted)
+            np.testing.assert_allclose(said[name], wanted, atol=1e-4)
+        assert not np.array_equal(said["Anna"], said["alloy"])
+        with pytest.raises(openai.BadRequestError, match="anna"):
+            client.audio.speech.create(model="tiny", voice="berta", input="two")
+    with pytest.raises(ConfigError, match="voice prompts"):
+        Service(nano, options)
 
 
 def test_keys_are_asked_for(nano: SpeechLM) -> None:

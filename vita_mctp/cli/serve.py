@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,9 @@ app = new_app()
 
 _NAME = "the model's name for clients (default: as --model, of a folder its last part)"
 _KEYS = f"a file with an API key on each line; one key may also stand in {KEY_VARIABLE} (default: no key is asked for)"
+_VOICES = (
+    "recordings of voices to speak in, by the names that clients send; for a model that was trained with voice prompts"
+)
 _BUSY = "the next one is refused with 429"
 
 
@@ -28,6 +32,7 @@ class ListenOptions:
     ssl_key: Annotated[str | None, opt("FILE", "PEM key of the certificate")] = None
     api_keys: Annotated[str | None, opt("FILE", _KEYS)] = None
     served_name: Annotated[str | None, opt("NAME", _NAME)] = None
+    voice: Annotated[list[str] | None, opt("NAME=FILE...", _VOICES)] = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -
     name = listening.served_name or served_name(model.model)
     chosen = Limits(**{field.name: getattr(limits, field.name) for field in fields(limits)})
     log_to_stderr()
-    application = build_app(load_model(model), ServerOptions(name, keys, chosen))
+    speech_lm = load_model(model)
+    voices = {each: speech_lm.settings.read_recording(path) for each, path in _named(listening.voice or ())}
+    application = build_app(speech_lm, ServerOptions(name, keys, chosen, voices))
     application.state.service.warm_up()
     run(
         application,
@@ -81,3 +88,12 @@ def read_keys(path: str | None) -> tuple[str, ...]:
     if not lines:
         raise ConfigError(f"{path} holds no API key; put one on each line, or leave --api-keys out")
     return (*keys, *lines)
+
+
+def _named(voices: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names in small letters, and paths."""
+    for voice in voices:
+        name, _, path = voice.partition("=")
+        if not (name and path):
+            raise ConfigError(f"--voice {voice} came; wanted NAME=FILE")
+        yield name.lower(), path

@@ -15,13 +15,14 @@ from vita_mctp.types import Done, Role, StopReason, Task, TextDelta, Turn, Wave,
 
 @dataclass(frozen=True)
 class ReplyOptions:
-    """speaks: whether the answer has sound. The rest as for `SpeechLM.stream`."""
+    """speaks: whether the answer has sound. voice: a recording to speak in. The rest as for `SpeechLM.stream`."""
 
     speaks: bool = True
     mode: str | None = None
     seed: int = 0
     temperature: float | None = None
     max_new_tokens: int | None = None
+    voice: Wave | None = None
 
 
 class Replies(Protocol):
@@ -99,6 +100,7 @@ class ModelReplies:
             temperature=options.temperature,
             max_new_tokens=options.max_new_tokens,
             history=history,
+            voice_prompt=options.voice if task.speaks else None,
             cancel=cancel,
         )
 

@@ -20,7 +20,6 @@ from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.items import Item, new_id
 from vita_mctp.conversation.reply import ReplyOptions
 from vita_mctp.serving.errors import ApiError
-from vita_mctp.serving.options import check_voice
 from vita_mctp.serving.schemas import AudioPart, ChatBody, Message
 from vita_mctp.serving.service import Service, opened, server_sent
 from vita_mctp.types import Done, Role, StopReason, TextDelta, Wave, WaveChunk
@@ -58,8 +57,7 @@ def chat_routes(service: Service) -> APIRouter:
     @router.post(ENDPOINT, response_class=Response)
     async def chat(body: ChatBody) -> Response:
         speaks = "audio" in (body.modalities or ())
-        if body.audio is not None:
-            check_voice(body.audio.voice, "audio.voice")
+        voice = service.options.voice(None if body.audio is None else body.audio.voice, "audio.voice")
         form = (body.audio.format if body.audio is not None else "wav").replace("pcm16", "pcm") if speaks else None
         completion = Completion(
             service.options.check_model(body.model),
@@ -67,7 +65,7 @@ def chat_routes(service: Service) -> APIRouter:
             body.stream_options is not None and body.stream_options.include_usage,
         )
         most = body.max_completion_tokens or body.max_tokens
-        options = service.reply_options(body, speaks=speaks, max_new_tokens=most)
+        options = service.reply_options(body, speaks=speaks, max_new_tokens=most, voice=voice)
 
         def make(cancel: Cancel) -> Iterator[Piece]:
             return replied(service, body, options, completion, cancel)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from vita_mctp.serving.errors import ApiError
+from vita_mctp.types import Wave
 
 VOICES = (
     "default", "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer",
     "verse",
 )  # fmt: skip
-"""Names that clients send: each is the model's one voice."""
+"""Names that clients send: each is the model's own voice."""
 
 _FOREIGN_MODELS = re.compile(r"(gpt|whisper|tts)-[\w.-]{1,60}")
 """Names of OpenAI's speech models, which stock clients send unless told otherwise: each is the model served."""
@@ -42,11 +43,26 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """model: the name that the model is served by. api_keys: none lets everybody in."""
+    """model: the name that the model is served by. api_keys: none lets everybody in.
+
+    voices: recordings of voices to speak in, by names in small letters, for a model that was trained with such prompts.
+    """
 
     model: str = "nano"
     api_keys: tuple[str, ...] = ()
     limits: Limits = Limits()
+    voices: Mapping[str, Wave] = field(default_factory=dict)
+
+    def voice(self, given: str | dict[str, str] | None, param: str = "voice") -> Wave | None:
+        """What to speak in; None is the model's own voice. Raises ApiError for a name that is not known."""
+        name = given.get("id") if isinstance(given, dict) else given
+        if name is None or name.lower() in self.voices:
+            return self.voices.get((name or "").lower())
+        if name.lower() not in VOICES:
+            ours = "".join(f"{each}, " for each in self.voices)
+            message = f"the voice {name[:60]!r} came; wanted {ours}or one of {', '.join(VOICES)}: the model's own voice"
+            raise ApiError(400, message, param=param, code="invalid_voice")
+        return None
 
     def check_model(self, name: str | None) -> str:
         """The name of the model that a client asks for. Raises ApiError for one that is not here."""
@@ -79,14 +95,6 @@ class ServerOptions:
 def served_name(model: str) -> str:
     """What clients call a model that is loaded by this name or from this folder."""
     return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def check_voice(voice: str | dict[str, str] | None, param: str = "voice") -> None:
-    """Raises ApiError for a voice whose name is not known."""
-    name = voice.get("id") if isinstance(voice, dict) else voice
-    if name is not None and name.lower() not in VOICES:
-        message = f"the voice {name[:60]!r} came; wanted one of {', '.join(VOICES)}, which are this model's one voice"
-        raise ApiError(400, message, param=param, code="invalid_voice")
 
 
 def _bearer(headers: dict[bytes, bytes]) -> str | None:

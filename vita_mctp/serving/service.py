@@ -16,7 +16,7 @@ from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.items import Item
 from vita_mctp.conversation.reply import ModelReplies, ReplyOptions
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.errors import VitaError
+from vita_mctp.errors import ConfigError, VitaError
 from vita_mctp.serving.answers import Gate, in_thread
 from vita_mctp.serving.errors import as_api_error
 from vita_mctp.serving.metrics import Metrics
@@ -34,6 +34,8 @@ _WARM = 40
 
 class Service:
     def __init__(self, speech_lm: SpeechLM, options: ServerOptions) -> None:
+        if options.voices and not speech_lm.settings.voice_prompts:
+            raise ConfigError("voices came for a model that was not trained with voice prompts; leave them out")
         self.options, self.metrics = options, Metrics()
         self.replies = ModelReplies(speech_lm)
         self.gate = Gate(options.limits, self.metrics)
@@ -50,11 +52,13 @@ class Service:
             with ThreadPoolExecutor(count := 1 << doublings) as pool:
                 list(pool.map(lambda _: list(speech_lm.stream("yes", Task.TTS, max_new_tokens=_WARM)), range(count)))
 
-    def reply_options(self, body: Body, *, speaks: bool = True, max_new_tokens: int | None = None) -> ReplyOptions:
+    def reply_options(
+        self, body: Body, *, speaks: bool = True, max_new_tokens: int | None = None, voice: Wave | None = None
+    ) -> ReplyOptions:
         """Raises ConfigError for a mode that is none."""
         if body.mode is not None:
             parse_mode(body.mode, num_blocks=0)
-        return ReplyOptions(speaks, body.mode, body.seed or 0, body.temperature, max_new_tokens)
+        return ReplyOptions(speaks, body.mode, body.seed or 0, body.temperature, max_new_tokens, voice)
 
     async def answer(self, endpoint: str, make: Callable[[Cancel], Iterator[T]]) -> AsyncGenerator[T, None]:
         """What an answer gives, made in a thread once there is room for it. Raises ApiError."""

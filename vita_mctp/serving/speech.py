@@ -15,7 +15,6 @@ from vita_mctp.audio.formats import MEDIA_TYPES, new_encoder
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.reply import ReplyOptions
 from vita_mctp.serving.errors import ApiError
-from vita_mctp.serving.options import check_voice
 from vita_mctp.serving.schemas import SpeechBody
 from vita_mctp.serving.service import Service, opened, server_sent
 from vita_mctp.types import Done, StopReason, WaveChunk
@@ -30,7 +29,7 @@ def speech_routes(service: Service) -> APIRouter:
     @router.post(ENDPOINT, response_class=Response)
     async def speech(body: SpeechBody) -> Response:
         service.options.check_model(body.model)
-        check_voice(body.voice)
+        voice = service.options.voice(body.voice)
         most = service.options.limits.text_characters
         if len(body.input) > most:
             raise ApiError(400, f"the input has {len(body.input)} characters; wanted at most {most}", param="input")
@@ -38,7 +37,7 @@ def speech_routes(service: Service) -> APIRouter:
             raise ApiError(400, f"speed {body.speed:g} came; this model has one speed: leave it out", param="speed")
         if not (sentences := sentences_of(body.input)):
             raise ApiError(400, "the input has no word; give some text", param="input")
-        options = service.reply_options(body)
+        options = service.reply_options(body, voice=voice)
         made = await opened(service.answer(ENDPOINT, lambda cancel: spoken(service, sentences, options, body, cancel)))
         if body.stream_format == "sse":
             return StreamingResponse(_as_events(made), media_type="text/event-stream")

@@ -19,11 +19,11 @@ from pydantic import ValidationError
 from vita_mctp.audio.formats import pcm16
 from vita_mctp.conversation.items import ConversationError, Item, new_id
 from vita_mctp.conversation.reply import Replies
-from vita_mctp.conversation.turns import Conversation
+from vita_mctp.conversation.turns import Conversation, ConversationOptions
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.errors import VitaError
 from vita_mctp.serving.metrics import Metrics
-from vita_mctp.serving.options import ServerOptions, check_voice
+from vita_mctp.serving.options import ServerOptions
 from vita_mctp.serving.realtime.sound import RATE, SoundIn
 from vita_mctp.serving.realtime.speaking import Speaking, item_body
 from vita_mctp.serving.realtime.wire import (
@@ -66,7 +66,7 @@ class RealtimeProtocol:
         self._in = SoundIn(self.config.audio.input.format)
         self._speaking = Speaking(self.say, lambda: self.config, replies.sample_rate, metrics)
         self.conversation = Conversation(
-            replies, self._speaking, self.config.conversation_options(), RATE, **conversation_options
+            replies, self._speaking, self._conversation_options(self.config), RATE, **conversation_options
         )
         self.say(Say.CREATED, session=self._about())
 
@@ -128,15 +128,21 @@ class RealtimeProtocol:
         known = self.config.model_dump(by_alias=True)
         config = Config.model_validate(merged(known, event.changes))
         self._options.check_model(config.model)
-        check_voice(config.audio.output.voice, "session.audio.output.voice")
+        options = self._conversation_options(config)
         if config.mode is not None:
             parse_mode(config.mode, num_blocks=0)
         with self.conversation.lock:
             if config.audio.input.format != self.config.audio.input.format:
                 self._in = SoundIn(config.audio.input.format)
             self.config = config
-            self.conversation.configure(config.conversation_options())
+            self.conversation.configure(options)
             self.say(Say.UPDATED, session=self._about())
+
+    def _conversation_options(self, config: Config) -> ConversationOptions:
+        """With the voice that the session names. Raises ApiError."""
+        options = config.conversation_options()
+        voice = self._options.voice(config.audio.output.voice, "session.audio.output.voice")
+        return replace(options, reply=replace(options.reply, voice=voice))
 
     def _create(self, event: CreateItem) -> None:
         item = self._item(event.item)
@@ -147,7 +153,7 @@ class RealtimeProtocol:
             self.say(Say.ITEM_DONE, **body)
 
     def _respond(self, body: ResponseBody) -> None:
-        options = self.config.reply_options()
+        options = self.conversation.options.reply
         if body.output_modalities is not None:
             options = replace(options, speaks="audio" in body.output_modalities)
         if body.max_output_tokens is not None:
