@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+EXIT_CODE = "exit code"
+"""The property of a test that holds what its command gave."""
+
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 3, 10**12, -(10**30), 0.5, 1e308, float("nan"), float("inf"), "", "x", "\0", "../evil",
     "/etc/passwd", "1e-3", "\ud800", "é" * 300, [], [1, 2], [[]], [10**12], {}, {"x": 1}, {"": None},

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from damage import damage_file, dump_json, tree
+from damage import EXIT_CODE, damage_file, dump_json, tree
 
 from vita_mctp.cli import main
 
@@ -43,7 +43,12 @@ class Hang(BaseException):
 
 
 @pytest.fixture
-def attempt(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Try]:
+def attempt(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> Iterator[Try]:
     """Runs one command in `tmp_path/in`; what it may write is `tmp_path/out` alone. Gives its exit code."""
     (tmp_path / "in").mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / "in")
@@ -70,6 +75,7 @@ def attempt(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
             for clock, number in CLOCKS:
                 signal.setitimer(clock, 0)
                 signal.signal(number, signal.SIG_DFL)
+        record_property(EXIT_CODE, code)
         told = capfd.readouterr()
         errors = [line for line in told.err.splitlines() if line.startswith("vita-mctp: error: ")]
         assert code in (0, 1, 2), f"exit code {code}: {story}"
