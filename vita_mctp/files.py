@@ -33,5 +33,12 @@ def write_output(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
+def check_output(path: Path) -> None:
+    """Before any work is spent: raises OutputError for a path that `write_output` is bound to fail at."""
+    above = next(each for each in path.absolute().parents if each.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}; wanted a file in a folder that may be written: name another path")
+
+
 def cannot_write(path: object, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror}; name another path or free some space")

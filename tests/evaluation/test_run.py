@@ -87,6 +87,16 @@ def test_the_error_rate_is_what_one_counts_by_hand(publish: Publish, tmp_path: P
     assert outcome.summary["rules"]["whisper_en"].startswith("whisper_en/1 (jiwer ")
 
 
+def test_a_run_without_an_answer_may_be_asked_for_otherwise(publish: Publish, tmp_path: Path) -> None:
+    """As the refusal itself advises: a set that is not whole wants `--partial`."""
+    data, folder = publish("librispeech"), tmp_path / "run"
+    with pytest.raises(DataError, match="--partial"):
+        run(folder, data, Answering(RIGHT), partial=False)
+    assert len(run(folder, data, Answering(RIGHT)).rows) == 3
+    with pytest.raises(ConfigError, match="another run"):
+        run(folder, data, Answering(RIGHT), partial=False)
+
+
 def test_a_system_learns_nothing_of_what_is_right(publish: Publish, tmp_path: Path) -> None:
     """So no reference's length can bound an answer: it is told where the recording lies, and that is all."""
     system = Answering(RIGHT)

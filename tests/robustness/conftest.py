@@ -15,10 +15,10 @@ CASES = int(os.environ.get("VITA_MCTP_CASES", "8"))
 
 _PAGE = """# Damaged input
 
-What the program reads was damaged, and what it is asked was made odd, case by case from the case's number. A case passes with a
-right result (exit code 0), a check that says what is wrong (1), or one line (2). A traceback, more than one line, ten
-seconds of computing, a file left half-written or outside `--out` fails it ([the test](../../tests/robustness/test_any_input.py)).
-CI tries eight of each kind. This page was written on {date} by
+What the program reads was damaged, and what it is asked was made odd, case by case from the case's number. A case
+passes with a right result (exit code 0), a check that says what is wrong (1), or one line (2). A traceback, more than
+one line, ten seconds of computing, a file left half-written or outside `--out` fails it
+([the test](../../tests/robustness/test_any_input.py)). CI tries eight of each kind. This page was written on {date} by
 
     VITA_MCTP_CASES={each} VITA_MCTP_REPORT=docs/results/robustness.md pytest tests/robustness
 

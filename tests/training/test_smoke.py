@@ -46,6 +46,24 @@ def test_the_curves_are_those_in_the_repository(trained: Path) -> None:
     assert wrong == {}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="both are a GPU's")
+@pytest.mark.parametrize("kernel", ["flex", "flash"])
+def test_attention_that_this_machine_cannot_train_with(
+    tokens: Path, tmp_path: Path, kernel: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--set", f"attention={kernel}"]
+    assert main([*arguments("stage1_alignment", tokens, tmp_path), *settings]) == 2
+    assert "sdpa" in capsys.readouterr().err and not list(tmp_path.rglob("*/*"))
+
+
+def test_a_target_that_cannot_be_is_found_before_the_work(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(arguments("stage1_alignment", tokens, tmp_path / "file")) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
 def test_what_libraries_print_is_no_result(tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def chatty(_model: object, _step: int) -> str:
         print("from Python")

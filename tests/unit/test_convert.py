@@ -106,6 +106,19 @@ def test_nothing_half_written_is_left(base: Path, tmp_path: Path, monkeypatch: p
         convert_qwen(base, base)
 
 
+def test_a_target_that_cannot_be_is_found_before_the_work(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("vita_mctp.checkpoints.conversion.load_model", lambda *_, **__: pytest.fail("loaded"))
+    for target in ("file", "file/below"):
+        with pytest.raises(OutputError, match="file"):
+            convert_qwen(base, tmp_path / target)
+    for command in (["convert", "voice", "q.wav", "nowhere", "file/voice"], ["evaluate", "nano", "--out", "."]):
+        monkeypatch.chdir(tmp_path)
+        assert main(command) == 2
+
+
 def test_the_command_converts_and_complains_in_one_line(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

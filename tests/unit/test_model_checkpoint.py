@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM, is_mctp_parameter
 
@@ -219,6 +221,16 @@ def test_a_damaged_config_or_index_is_named(saved: Path, text: str) -> None:
     (saved / "model.safetensors").unlink()
     (saved / "model.safetensors.index.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"index\.json is damaged"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("placed", ["null", "[]", "{}", '{"a": 1}', '{"a": null}', "[" * 9999])
+def test_a_damaged_index_is_named(saved: Path, placed: str) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / "model.safetensors.index.json").write_text(f'{{"weight_map": {placed}}}')
+    with suppress(CheckpointError):  # it also lacks other files
+        find_model(saved)
+    with pytest.raises(CheckpointError, match=r"index\.json"):
         load_model(saved)
 
 

@@ -1,25 +1,22 @@
-"""Sound as clients send and want it: encoders that give out bytes while they are fed, and uploads of any format.
+"""Sound as clients want it: encoders that give out bytes while they are fed.
 
-libsndfile writes all formats but aac, which is ffmpeg's, as are uploads that libsndfile cannot read (m4a, webm ...).
-ffmpeg is given a file of ours and demuxers that open nothing else, so that no upload can name a path or an address.
+libsndfile writes all formats but aac, which is ffmpeg's.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 import struct
 import subprocess
-import tempfile
 import threading
 from typing import Any, Protocol
 
 import numpy as np
 
-from vita_mctp.audio.io import read_wave
+from vita_mctp.audio.ffmpeg import ffmpeg
 from vita_mctp.audio.resample import StreamResampler
-from vita_mctp.errors import AudioError, ConfigError
+from vita_mctp.errors import ConfigError
 from vita_mctp.types import FloatArray, Wave
 
 PCM_RATE = 24_000
@@ -38,8 +35,6 @@ _SOUNDFILE: dict[str, dict[str, Any]] = {
     "opus": {"format": "OGG", "subtype": "OPUS"},
     "flac": {"format": "FLAC", "subtype": "PCM_16"},
 }
-_DEMUXERS = "mov,matroska,webm,aac,mp3,ogg,flac,wav,amr,asf,caf,aiff"
-_CONVERSION_SECONDS = 60
 _UNKNOWN = 0xFFFFFFFF
 """Size in the header of a WAV whose end is not known."""
 
@@ -194,7 +189,7 @@ class AacEncoder:
 
     def __init__(self, sample_rate: int) -> None:
         source = ["-f", "s16le", "-ar", str(sample_rate), "-ac", "1", "-i", "pipe:0"]
-        command = [_ffmpeg("aac"), "-v", "error", *source, "-f", "adts", "-flush_packets", "1", "pipe:1"]
+        command = [ffmpeg("aac"), "-v", "error", *source, "-f", "adts", "-flush_packets", "1", "pipe:1"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -242,37 +237,3 @@ def pcm16(samples: FloatArray) -> bytes:
 def from_pcm16(data: bytes) -> FloatArray:
     """An odd byte at the end is left out."""
     return np.frombuffer(data, "<i2", len(data) // 2).astype(np.float32) / np.float32(32768)
-
-
-def read_upload(data: bytes, limit_seconds: float, *, channel: int | None = None) -> Wave:
-    """The bytes of a file of any format. Raises as `read_wave`."""
-    import soundfile
-
-    try:
-        soundfile.info(io.BytesIO(data))
-    except (soundfile.SoundFileError, TypeError):
-        if data and shutil.which("ffmpeg"):
-            data = _converted(data, limit_seconds)
-    return read_wave(data, limit_seconds, channel=channel)
-
-
-def _converted(data: bytes, limit_seconds: float) -> bytes:
-    """As a WAV, a little longer than allowed at most; unchanged where ffmpeg cannot read it either."""
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        safe = ["-protocol_whitelist", "file,pipe", "-format_whitelist", _DEMUXERS]
-        target = ["-map", "0:a:0", "-t", str(limit_seconds + 1), "-f", "wav", "pipe:1"]
-        command = [_ffmpeg("such files"), "-v", "error", "-nostdin", *safe, "-i", file.name, *target]
-        try:
-            made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CONVERSION_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise AudioError("the recording takes ffmpeg too long to read; send it as wav, flac, ogg or mp3") from None
-    return made.stdout or data
-
-
-def _ffmpeg(what: str) -> str:
-    found = shutil.which("ffmpeg")
-    if found is None:
-        raise ConfigError(f"{what} needs ffmpeg, which is not installed here; take wav, pcm, mp3, opus or flac")
-    return found

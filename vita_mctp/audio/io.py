@@ -1,7 +1,8 @@
 """Recordings in, answers out: here alone channels, sample types and file formats are settled.
 
-Anything libsndfile reads (wav, flac, ogg, mp3, ...) becomes a mono float32 `Wave`; a recording that cannot be a spoken
-question is refused here with one line, so that nothing downstream has to ask again.
+Anything that libsndfile (wav, flac, ogg, mp3, ...) or, where it is installed, ffmpeg (m4a, webm, ...) reads becomes a
+mono float32 `Wave`; a recording that cannot be a spoken question is refused here with one line, so that nothing
+downstream has to ask again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vita_mctp.audio.ffmpeg import as_wav
 from vita_mctp.errors import AudioError, ConfigError, OutputError
 from vita_mctp.files import cannot_write, write_whole
 from vita_mctp.types import FloatArray, Wave
@@ -81,10 +83,11 @@ def read_wave(
             if not stat.S_ISREG(path.stat().st_mode):  # a pipe cannot be seeked in
                 return _decode_stream(file, str(path), limit_seconds, channel)
             _not_empty(file.read(1), str(path))
+            file.seek(0)
+            return _decode(file, str(path), limit_seconds, channel)  # by its name libsndfile would need UTF-8
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise AudioError(f"cannot read {str(path)!r}: {reason}; wanted {_KINDS}: give its path") from None
-    return _decode(str(path), str(path), limit_seconds, channel)
 
 
 def _read_object(source: Any, limit_seconds: float, channel: int | None, sample_rate: int | None) -> Wave:
@@ -162,7 +165,7 @@ def check_target(target: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def _decode(file: str | io.BytesIO, name: str, limit_seconds: float, channel: int | None) -> Wave:
+def _decode(file: IO[bytes], name: str, limit_seconds: float, channel: int | None, *, converts: bool = True) -> Wave:
     import soundfile
 
     try:
@@ -171,7 +174,10 @@ def _decode(file: str | io.BytesIO, name: str, limit_seconds: float, channel: in
             _check_layout(rate, sound.channels, sound.frames / rate, name, limit_seconds)
             frames = sound.read(int(limit_seconds * rate) + 1, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError):  # TypeError: a name that ends in .raw, which has no header to read
-        raise _wrong(name, "is not audio that can be read", _KINDS, "ffmpeg converts others") from None
+        made = as_wav(file, limit_seconds, int(limit_seconds * _BYTES_PER_SECOND)) if converts else b""
+        if made:
+            return _decode(io.BytesIO(made), name, limit_seconds, channel, converts=False)
+        raise _wrong(name, "is not audio that can be read", _KINDS, "ffmpeg, where installed, reads others") from None
     _check_seconds(len(frames) / rate, name, limit_seconds)
     return _checked_mono(frames, rate, name, channel)
 

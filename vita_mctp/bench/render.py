@@ -11,7 +11,7 @@ from typing import Any
 from vita_mctp.bench import Cell, Line, Panel, Result, Study
 from vita_mctp.environment import Environment, require
 from vita_mctp.errors import ConfigError
-from vita_mctp.files import write_output
+from vita_mctp.files import check_output, write_output
 
 PICTURES = (".svg", ".png")
 _PANEL_INCHES = (7.0, 4.2)
@@ -39,10 +39,9 @@ def to_json(result: Result) -> str:
 
 
 def check_targets(json_file: Path | None, plot: Path | None) -> None:
-    """Before hours of work, not after them. Raises ConfigError for a target that cannot be written to."""
+    """Before hours of work, not after them. Raises OutputError for a target that cannot be written to."""
     for target in filter(None, (json_file, plot)):
-        if not target.parent.is_dir():
-            raise ConfigError(f"the folder of {target} is not there; make it, or name another file")
+        check_output(target)
     if plot is not None and plot.suffix not in PICTURES:
         raise ConfigError(f"a plot is written as {' or '.join(PICTURES)}, got {plot}; name such a file")
     if plot is not None:

@@ -56,8 +56,10 @@ def convert_qwen(
         ConfigError: an unknown `kind`, or fewer than no blocks.
         OutputError: `target` is there already or cannot be written.
     """
-    model, tokenizer = _extended(base, kind, num_mctp_blocks, seed)
-    return _write(model, tokenizer, base, target, plain=num_mctp_blocks == 0)
+    with new_folder(target) as unfinished:
+        model, tokenizer = _extended(base, kind, num_mctp_blocks, seed)
+        _write(model, tokenizer, base, unfinished, plain=num_mctp_blocks == 0)
+    return target
 
 
 def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0) -> Path:
@@ -67,10 +69,12 @@ def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0) -
     the base's type. Otherwise as `convert_qwen`.
     """
     file = sensevoice / ENCODER_FILE
-    encoder = load_tensors(file, "download model.pt of FunAudioLLM/SenseVoiceSmall")
-    plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
-    model = family_of(TRAINED["sensevoice"]).with_encoder(plain, encoder, file, seed)
-    return _write(model, tokenizer, base, target, plain=False)
+    with new_folder(target) as unfinished:
+        encoder = load_tensors(file, "download model.pt of FunAudioLLM/SenseVoiceSmall")
+        plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
+        model = family_of(TRAINED["sensevoice"]).with_encoder(plain, encoder, file, seed)
+        _write(model, tokenizer, base, unfinished, plain=False)
+    return target
 
 
 def convert_lora(base: Path, adapter: Path, target: Path) -> Path:
@@ -79,9 +83,8 @@ def convert_lora(base: Path, adapter: Path, target: Path) -> Path:
     Configuration and tokenizer are the adapters' own where their folder has them. Raises as `merge_lora`, and
     OutputError as `convert_qwen`.
     """
-    merged = merge_lora(base, adapter)
     with new_folder(target) as unfinished:
-        tensors = {name: tensor.contiguous() for name, tensor in merged.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in merge_lora(base, adapter).items()}
         save_file(tensors, unfinished / SINGLE_FILE, metadata={"format": "pt"})
         copy_speech(base, unfinished)
         for source in (adapter, base):
@@ -97,14 +100,12 @@ def _is_text(path: Path) -> bool:
     return path.suffix in (".json", ".txt") and not path.name.startswith(_OF_WEIGHTS)
 
 
-def _write(model: Any, tokenizer: TextTokenizer, base: Path, target: Path, *, plain: bool) -> Path:
-    with new_folder(target) as unfinished:
-        model.save_pretrained(unfinished, max_shard_size=_SHARD_SIZE)
-        if plain:
-            _name_plain(unfinished / "config.json")
-        tokenizer.save(unfinished)
-        copy_others(base, unfinished, lambda path: path.name in _COPIED)
-    return target
+def _write(model: Any, tokenizer: TextTokenizer, base: Path, folder: Path, *, plain: bool) -> None:
+    model.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
+    if plain:
+        _name_plain(folder / "config.json")
+    tokenizer.save(folder)
+    copy_others(base, folder, lambda path: path.name in _COPIED)
 
 
 def _extended(base: Path, kind: VocabularyKind | str, num_mctp_blocks: int, seed: int) -> tuple[Any, TextTokenizer]:

@@ -189,9 +189,10 @@ def absent(folder: Path, repo: Repository) -> list[str]:
     names = {path.name for path in folder.iterdir() if path.is_file()}
     lacking = missing_files(names, repo.required)
     if _SHARD_INDEX in names and "model.safetensors" not in names:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # damage is named by the loader
+        broken = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+        with contextlib.suppress(*broken):  # which the loader names
             placed = json.loads((folder / _SHARD_INDEX).read_bytes())["weight_map"]
-            lacking += sorted(set(placed.values()) - names)
+            lacking += sorted({Path(name).name for name in placed.values()} - names)
     return lacking
 
 

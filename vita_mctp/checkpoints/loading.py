@@ -70,7 +70,7 @@ def load_model(
         raise ConfigError(f"{folder} has {stored_blocks} MCTP blocks, cannot load {num_mctp_blocks}")
     if quantize is not None and num_mctp_blocks not in (None, stored_blocks):
         raise ConfigError("new MCTP blocks are there to be trained, which quantised ones cannot be: leave one out")
-    kernel, target, stored = _kernel(attn), parse_device(device), stored_dtype(folder)
+    kernel, target, stored = attention_kernel(attn), parse_device(device), stored_dtype(folder)
     precision = dtype or stored
     if quantize == "int4" and precision != torch.bfloat16:
         raise ConfigError(f"int4 weights compute in bfloat16, not in {precision}: take --dtype bfloat16, or int8")
@@ -103,7 +103,8 @@ def read_config(folder: Path) -> Any:
         raise CheckpointError(f"{file} is damaged ({reason}): download it again") from error
 
 
-def _kernel(attn: str) -> str:
+def attention_kernel(attn: str) -> str:
+    """transformers' name for it. Raises ConfigError for an unknown one, MissingExtraError for one not installed."""
     kernel = KERNELS.get(attn, attn)
     if kernel not in KERNELS.values():
         raise ConfigError(f"unknown attention kernel {attn!r}: wanted one of {', '.join(KERNELS)}")

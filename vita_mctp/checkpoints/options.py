@@ -28,7 +28,7 @@ def check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).tolist()  # "meta" holds no numbers
     except (RuntimeError, AssertionError):  # torch without CUDA asserts
         raise ConfigError(
             f"the device {name!r} is unknown or not there; give cpu, or cuda where doctor shows one"

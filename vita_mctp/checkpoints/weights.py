@@ -107,8 +107,10 @@ def _read_index(file: Path) -> dict[str, str]:
     try:
         files = json.loads(file.read_bytes())["weight_map"]
         names = {Path(name).name for name in files.values()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged ({error!r}): download it again") from error
+    if not files:
+        raise CheckpointError(f"{file} places no tensor; wanted the file of each: download it again")
     for name in set(files.values()) - names:
         raise CheckpointError(f"{file} names {name}, which is not a file of the same folder")
     return cast("dict[str, str]", files)

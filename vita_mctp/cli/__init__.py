@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import logging
 import os
 import sys
@@ -20,6 +20,8 @@ from vita_mctp.cli.options import new_app
 from vita_mctp.errors import OutputError, VitaError
 
 PROGRAM = "vita-mctp"
+_BYTES_AS_THEY_CAME = "surrogateescape"
+"""How a path that is no UTF-8 is printed."""
 USAGE_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 COMMANDS = {
@@ -78,7 +80,21 @@ def _program(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 done, 1 a check failed, 2 a wrong input or option, 130 interrupted, 141 the reader left."""
-    call = parse(arguments)
+    _open_closed_streams()
+    try:
+        return _run(parse(arguments))
+    except VitaError as error:
+        return _complain(str(error), USAGE_ERROR)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except OSError as error:
+        name = "" if error.filename is None else f": {str(error.filename)[:60]}"
+        return _complain(f"{error.strerror}{name}; wanted a path of this system with room and rights", USAGE_ERROR)
+
+
+def _run(call: typer.Context) -> int:
     for library in ("torchao", "torch.utils._pytree"):
         # transformers imports torchao wherever it is installed, which then warns of GPU kernels that a CPU lacks
         logging.getLogger(library).setLevel(logging.ERROR)
@@ -87,19 +103,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.addFilter(lambda record: record.name == "vita_mctp")
     logging.getLogger("vita_mctp").handlers[:] = [warnings]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # standard error is for errors
-    try:
-        with _libraries_on_stderr():
-            return int(call.command.callback(**call.params) or 0)  # type: ignore[misc]
-    except VitaError as error:
-        return _complain(str(error), USAGE_ERROR)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        return BROKEN_PIPE
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return _complain(f"file name too long: {str(error.filename)[:60]}...; give a path of this system", USAGE_ERROR)
+    with _libraries_on_stderr():
+        return int(call.command.callback(**call.params) or 0)  # type: ignore[misc]
+
+
+def _open_closed_streams() -> None:
+    """Of standard streams that the caller has closed, input is empty, output refuses to be written, errors vanish.
+
+    The next file that is opened would get their number otherwise, and hold what libraries print.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            mode = "rb" if name == "stdin" else "wb"
+            unbuffered = os.fdopen(os.open(os.devnull, flags), mode, 0)  # or the flush at exit would fail once more
+            setattr(sys, name, io.TextIOWrapper(unbuffered, write_through=True))
 
 
 def parse(arguments: Sequence[str] | None = None) -> typer.Context:
@@ -165,7 +182,7 @@ def _libraries_on_stderr() -> Iterator[None]:
         shown.flush()
         descriptor = os.dup(shown.fileno())
         os.dup2(sys.stderr.fileno(), shown.fileno())
-        _answers = os.fdopen(descriptor, "w", encoding=shown.encoding, errors=shown.errors)
+        _answers = os.fdopen(descriptor, "w", encoding=shown.encoding, errors=_BYTES_AS_THEY_CAME)
     try:
         with redirect_stdout(sys.stderr):
             yield

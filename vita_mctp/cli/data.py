@@ -76,8 +76,10 @@ def tokenize(
     max_seconds: MaxSeconds = 600.0,
 ) -> None:
     """Prints what is left out to standard error, and the sum at the end."""
+    from vita_mctp.checkpoints.options import check_device
     from vita_mctp.data.tokenize import CodecSource, TokenizeOptions, tokenize_manifest
 
+    check_device(device)
     source = CodecSource(codec, _codec_folder(codec, codec_folder), device, features)
     options = TokenizeOptions(lines_per_shard, max_seconds, skip_bad)
     start = time.perf_counter()

@@ -54,8 +54,10 @@ def nano(
 ) -> None:
     """Runs every nano benchmark in every mode; writes the page, and prints its path."""
     from vita_mctp.cli.talk import load_model
+    from vita_mctp.files import check_output
     from vita_mctp.nano.benchmark import NanoOptions, evaluate_nano
 
+    check_output(out)
     chosen = NanoOptions(model.model, n, tuple(modes or _MODES), work, out, seed)
     with bars() as show:
         evaluate_nano(load_model(model), chosen, progress=show)
@@ -108,8 +110,10 @@ def report(
 ) -> None:
     """The runs side by side, as a page."""
     from vita_mctp.evaluation.report import compare_runs, read_run, side_by_side
-    from vita_mctp.files import write_output
+    from vita_mctp.files import check_output, write_output
 
+    if out:
+        check_output(out)
     found = [read_run(folder) for folder in runs]
     page = side_by_side(found, compare_runs(found))
     if out:

@@ -112,7 +112,9 @@ def voice(
     """A recording and the two models that read it in, one file that speaking needs out."""
     from vita_mctp.audio.io import read_wave
     from vita_mctp.codecs.cosyvoice2.voice import OnnxModels, prepare_voice
+    from vita_mctp.files import check_output
 
+    check_output(target)
     models = OnnxModels(source)
     prepare_voice(read_wave(recording, limit_seconds=30.0), models).write(target)
     _show([target])

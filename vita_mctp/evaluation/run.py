@@ -34,7 +34,7 @@ from vita_mctp.evaluation.work import Scorer, answering, scoring
 from vita_mctp.files import write_output
 from vita_mctp.schema import Schema
 
-ROWS, SUMMARY = "rows.jsonl", "summary.json"
+CASES, ANSWERS, ROWS, SUMMARY = "cases.jsonl", "answers.jsonl", "rows.jsonl", "summary.json"
 _FIRST_SOUND_PERCENTILES = (50, 95)
 
 
@@ -113,7 +113,7 @@ def evaluate(
     cases = _cases(benchmark, config, folder)
     scorer.check(cases)
     answer = partial(answering, open_system, task, folder)
-    answers = complete(Journal(folder / "answers.jsonl", AnswerEntry), "answering", answer, cases, processes, progress)
+    answers = complete(Journal(folder / ANSWERS, AnswerEntry), "answering", answer, cases, processes, progress)
     score = partial(scoring, open_scorer, open_transcriber, judges, answers)
     scored = complete(Journal(folder / ROWS, ResultRow), "scoring", score, cases, processes, progress)
     rows = tuple(scored[case.id] for case in cases)
@@ -142,16 +142,20 @@ def _device_of(device: str, worker: int) -> str:
 
 
 def _claim(path: Path, run: RunFile) -> None:
-    """Writes run.json, or finds that it asks for the same, of the same weights and judges."""
-    if not path.exists():
-        write_output(path, as_lines([run]).encode())
-        return
-    kept, asked = (_flat(each) for each in (RunFile.read_json(path, ConfigError), run))
-    if differing := sorted(key for key in asked if asked[key] != kept[key]):
+    """Writes run.json, or finds that it asks for the same, of the same weights and judges.
+
+    A folder without an answer holds no run yet, only what stopped one, such as a part of a set without `--partial`.
+    """
+    kept, asked = _flat(RunFile.read_json(path, ConfigError)) if path.exists() else {}, _flat(run)
+    differing = sorted(key for key in asked if not kept or asked[key] != kept[key])
+    if kept and differing and path.with_name(ANSWERS).exists():
         words = "; ".join(f"{key} was {kept[key]!r} and is {asked[key]!r}" for key in differing)
         raise ConfigError(
             f"{path.parent} holds another run ({words}); name another folder, or ask for the same to go on"
         )
+    if differing:
+        write_output(path, as_lines([run]).encode())
+        path.with_name(CASES).unlink(missing_ok=True)
 
 
 def _flat(run: RunFile) -> dict[str, Any]:
@@ -160,7 +164,7 @@ def _flat(run: RunFile) -> dict[str, Any]:
 
 def _cases(benchmark: Benchmark, config: RunConfig, folder: Path) -> list[Case]:
     """As read the first time; a run that goes on does not depend on the hub."""
-    path = folder / "cases.jsonl"
+    path = folder / CASES
     if path.exists():
         return read_lines(path, Case)
     data = None if config.data is None else Path(config.data)

@@ -15,7 +15,8 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from vita_mctp.answer import AnswerEvent
-from vita_mctp.audio.formats import encode, new_encoder, read_upload
+from vita_mctp.audio import read_wave
+from vita_mctp.audio.formats import encode, new_encoder
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.items import Item, new_id
 from vita_mctp.conversation.reply import ReplyOptions
@@ -121,7 +122,7 @@ def _recording(service: Service, part: AudioPart) -> Wave:
         data = base64.b64decode(part.input_audio.data, validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(400, "the input_audio is no base64; encode the bytes of a file", param="messages") from None
-    return read_upload(data, settings.max_question_seconds, channel=settings.channel)
+    return read_wave(data, settings.max_question_seconds, channel=settings.channel)
 
 
 def _keep(service: Service, completion: Completion, done: Done) -> int:

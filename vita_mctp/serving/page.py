@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from vita_mctp.answer import collect, join_chunks
 from vita_mctp.audio import read_wave, wav_bytes
-from vita_mctp.audio.formats import read_upload
 from vita_mctp.checkpoints.opening import NANO
 from vita_mctp.environment import require
 from vita_mctp.errors import ConfigError, VitaError
@@ -170,7 +169,7 @@ def written(speech_lm: SpeechLM, recording: str | None) -> Generator[str, None, 
 def _uploaded(speech_lm: SpeechLM, path: str) -> Wave:
     """A visitor's file, whose folder no error names. Raises AudioError."""
     settings = speech_lm.settings
-    return read_upload(Path(path).read_bytes(), settings.max_question_seconds, channel=settings.channel)
+    return read_wave(Path(path).read_bytes(), settings.max_question_seconds, channel=settings.channel)
 
 
 @contextmanager

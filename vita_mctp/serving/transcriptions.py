@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, UploadFile
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
-from vita_mctp.audio.formats import read_upload
+from vita_mctp.audio import read_wave
 from vita_mctp.audio.vad import speech_detector
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.endpoint import EndPointer, SpeechStopped, TurnDetection
@@ -62,7 +62,7 @@ def transcription_routes(service: Service) -> APIRouter:
 def transcribed(service: Service, data: bytes, cancel: Cancel) -> Iterator[TextDelta | Segment | Done]:
     """In a thread: of each segment its text as it forms and then whole, and a `Done`. Raises AudioError."""
     settings = service.replies.speech_lm.settings
-    wave = read_upload(data, service.options.limits.seconds, channel=settings.channel)
+    wave = read_wave(data, service.options.limits.seconds, channel=settings.channel)
     said, refused = (
         False,
         NoSpeechError(f"no speech heard in {wave.seconds:.1f} s of sound; send a recording of a voice"),

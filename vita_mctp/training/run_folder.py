@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 
 from vita_mctp.errors import CheckpointError, OutputError
+from vita_mctp.files import cannot_write
 from vita_mctp.schema import Schema
 
 TRAINING_FILE = "training.json"
@@ -48,6 +49,19 @@ class RunFolder:
     def final(self) -> Path:
         return self.root / "final"
 
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes it; it is gone again where nothing came to be in it. Raises OutputError, before any work is spent."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.root, error) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it holds something
+                self.root.rmdir()
+
     def step(self, step: int) -> Path:
         return self.root / f"step-{step:08d}"
 
@@ -74,7 +88,6 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """One line to the log file and to stderr."""
-        self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "log.txt").open("a") as file:
             file.write(line + "\n")
         sys.stderr.write(line + "\n")

@@ -103,15 +103,18 @@ def train_stage(
     Raises:
         ConfigError: recipe, mixture or data are wrong or missing.
         CheckpointError: the parent is missing or of another stage, or the recipe changed since the run began.
+        OutputError: the run's folder cannot be written.
     """
     recipe = load_recipe(recipe_path, settings)
+    if recipe.attention == "flex" and not torch.cuda.is_available():
+        raise ConfigError(f"{recipe.name}: attention: flex has no gradients on a CPU; take sdpa, or a GPU")
     folder = RunFolder(out / recipe.name)
     if not resume and rank() == 0:
         folder.clear()
     if folder.final.exists():
         _check_same_recipe(read_record(folder.final).recipe, recipe.to_json_values(), _INTERVALS)
         return folder.final
-    with stdout_to_stderr():
+    with folder.opened(), stdout_to_stderr():
         return _Run(recipe, recipe_path.parent, folder, data).finish(out, evaluate)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vita_mctp.checkpoints.hub import MODEL_PATTERNS, WEIGHTS, Repository, fetch
-from vita_mctp.checkpoints.loading import load_model, read_config
+from vita_mctp.checkpoints.loading import attention_kernel, load_model, read_config
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.registry import TRAINED, family_of
 from vita_mctp.text.tokenizer import TextTokenizer
@@ -124,7 +124,7 @@ def build_backbone(shape: ModelShape, vocabulary: Vocabulary, *, seed: int, atte
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = family.model_class._from_config(config, attn_implementation=attention)
+        model = family.model_class._from_config(config, attn_implementation=attention_kernel(attention))
         if shape.audio_code_levels is not None:
             codes = slice(vocabulary.audio_0, vocabulary.size)
             grid = grid_embeddings(shape.audio_code_levels, shape.hidden_size, config.initializer_range)
