@@ -110,7 +110,7 @@ def _read_index(file: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged ({error!r}): download it again") from error
     if not files:
-        raise CheckpointError(f"{file} places no tensor; wanted the file of each: download it again")
+        raise CheckpointError(f"{file} names no tensor; wanted each with its file: download it again")
     for name in set(files.values()) - names:
         raise CheckpointError(f"{file} names {name}, which is not a file of the same folder")
     return cast("dict[str, str]", files)

@@ -22,7 +22,7 @@ _SYSTEMS = "--model may also be endpoint:URL#MODEL, or wavs:FOLDER with finished
 _JUDGE = "the transcriber of the answers' sound, or endpoint:URL#MODEL, or, for sqa, none (default: the set's)"
 _SOUND = "score how it sounds by dnsmos or, with voice prompts, speaker; may be repeated (extra sound)"
 
-Dataset = Annotated[str, arg("DATASET", "as `vita-mctp evaluate sets` lists them")]
+Dataset = Annotated[str, arg("DATASET", "as `vita-mctp evaluate sets` lists them, or a manifest of your own (.jsonl)")]
 Judge = Annotated[str | None, opt("JUDGE", _JUDGE)]
 Sound = Annotated[list[str] | None, opt("RULE", _SOUND)]
 
@@ -138,17 +138,20 @@ def _evaluate(
     sound: list[str] | None = None,
     clone_voice: bool = False,
 ) -> None:
-    from vita_mctp.evaluation.benchmarks import find_benchmark
+    from vita_mctp.evaluation.benchmarks import MANIFEST_SUFFIX, find_benchmark
     from vita_mctp.evaluation.report import outcome
     from vita_mctp.evaluation.run import RunConfig
     from vita_mctp.evaluation.run import evaluate as run_benchmark
 
-    find_benchmark(dataset, task)
+    is_own = dataset.endswith(MANIFEST_SUFFIX)
+    name = str(Path(dataset).absolute()) if is_own else dataset
+    find_benchmark(name, task)
     system = {"model": model.model, "clone_voice": clone_voice}
     system |= {name: getattr(run, name) for name in ("mode", "seed", "temperature", "max_new_tokens")}
     system["loading"] = {name: value for name, value in model.loading.items() if name != "device"}
     values = {
-        "benchmark": dataset,
+        "benchmark": name,
+        "task": task if is_own else None,
         "system": system,
         "rules": run.rules,
         "judges": None if judge is None else [] if judge == _NONE else [judge],
@@ -167,5 +170,6 @@ def _evaluate(
 
 def _run_name(config: RunConfig) -> str:
     """Such as librispeech-test-clean-nano-boost; characters that no file's name should have become dashes."""
-    parts = (config.benchmark, Path(config.system.model).name, config.system.mode or "own-mode")
+    benchmark = Path(config.benchmark).stem if config.task else config.benchmark
+    parts = (benchmark, Path(config.system.model).name, config.system.mode or "own-mode")
     return "".join(sign if sign.isalnum() or sign in "-_.," else "-" for sign in "-".join(parts))

@@ -24,6 +24,8 @@ from vita_mctp.types import Task
 ASR, TTS, SQA = "asr", "tts", "sqa"
 TASKS = {ASR: Task.ASR, TTS: Task.TTS, SQA: Task.SPEECH_TO_SPEECH}
 
+MANIFEST_SUFFIX = ".jsonl"
+
 _REGISTRY = ("vita_mctp.evaluation.published", "vita_mctp.nano.benchmark")
 """Modules with `BENCHMARKS`, imported when one is looked for: a higher level brings its own along."""
 
@@ -105,7 +107,7 @@ class Benchmark:
 
     reader: of the published folder. hub: where it can be streamed from. maker: of a set that is not published but made.
     judges: what transcribes the answers' sound, the main one first; none for asr. tags: for whose values metrics are
-    also given one by one.
+    also given one by one. fingerprint: of the samples, where they may change between two starts of a run.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # as it is read from YAML
@@ -123,6 +125,7 @@ class Benchmark:
     hub: HubSet | None = None
     maker: Maker | None = None
     tags: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def describe(self) -> str:
         """One line for a list of all."""
@@ -140,7 +143,14 @@ def all_benchmarks() -> dict[str, Benchmark]:
 
 
 def find_benchmark(name: str, task: str | None = None) -> Benchmark:
-    """Raises ConfigError for a name that is not known, or is another task's."""
+    """By its name, or by the path of a manifest, of which the samples of `task` are one.
+
+    Raises ConfigError for a name that is not known, or is another task's, DataError as `own_benchmark`.
+    """
+    if name.endswith(MANIFEST_SUFFIX):
+        from vita_mctp.evaluation.own import own_benchmark
+
+        return own_benchmark(Path(name), task or ASR)
     known = {each.name: each for each in all_benchmarks().values() if task in (None, each.task)}
     if name not in known:
         raise ConfigError(

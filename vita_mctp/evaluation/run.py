@@ -41,11 +41,12 @@ _FIRST_SOUND_PERCENTILES = (50, 95)
 class RunConfig(Schema):
     """All that a run's rows depend on. rules, judges: None takes the benchmark's; no judges hear no sound.
 
-    data: the set's folder; None streams it. sound: rules for how answers sound. limit: of samples, from the first;
-    partial: a folder with fewer samples than the set will do.
+    task: of a benchmark that is the path of one's own manifest. data: the set's folder; None streams it. sound: rules
+    for how answers sound. limit: of samples, from the first; partial: a folder with fewer samples than the set will do.
     """
 
     benchmark: str
+    task: str | None = None
     system: SystemConfig
     rules: tuple[str, ...] | None = None
     judges: tuple[str, ...] | None = None
@@ -62,9 +63,12 @@ class RunConfig(Schema):
 
 
 class RunFile(Schema):
-    """run.json: the config, and what else decides what comes of it. versions: of the rules, by name."""
+    """run.json: the config, and what else decides what comes of it. versions: of the rules, by name. samples: the
+    fingerprint of a manifest of one's own.
+    """
 
     config: RunConfig
+    samples: str = ""
     weights: str
     versions: dict[str, str]
     judge_versions: tuple[str, ...]
@@ -98,7 +102,7 @@ def evaluate(
     Raises ConfigError for a folder that holds another run, DataError for a set that is not as published,
     EndpointError when a server fails: what was done is kept.
     """
-    benchmark = find_benchmark(config.benchmark)
+    benchmark = find_benchmark(config.benchmark, config.task)
     config = config.completed(benchmark)
     judges, task = config.judges or (), TASKS[benchmark.task]
     open_scorer = partial(Scorer, task, config.rules or (), judges, config.sound, folder)
@@ -108,7 +112,8 @@ def evaluate(
         open_system, weights = partial(_open_system, config.system, device), config.system.weights()
     known = tuple(judge_version(name) if open_transcriber is None else name for name in judges)
     open_transcriber = open_transcriber or partial(_open_judge, benchmark.language, device)
-    run = RunFile(config=config, weights=weights or "not here", versions=scorer.versions, judge_versions=known)
+    samples, hash_of = benchmark.fingerprint, weights or "not here"
+    run = RunFile(config=config, samples=samples, weights=hash_of, versions=scorer.versions, judge_versions=known)
     _claim(folder / "run.json", run)
     cases = _cases(benchmark, config, folder)
     scorer.check(cases)
