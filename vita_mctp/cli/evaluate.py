@@ -170,6 +170,6 @@ def _evaluate(
 
 def _run_name(config: RunConfig) -> str:
     """Such as librispeech-test-clean-nano-boost; characters that no file's name should have become dashes."""
-    benchmark = Path(config.benchmark).stem if config.task else config.benchmark
+    benchmark = f"{Path(config.benchmark).stem}-{config.task}" if config.task else config.benchmark
     parts = (benchmark, Path(config.system.model).name, config.system.mode or "own-mode")
     return "".join(sign if sign.isalnum() or sign in "-_.," else "-" for sign in "-".join(parts))
