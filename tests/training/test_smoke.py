@@ -16,6 +16,7 @@ from smoke_stages import ROOT, SMOKE, STAGES, arguments, curve, tokenize
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
+from vita_mctp.training.curves import CURVES_FILE, read_curves
 from vita_mctp.training.run_folder import read_record
 from vita_mctp.training.stage import files_of, train_stage
 
@@ -62,6 +63,15 @@ def test_a_target_that_cannot_be_is_found_before_the_work(
     (tmp_path / "file").touch()
     assert main(arguments("stage1_alignment", tokens, tmp_path / "file")) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_the_curves_are_drawn(trained: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (run,) = trained.glob("smoke3")
+    found = read_curves((run / "log.txt").read_text())
+    assert len(found) == 1 + read_record(run / "final").recipe["num_mctp_blocks"]
+    assert all([step for step, _ in points] == list(curve(run)) for points in found.values())
+    assert (run / CURVES_FILE).read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_libraries_print_is_no_result(tokens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

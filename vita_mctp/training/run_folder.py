@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.files import cannot_write
 from vita_mctp.schema import Schema
+from vita_mctp.training.curves import CURVES_FILE, draw_curves
 
 TRAINING_FILE = "training.json"
 DATA_FILE = "data_position.json"
@@ -85,6 +86,10 @@ class RunFolder:
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             path.write_text("".join(line for line in lines if _step_of(line) <= step))
+
+    def draw(self) -> None:
+        """The log's loss curves as a picture, as far as they go."""
+        draw_curves(self.root / "log.txt", self.root / CURVES_FILE)
 
     def log(self, line: str) -> None:
         """One line to the log file and to stderr."""

@@ -162,6 +162,8 @@ class _Run:
             trainer.add_callback(EvaluateSometimes(evaluate, recipe.eval_interval, folder.log))
         if done.step < recipe.num_steps:
             trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+            if rank() == 0:
+                folder.draw()
         if trainer.was_stopped:
             self._log(None, f"stopped at step {trainer.state.global_step}: run the same command again to resume")
             return None
