@@ -21,10 +21,10 @@ import soundfile
 import yaml
 from damage import EXIT_CODE, damage_file, dump_json, tree
 
-from vita_mctp.cli import main
+from vita_mctp.cli import main, parse
 
 SECONDS = 10
-"""Of computing; six times as long by the clock, as other tests run beside these."""
+"""Of computing; thirty times as long by the clock, as others may have the machine."""
 CLOCKS = ((signal.ITIMER_PROF, signal.SIGPROF), (signal.ITIMER_REAL, signal.SIGALRM))
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ def attempt(
         before = tree(tmp_path)
         for clock, number in CLOCKS:
             signal.signal(number, alarm)
-            signal.setitimer(clock, SECONDS if clock == signal.ITIMER_PROF else 6 * SECONDS)
+            signal.setitimer(clock, SECONDS if clock == signal.ITIMER_PROF else 30 * SECONDS)
         try:
             code = main(arguments)
         except SystemExit as left:
@@ -227,6 +227,35 @@ def test_options(tiny_speech_folder: Path, tmp_path: Path, attempt: Try, case: i
         )
     if draw.random() < 0.2:
         arguments[1] = draw.choice(ODD[4:])
+    attempt(arguments, repr(arguments)[:600])
+
+
+OTHERS = {
+    "train": ["train", str(SMOKE / "stage1_alignment.yaml"), "--plan"],
+    "tokenize": ["tokenize", "m.jsonl", "--out", "../out"],
+    "check": ["data", "check", "m.jsonl"],
+    "asr": ["evaluate", "asr", "m.jsonl", "--limit=1", "--max-new-tokens=9", "--rule=plain", "--out", "../out"],
+    "sqa": ["evaluate", "sqa", "m.jsonl", "--limit=1", "--max-new-tokens=9", "--judge=none", "--out", "../out"],
+    "qwen": ["convert", "qwen", "model", "../out"],
+}
+TARGETS = {"--out", "-h", "--help", "--recipes", "--manifest"}
+"""Options that say where to write, or that lead to hours of work."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_option(tiny_speech_folder: Path, tmp_path: Path, attempt: Try, case: int, name: str) -> None:
+    """Of the commands beside those of `test_options`, by the program's own list of them."""
+    draw = random.Random(f"every option {name} {case}")
+    _tone(tmp_path / "in" / "a.wav")
+    spoken = {**LINE, "messages": [{"role": "user", "content": "<|audio|>"}, LINE["messages"][1]]}
+    lines = [LINE, spoken]
+    (tmp_path / "in" / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "in" / "model").symlink_to(tiny_speech_folder)
+    arguments = [*OTHERS[name], *(["--model", "model"] if name in ("asr", "sqa") else [])]
+    options = [each for each in parse(arguments).command.params if each.param_type_name == "option"]
+    for option in draw.choices([each for each in options if TARGETS.isdisjoint(each.opts)], k=draw.randint(1, 3)):
+        values = DEVICES + ODD if "--device" in option.opts else ODD
+        arguments += [option.opts[0]] if option.is_flag else [f"{option.opts[0]}={draw.choice(values)}"]
     attempt(arguments, repr(arguments)[:600])
 
 
