@@ -12,7 +12,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -49,7 +49,7 @@ from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.evaluation.work import OWN
 from vita_mctp.files import write_output
 from vita_mctp.nano import kokoro
-from vita_mctp.nano.conditions import CONDITIONS
+from vita_mctp.nano.conditions import CONDITIONS, SILENCES, Condition
 from vita_mctp.nano.corpus import Corpus, build_planned
 from vita_mctp.nano.domain import build_domain, rank
 from vita_mctp.nano.sentences import HELD_OUT_SENTENCES
@@ -108,12 +108,23 @@ def make_disturbed_cases(folder: Path, part: str, limit: int | None) -> Iterator
 
     Else as `make_cases`; raises MissingExtraError where Kokoro is not installed.
     """
-    n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(CONDITIONS))
-    corpus = speak_natural(folder, n)
+    return _disturbed(folder, part, limit, NATURAL_PART, CONDITIONS)
+
+
+def make_surrounded_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
+    """Held-out questions by voices that nano knows, silence or low noise around them; else as `make_cases`."""
+    return _disturbed(folder, part, limit, QUESTION_GROUPS["seen voices"], SILENCES)
+
+
+def _disturbed(
+    folder: Path, part: str, limit: int | None, voices: str, conditions: Mapping[str, Condition]
+) -> Iterator[Case]:
+    n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(conditions))
+    corpus = speak_natural(folder, n) if voices == NATURAL_PART else speak_samples(folder, n, [voices])
     answer_of = {qa.question: qa.answer for qa in build_domain().held_out}
-    for index, (condition, change) in enumerate(CONDITIONS.items()):
+    for index, (condition, change) in enumerate(conditions.items()):
         for number in range(n):
-            audio, text, kind = _recording(corpus, NATURAL_PART, number)
+            audio, text, kind = _recording(corpus, voices, number)
             samples = change(read_wave(audio), np.random.default_rng((index, number)))
             path = _write_pcm(audio.with_name(f"{audio.stem}-{index}.wav"), samples)
             if part == "questions":
@@ -137,6 +148,7 @@ BENCHMARKS = (
     _benchmark("nano-voice", TTS, "answer voice", 600, "said"),
     _benchmark("nano-disturbed-asr", ASR, "transcribed questions", 2100, "condition", make_disturbed_cases),
     _benchmark("nano-disturbed-sqa", SQA, "questions", 2100, "condition", make_disturbed_cases),
+    _benchmark("nano-silence-sqa", SQA, "questions", 2100, "condition", make_surrounded_cases),
 )
 
 
@@ -152,8 +164,11 @@ def question_groups() -> dict[str, str]:
     return QUESTION_GROUPS | (NATURAL_GROUP if kokoro.is_installed() else {})
 
 
-def speak_samples(folder: Path, n: int) -> Corpus:
-    """n held-out questions for each group of voices, n held-out sentences, and the questions' right answers."""
+def speak_samples(folder: Path, n: int, parts: Sequence[str] = ()) -> Corpus:
+    """n held-out questions for each group of voices, n held-out sentences, and the questions' right answers.
+
+    parts: of the corpus, these alone.
+    """
     asked = {qa.question: qa for qa in build_domain().held_out}
     most = min(len(asked), HELD_OUT_SENTENCES)
     if not 1 <= n <= most:
@@ -164,7 +179,7 @@ def speak_samples(folder: Path, n: int) -> Corpus:
     if kokoro.is_installed():
         plan[NATURAL_PART] = natural_questions(questions, _CORPUS_SEED)
     plan[SAID[RIGHT_ANSWERS]] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in questions]
-    return build_planned(folder, plan, _CORPUS_SEED)
+    return build_planned(folder, {part: plan[part] for part in parts or plan}, _CORPUS_SEED)
 
 
 def speak_natural(folder: Path, n: int) -> Corpus:

@@ -46,6 +46,16 @@ def _telephone(wave: Wave, rng: np.random.Generator) -> FloatArray:
     return soxr.resample(np.fft.irfft(spectrum, len(narrow)), _TELEPHONE_RATE, wave.sample_rate).astype(np.float32)
 
 
+def _silences() -> dict[str, Condition]:
+    found: dict[str, Condition] = {"as spoken": lambda wave, _: wave.samples}
+    for what, level in (("digital silence", 0.0), ("low noise", _HISS)):
+        found |= {f"{seconds:g} s of {what}": _surrounded(seconds, seconds, level) for seconds in (0.5, 1.0, 2.0)}
+    return found
+
+
+SILENCES = _silences()
+"""Before and behind the question, so much each."""
+
 CONDITIONS: dict[str, Condition] = {
     "as spoken": lambda wave, _: wave.samples,
     "a second of silence behind": _surrounded(0.5, 1.0, 0.0),
