@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ _RECIPE = (
     "a stage's YAML file; nano, nano-vocalnet, nano-vocalnet-m2: from nothing, speech is made with flite and espeak-ng"
 )
 _NANO = ("nano", "nano-vocalnet", "nano-vocalnet-m2")
+_MANIFEST = "train on this one, heard by the codec of the model that the recipe starts from"
 _SET = "change a key of the recipe, such as data.row_length=4096; may be repeated"
 
 
@@ -29,12 +31,13 @@ def train(
     out: Annotated[Path | None, opt("FOLDER", "for checkpoints (default: runs; for nano runs/nano, ...)")] = None,
     recipes: Annotated[Path | None, opt("FOLDER", "of nano (default: stages/nano, stages/nano_vocalnet, ...)")] = None,
     processes: Annotated[int, opt("N", "for making nano's speech")] = 1,
+    manifest: Annotated[Path | None, opt("FILE", _MANIFEST)] = None,
 ) -> None:
     """Runs or resumes a stage, or every part of a nano model's making; prints the finished folder."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     changes, is_nano = settings or [], recipe in _NANO
-    if is_nano and (plan or changes):
-        raise ConfigError(f"{recipe} has several parts; --plan and --set want a stage, as stages/nano/stage4_sft.yaml")
+    if is_nano and (plan or changes or manifest):
+        raise ConfigError(f"{recipe} has several parts; --plan, --set, --manifest want one: stages/nano/stage4_sft.yaml")
     folder: Path | None
     given, target = recipes or Path("stages") / recipe.replace("-", "_"), out or Path("runs") / recipe
     if recipe == "nano":
@@ -53,12 +56,33 @@ def train(
     else:
         from vita_mctp.training.stage import files_of, train_stage
 
-        file = Path(recipe)
-        folder = train_stage(file, files_of(file.parent), out=out or Path("runs"), settings=changes)
+        file, runs = Path(recipe), out or Path("runs")
+        if manifest is not None:
+            changes = [*changes, f"data.root={_tokenized(manifest, file, runs, changes).absolute()}"]
+        folder = train_stage(file, files_of(file.parent), out=runs, settings=changes)
     if folder is None:
         raise KeyboardInterrupt
     if os.environ.get("RANK", "0") == "0":  # of several processes the first
         write(f"{folder}\n")
+
+
+def _tokenized(manifest: Path, recipe: Path, out: Path, settings: list[str]) -> Path:
+    """The folder of the token store `own`, made of the manifest for this run of the recipe."""
+    from vita_mctp.checkpoints.opening import open_model
+    from vita_mctp.data.tokenize import CodecSource, tokenize_manifest
+    from vita_mctp.training.recipe import load_recipe
+    from vita_mctp.training.start import find_parent
+
+    read = load_recipe(recipe, settings)
+    parent = find_parent(read, recipe.parent, out)
+    if parent is None:
+        raise ConfigError(
+            f"{recipe} starts from no model, which --manifest is heard by; tokenise it, and --set data.root"
+        )
+    codec = open_model(parent).speech.audio_tokenizer
+    root = out / "tokens" / hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]  # another manifest is another run
+    tokenize_manifest(manifest, root / "own", CodecSource(codec.name, Path(codec.folder)))
+    return root
 
 
 Source = Annotated[Path, arg("IN", "a folder")]
