@@ -35,7 +35,7 @@ NOT_RUN = {
     r"^(demo|serve)\b": "runs until it is stopped; tests/serving opens both",
     r"^bench\b": "minutes to hours; tests/evaluation/test_bench*.py run each in small",
     r"^evaluate (nano|\w+ nano-)|^train nano": "hours; tests/evaluation and tests/training/test_make_nano.py, in small",
-    r"^(tokenize|data|train|ask) .*(data/|stages/stage|runs/stage|runs/speed|stages/smoke)": "tests/training runs it",
+    r"^(tokenize|data|train|ask) .*(data/|stages/(stage|smoke)|runs/(stage|speed|lora))": "tests/training runs it",
     r"^data check train\.jsonl|^evaluate report|^train stages/nano": "of files that stand for the reader's own",
 }
 
@@ -157,7 +157,7 @@ def test_python(page: Path, working: Path) -> None:
 
 
 def test_json() -> None:
-    for example in blocks(ROOT / "docs" / "data.md", "json"):
+    for example in (*blocks(ROOT / "docs" / "data.md", "json"), *blocks(ROOT / "docs" / "finetuning.md", "json")):
         for number, line in enumerate(example.splitlines(), start=1):
             parse_line(line.encode(), Path("data.md"), number)
     for example in blocks(ROOT / "docs" / "checkpoints.md", "json"):

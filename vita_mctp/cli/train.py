@@ -37,7 +37,9 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     changes, is_nano = settings or [], recipe in _NANO
     if is_nano and (plan or changes or manifest):
-        raise ConfigError(f"{recipe} has several parts; --plan, --set, --manifest want one: stages/nano/stage4_sft.yaml")
+        raise ConfigError(
+            f"{recipe} has several parts; --plan, --set, --manifest want one, as stages/nano/stage4_sft.yaml"
+        )
     folder: Path | None
     given, target = recipes or Path("stages") / recipe.replace("-", "_"), out or Path("runs") / recipe
     if recipe == "nano":
