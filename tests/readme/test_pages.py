@@ -30,9 +30,9 @@ PROGRAMS = ("vita-mctp", "pip", "hf", "torchrun", "accelerate", "deepspeed", "op
 PROGRAMS += ("python3", "git", "make", "npm", "cd", ".venv/bin/pip", ".venv/bin/vita-mctp", ".venv/bin/pytest")
 NOT_RUN = {
     r"--device cuda": "wants a GPU",
-    r"VITA-MLLM/|VocalNet/|Qwen2\.5|glm-4-voice|CosyVoice2|SenseVoice": "wants weights of a hub",
+    r"VITA-MLLM/|VocalNet/|Qwen2\.5|Llama-|glm-4-voice|CosyVoice2|SenseVoice": "wants weights of a hub",
     r"^data from-hub|^evaluate \w+ (?!mine)(?!nano)\S*-": "wants a set of a hub or a publisher",
-    r"^(demo|serve)\b": "runs until it is stopped; tests/serving opens both",
+    r"^(demo|serve|chat)\b": "runs until it is stopped; tests/serving and test_cli_chat.py",
     r"^bench\b": "minutes to hours; tests/evaluation/test_bench*.py run each in small",
     r"^evaluate (nano|\w+ nano-)|^train nano": "hours; tests/evaluation and tests/training/test_make_nano.py, in small",
     r"^(tokenize|data|train|ask) .*(data/|stages/(stage|smoke)|runs/(stage|speed|lora))": "tests/training runs it",
