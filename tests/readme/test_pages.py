@@ -36,6 +36,7 @@ NOT_RUN = {
     r"^bench\b": "minutes to hours; tests/evaluation/test_bench*.py run each in small",
     r"^evaluate (nano|\w+ nano-)|^train nano": "hours; tests/evaluation and tests/training/test_make_nano.py, in small",
     r"^(tokenize|data|train|ask) .*(data/|stages/(stage|smoke)|runs/(stage|speed|lora))": "tests/training runs it",
+    r"FOLDER|--model runs/|^study": "of a model that hours of training make",
     r"^data check train\.jsonl|^evaluate report|^train stages/nano": "of files that stand for the reader's own",
 }
 
