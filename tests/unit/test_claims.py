@@ -3,12 +3,16 @@
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from vita_mctp.cli import parse
-from vita_mctp.study import Fact
+from vita_mctp.study import Fact, Findings, Result, StudyOptions
 from vita_mctp.study.claims import Claim, Evidence, Verdict, page, read_claims
+from vita_mctp.study.everything import study_everything
+from vita_mctp.study.pages import about
+from vita_mctp.study.registry import StudyKind
 
 CLAIMS = read_claims()
 NAMED = {
@@ -89,3 +93,32 @@ def test_commands_that_would_tell_are_ones_that_there_are() -> None:
             assert program == "vita-mctp"
             parse(arguments)
         assert each.holds or each.tell, each.claim
+
+
+def test_all_does_what_is_not_done_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[int, int]] = []
+
+    def run(options: StudyOptions) -> Result:
+        done.append((options.n, options.seed))
+        facts = {"questions.best head.forward": fact(0.6, 0.7), "sentences.best head.forward": fact(0.6, 0.7)}
+        return Result(Findings(study="attention", title="t", about=about(options, "attention"), facts=facts, tables=()))
+
+    kind = StudyKind("", "", 7, 3)
+    monkeypatch.setattr(StudyKind, "load", lambda self: run)
+    monkeypatch.setattr("vita_mctp.study.everything.STUDIES", {"attention": kind})
+
+    def everything(quick: bool = False, seed: int = 0) -> str:
+        def options(name: str, quick: bool) -> StudyOptions:
+            return StudyOptions("nano", kind.size(quick), tmp_path / "work", seed, quick)
+
+        return study_everything(options, tmp_path / "out", tmp_path, quick=quick).read_text()
+
+    first = everything()
+    assert everything() == first and done == [(7, 0)]
+    assert "the attended word advances" in first and "(nano, n = 7, seed 0)" in first
+    everything(quick=True)
+    everything(seed=1)
+    assert done == [(7, 0), (3, 0), (7, 1)]
+    (tmp_path / "out" / "attention.json").write_text("{")  # what a kill may leave is made again
+    everything(seed=1)
+    assert done[-2:] == [(7, 1), (7, 1)]
