@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vita_mctp.decoding.naive import speak_naive
-from vita_mctp.decoding.speaking import speak_events
+from vita_mctp.decoding.speaking import speak_events, speak_whole
 from vita_mctp.decoding.talker import Penalty, TalkerAnswer, TalkerOptions
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import Speaking
@@ -106,6 +106,7 @@ def test_no_id_beyond_the_codes_reaches_the_codec(
     events.append(TokenEvent(len(events), end if ends else 6, TokenKind.STOP, 0, why, hidden=rows[-1]))
     spoken = replace(options, contract=contract)
     heard = [event.code for event in speak_events(events, rules, spoken) if event.kind is TokenKind.AUDIO]
+    heard += speak_whole(rules, spoken, [event.id for event in events], rows)
     authors_own = {6324, 4137}  # of an answer in which nothing was said; there are 6,561 codes where it happens
     assert all(0 <= code < talker.sizes.num_units for code in heard if code not in authors_own)
 

@@ -6,7 +6,7 @@ being the last prompt position's; "as_trained" speaks those that training had: n
 False, the one that predicted the end. Both end with the text-end row.
 
 Mended of the authors' loops: a call that gives a single unit is as good as any other; ids beyond the codes are for the
-loop alone (`SpokenPart.codes`).
+loop alone (`SpokenPart.codes`, `speak_whole`).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class FrameStream:
 
 
 def speak_whole(rules: Speaking, options: TalkerOptions, ids: Sequence[int], rows: Sequence[Tensor]) -> tuple[int, ...]:
-    """An answer's ids, its end among them, and the row that predicted each -> its units, without SOS and EOS.
+    """An answer's ids, its end among them, and the row that predicted each -> its units, which are all codes.
 
     The authors' loop speaks long answers in segments, each from nothing and with the text-end row, and cuts the last
     token of each, which is a code where a segment came to its limit.
@@ -146,7 +146,7 @@ def speak_whole(rules: Speaking, options: TalkerOptions, ids: Sequence[int], row
     for segment in _segments(ids):
         answer = TalkerAnswer(rules.talker, options, streaming=False)
         found += answer.whole(torch.stack([*rows[segment], rules.text_end]))[:-1]
-    return tuple(found)
+    return tuple(unit for unit in found if unit < rules.talker.sizes.num_units)
 
 
 def _segments(ids: Sequence[int]) -> list[slice]:
