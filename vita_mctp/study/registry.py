@@ -32,7 +32,7 @@ class StudyKind:
 
 STUDIES = {
     "attention": StudyKind("vita_mctp.study.attention:run", "do codes look at the words they say", 100, 6),
-    "masking": StudyKind("vita_mctp.study.masking:run", "which written words does the sound need", 60, 4),
+    "masking": StudyKind("vita_mctp.study.masking:run", "which written words does the sound need", 80, 4),
     "blocks": StudyKind("vita_mctp.study.blocks:run", "what each block knows, and what from", 100, 6),
     "inputs": StudyKind("vita_mctp.study.inputs:run", "what a first block can learn from its inputs", 100, 4),
     "stages": StudyKind("vita_mctp.study.stages:run", "modes and stages: how good, how fast", 100, 6),
