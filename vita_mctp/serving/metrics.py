@@ -70,9 +70,10 @@ def log(event: str, **values: Any) -> None:
 
 
 def log_to_stderr() -> None:
-    """Shows what `log` writes."""
+    """Shows what `log` writes, and no warning of ours: some quote what a client sent."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.getLogger("vita_mctp").setLevel(logging.ERROR)
