@@ -51,7 +51,7 @@ from vita_mctp.text.chat import ChatFormat
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.training.arguments import Evaluate
-from vita_mctp.training.recipe import Recipe, load_recipe
+from vita_mctp.training.recipe import Recipe
 from vita_mctp.training.stage import TrainingData, train_stage
 from vita_mctp.types import Wave
 from vita_mctp.yaml_file import read_yaml
@@ -182,12 +182,10 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
     if recipe.encoder.questions and kokoro.is_installed():
         hear_natural_voices(open_model(nano), recipe.encoder, folder, recipe.seed)
         tokenize_as_heard(nano / CODEC_FOLDER, folder, recipe)
-        final = train(recipes / NATURAL_RECIPE, corpus=folder / "corpus", tokens=folder / "tokens", out=folder)
-        if final is None:
+        tuned = train(recipes / NATURAL_RECIPE, corpus=folder / "corpus", tokens=folder / "tokens", out=folder)
+        if tuned is None:
             raise KeyboardInterrupt
-        save_half(load_file(final / "model.safetensors"), nano / "model.safetensors")
-        rhythms = load_recipe(recipes / NATURAL_RECIPE).data.further_ratios
-        SpeechSettings.from_folder(nano).but(rhythms=rhythms).write(nano)
+        save_half(mean_weights(final, tuned), nano / "model.safetensors")
     elif recipe.encoder.questions:
         log.warning("hears no natural voices: the extra kokoro, or the styles that go with it, are missing")
     return nano
@@ -277,6 +275,12 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
         self_check=SelfCheck(question=CHECK_FILE, answer=question.answer),
     ).write(folder)
     return folder
+
+
+def mean_weights(*checkpoints: Path) -> dict[str, Tensor]:
+    """Of checkpoints of one model; the middle between a model and its fine-tuning forgets less than either end."""
+    loaded = [load_file(folder / "model.safetensors") for folder in checkpoints]
+    return {name: torch.stack([each[name].float() for each in loaded]).mean(0) for name in loaded[0]}
 
 
 def save_half(tensors: Mapping[str, Tensor], path: Path) -> None:
