@@ -38,7 +38,7 @@ sys.exit(code or str(sorted(heavy)))
     ("arguments", "text"),
     [
         (("ask", QUESTION, "-o", "answer.wav"), "eight plus twelve is twenty"),
-        (("say", "seven plus six", "-o", "answer.wav"), "seven plus six"),
+        (("say", "seven plus six is thirteen", "-o", "answer.wav"), "seven plus six is thirteen"),
         (("transcribe", QUESTION), "what is eight plus twelve"),
     ],
 )
