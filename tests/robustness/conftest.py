@@ -44,8 +44,8 @@ def _page(reports: list[Any]) -> str:
     for report in reports:
         test, _, parameters = report.nodeid.rpartition("::")[2].removesuffix("]").partition("[")
         if parameters:
-            *kind, _case = parameters.split("-")
-            name = " ".join([test.removeprefix("test_").replace("_", " "), *kind[::-1]])
+            _case, *kind = parameters.split("-")
+            name = " ".join([test.removeprefix("test_").replace("_", " "), *kind])
             codes = [value for key, value in report.user_properties if key == EXIT_CODE]
             found.setdefault(name, Counter()).update(["failed"] if report.failed else codes)
     rows = [[sum(each.values()), *(each[key] for key in (0, 1, 2, "failed"))] for each in found.values()]

@@ -73,3 +73,18 @@ def test_formats_that_ffmpeg_reads(question: Path, suffix: str, codec: str) -> N
     path = question.with_suffix(f".{suffix}")
     subprocess.run(["ffmpeg", "-v", "error", "-i", question, "-c:a", codec, path], check=True)
     assert read_wave(path).seconds == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data check m.jsonl --max-seconds=nan",
+        "tokenize m.jsonl --out o --max-seconds=1e400",
+        f"evaluate asr m.jsonl --limit={10**40}",
+        f"convert qwen in out --mctp-blocks={10**40}",
+    ],
+)
+def test_numbers_without_bounds(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(command.split())
+    assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from vita_mctp.cli import write, write_to
 from vita_mctp.cli.options import Device, Json, arg, command, flag, new_app, opt
 from vita_mctp.errors import ConfigError
@@ -22,7 +24,16 @@ app.add_typer(data, name="data")
 
 _FEATURES = "SenseVoiceSmall's, with am.mvn: keep also the features that VITA-Audio-Plus hears"
 
-MaxSeconds = Annotated[float, opt("S", "a longer recording is a problem")]
+_MOST_SECONDS = 86_400.0
+
+
+def _seconds(value: float) -> float:
+    if not 0 < value <= _MOST_SECONDS:  # as no NaN is
+        raise typer.BadParameter(f"wanted seconds, more than 0 and at most {_MOST_SECONDS:g}")
+    return value
+
+
+MaxSeconds = Annotated[float, opt("S", "a longer recording is a problem", callback=_seconds)]
 
 
 @command(data, help="find every problem of manifests, with file and line; sum up hours and lengths")

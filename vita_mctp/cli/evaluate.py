@@ -38,7 +38,7 @@ class RunOptions:
     temperature: Temperature = None
     max_new_tokens: MaxNewTokens = None
     rules: Annotated[list[str] | None, opt("RULE", "may be repeated (default: the set's)", "--rule")] = None
-    limit: Annotated[int | None, opt("N", "the first N samples alone", min=1)] = None
+    limit: Annotated[int | None, opt("N", "the first N samples alone", min=1, max=1 << 31)] = None
     partial: Annotated[bool, flag("--partial", "a folder with a part of the set will do")] = False
     processes: Annotated[int, opt("N", "over which GPUs are shared out", min=1)] = 1
 

@@ -97,7 +97,7 @@ def qwen(
     source: Source,
     target: Target,
     kind: Annotated[str, opt("KIND", "glm4voice, or sensevoice_glm4voice for Plus")] = "glm4voice",
-    mctp_blocks: Annotated[int, opt("K", "to append")] = 0,
+    mctp_blocks: Annotated[int, opt("K", "to append", min=0, max=1000)] = 0,
     seed: Seed = 0,
 ) -> None:
     """A base in, stage-1 form out."""

@@ -52,7 +52,7 @@ class RunConfig(Schema):
     judges: tuple[str, ...] | None = None
     data: str | None = None
     sound: tuple[str, ...] = ()
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=1 << 31)
     partial: bool = False
 
     def completed(self, benchmark: Benchmark) -> RunConfig:
