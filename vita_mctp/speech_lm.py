@@ -319,7 +319,8 @@ class SpeechLM:
         mode, seed = decoding.mode.name, decoding.sampling.seed
         for event in self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel):
             if isinstance(event, Done) and event.reason is not StopReason.CANCELLED:
-                if task is Task.TTS and self.settings.spoken_words and event.text.strip() != question:
+                whole = event.reason is not StopReason.LENGTH
+                if whole and task is Task.TTS and self.settings.spoken_words and event.text.strip() != question:
                     _log.warning("this model said %r where %r was written", event.text.strip(), question)
                 if transcript:
                     yield Heard(self._transcript(heard, cancel))

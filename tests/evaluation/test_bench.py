@@ -254,7 +254,7 @@ def test_random_weights_are_named_as_such(capsys: pytest.CaptureFixture[str]) ->
         (["modes", "--tokens", "0"], "'--tokens': '0'"),
         (["modes", "--modes", "--runs", "1"], "--modes"),
         (["modes", "--model", "nano", "--random", "7b"], "one of them"),
-        (["modes", "--json", "no/such/place.json"], "folder"),
+        (["modes", "--json", "pyproject.toml/place.json"], "folder"),
         (["modes", "--plot", "picture.gif"], ".svg or .png"),
         (["scaling", "--modes", "boost", "turbo"], "one mode"),
         (["decoder", "--steps", "2"], "no Euler steps"),

@@ -188,7 +188,7 @@ def test_a_rate_is_a_number_however_it_is_written(written: str, tmp_path: Path) 
 def test_nano_takes_neither_plan_nor_settings(capsys: pytest.CaptureFixture[str]) -> None:
     for option in (["--plan"], ["--set", "seed=1"]):
         assert main(["train", "nano", *option]) == 2
-        assert "want one of them" in capsys.readouterr().err
+        assert "want one, as" in capsys.readouterr().err
 
 
 def test_settings_change_what_they_name() -> None:

@@ -127,11 +127,12 @@ class XyWindows(Schema):
     """How a stream is cut, in frames of codes."""
 
     hop: Annotated[int, Field(ge=1, le=WINDOW)] = 10
-    """The first is shorter by `right`, so that sound comes with every `hop` frames received."""
     left: Annotated[int, Field(ge=0, le=WINDOW)] = 50
     """Frames before a hop that it is spoken with."""
     right: Annotated[int, Field(ge=0, le=WINDOW)] = 2
     """Frames behind it, for which it waits."""
+    first: Annotated[int, Field(ge=0, le=WINDOW)] = 0
+    """The first hop, 0: as the others. With `hop - right`, sound comes with every `hop` frames received."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class XyDecoder(_Xy):
 
     def __init__(self, config: XyConfig, network: XyNetwork, windows: XyWindows | None = None) -> None:
         super().__init__(config, network)
-        self.windows = windows or XyWindows()
+        self.windows = windows or XyWindows(first=8)
         self.block_size = self.windows.hop
 
     @classmethod
@@ -159,8 +160,10 @@ class XyDecoder(_Xy):
         dtype: torch.dtype = torch.float32,
         windows: Mapping[str, Any] | None = None,
     ) -> XyDecoder:
-        """As `load_network`. windows: fields of `XyWindows` that differ from its defaults; ConfigError for bad ones."""
-        cut = XyWindows.parse(windows or {}, f"windows of the audio decoder {cls.name}")
+        """As `load_network`. windows: fields of `XyWindows` that differ from its defaults; ConfigError for bad ones.
+        Without any, the first hop is short by `right`.
+        """
+        cut = None if windows is None else XyWindows.parse(windows, f"windows of the audio decoder {cls.name}")
         return cls(*load_network(folder, _ENCODER, device, dtype), cut)
 
     def start(self, seed: int = 0) -> XyState:
@@ -178,7 +181,7 @@ class XyDecoder(_Xy):
         hop, left, right = self.windows.hop, self.windows.left, self.windows.right
         first = received - len(codes)
         pieces = [np.zeros(0, np.float32)]
-        while (until := spoken + hop if spoken else max(1, hop - right)) + right <= received or (
+        while (until := spoken + hop if spoken else self.windows.first or hop) + right <= received or (
             block.is_last and spoken < received
         ):
             end, begin = min(until, received), max(0, spoken - left)
