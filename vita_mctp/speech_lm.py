@@ -241,8 +241,16 @@ class SpeechLM:
         voice_prompt: Recording | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
-        """Speaks a text."""
-        return collect(self.stream(text, Task.TTS, mode, history=history, voice_prompt=voice_prompt, **options))
+        """Speaks a text. Warns where the model said something else, as far as it tells."""
+        answer = collect(self.stream(text, Task.TTS, mode, history=history, voice_prompt=voice_prompt, **options))
+        self.check_said(text, answer.done)
+        return answer
+
+    def check_said(self, text: str, done: Done) -> None:
+        """Warns where a whole answer's words are not those of `text`, by a model that writes what it speaks."""
+        whole = done.reason not in (StopReason.CANCELLED, StopReason.LENGTH)
+        if whole and self.settings.spoken_words and done.text.strip() != (words := spoken_form(text)):
+            _log.warning("this model said %r where %r was written", done.text.strip(), words)
 
     def transcribe(
         self,
@@ -318,12 +326,8 @@ class SpeechLM:
         tokens = self.generate(prompt, decoding, cancel)
         mode, seed = decoding.mode.name, decoding.sampling.seed
         for event in self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel):
-            if isinstance(event, Done) and event.reason is not StopReason.CANCELLED:
-                whole = event.reason is not StopReason.LENGTH
-                if whole and task is Task.TTS and self.settings.spoken_words and event.text.strip() != question:
-                    _log.warning("this model said %r where %r was written", event.text.strip(), question)
-                if transcript:
-                    yield Heard(self._transcript(heard, cancel))
+            if transcript and isinstance(event, Done) and event.reason is not StopReason.CANCELLED:
+                yield Heard(self._transcript(heard, cancel))
             yield event
 
     def _transcript(self, heard: str | AudioCodes | AudioFeatures, cancel: Cancel | None) -> str:

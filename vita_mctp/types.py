@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any
@@ -263,6 +263,18 @@ class Timings:
     def real_time_factor(self) -> float | None:
         """Computing seconds per second of answer audio; None when the answer has no audio."""
         return self.total / self.audio_seconds if self.audio_seconds > 0 else None
+
+    def after(self, written: Timings) -> Timings:
+        """Of an answer that was written first, as `written` tells, and then spoken, as this tells."""
+        codes, sound = self.first_audio_tokens, self.first_sound
+        return replace(
+            written,
+            total=written.total + self.total,
+            first_audio_tokens=None if codes is None else written.total + codes,
+            first_sound=None if sound is None else written.total + sound,
+            tokens=written.tokens + self.tokens,
+            audio_seconds=self.audio_seconds,
+        )
 
 
 @dataclass(frozen=True)

@@ -318,7 +318,7 @@ def test_an_option_may_take_several_words() -> None:
         ([], "Missing command"),
         (["nope"], "'nope'"),
         (["bench"], "vita-mctp bench --help"),
-        (["ask"], "'RECORDING'"),
+        (["ask"], "RECORDING"),
         (["ask", "q.wav"], "--output"),
         (["ask", "q.wav", "-o", "--json"], "'-o' requires an argument"),
         (["ask", "q.wav", "more.wav", "-o", "a.wav"], "more.wav"),

@@ -199,6 +199,16 @@ def test_what_was_heard_is_part_of_the_answer(tmp_path: Path, capsys: pytest.Cap
     assert events[-2] == {"event": "heard", "text": "what is eight plus twelve"}
 
 
+def test_a_typed_question_is_answered_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "a.wav"
+    assert main(["ask", "--text", "What is 7 plus 6?", "-o", str(target), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert done["text"] == "seven plus six is thirteen" and read_wave(target).seconds > 1
+    assert 0 < done["first_text_seconds"] < done["first_sound_seconds"] < done["total_seconds"]
+    assert main(["ask", "--text", "--show-heard", "What is 7 plus 6?", "-o", str(target)]) == 2
+    assert "--show-heard" in capsys.readouterr().err
+
+
 def test_a_model_that_does_not_transcribe_says_so(tiny_vocalnet_folder: Path) -> None:
     with pytest.raises(ConfigError, match="asr"):
         SpeechLM.from_pretrained(tiny_vocalnet_folder).stream(Wave(SAMPLES, 16000), transcript=True)

@@ -67,6 +67,7 @@ def test_what_is_spoken_instead_is_said(nano: SpeechLM, caplog: pytest.LogCaptur
     answer = nano.say("please take two from ten")
     assert answer.text != "please take two from ten"  # it answers as it was taught to; should this hold, take another
     assert len(caplog.records) == 1 and answer.text in caplog.text
+    assert list(nano.stream("please take two from ten", "tts")) and len(caplog.records) == 1  # who streams compares
 
 
 def test_a_text_without_words_is_refused(nano: SpeechLM) -> None:

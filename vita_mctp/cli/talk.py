@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from vita_mctp.audio import check_target, write_wave
 from vita_mctp.audio.io import STDIO
+from vita_mctp.cancel import Cancel
 from vita_mctp.cli import answers_on_stdout, leave, write, write_to
 from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, flag, new_app, opt
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.errors import AnswerError
-from vita_mctp.types import Done, Heard, StopReason, Task, TextDelta, WaveChunk
+from vita_mctp.errors import AnswerError, ConfigError
+from vita_mctp.types import Done, Heard, Role, StopReason, Task, TextDelta, Wave, WaveChunk
 
 if TYPE_CHECKING:
     from vita_mctp.answer import AnswerEvent
@@ -29,6 +30,7 @@ app = new_app()
 _OUTPUT = 'where to write the sound, such as answer.wav (wav, flac, ogg, mp3); "-" is WAV on standard output'
 _VOICE = "a recording of the voice to speak in, for models trained with such prompts (nano is not)"
 
+Question = Annotated[str, arg("RECORDING|TEXT", 'a wav, flac, ogg or mp3 file, or "-"; with --text, words')]
 Recording = Annotated[str, arg("RECORDING", 'a wav, flac, ogg or mp3 file; "-" is standard input')]
 Text = Annotated[str, arg("TEXT", "what to say")]
 
@@ -44,14 +46,17 @@ class SoundOptions:
 
 @command(app)
 def ask(
-    question: Recording,
+    question: Question,
     sound: SoundOptions,
     decoding: DecodingOptions,
     model: ModelOptions,
     show_heard: Annotated[bool, flag("--show-heard", "write down the question too, by a pass of its own")] = False,
+    typed: Annotated[bool, flag("--text", "the question is typed: answered in writing, which is then spoken")] = False,
 ) -> None:
     """Question wave in, answer's text and wave out."""
-    _answer(Task.SPEECH_TO_SPEECH, question, sound, decoding, model, show_heard)
+    if typed and show_heard:
+        raise ConfigError("--show-heard wants a recording, and --text says that the question is none; leave one out")
+    _answer(Task.TEXT if typed else Task.SPEECH_TO_SPEECH, question, sound, decoding, model, show_heard)
 
 
 @command(app)
@@ -143,8 +148,13 @@ def _answer(
     asked = settings.read_recording(question) if task.hears else question
     voice = None if sound.voice_prompt is None else settings.read_recording(sound.voice_prompt)
     speech_lm = load()
-    events = speech_lm.stream(asked, task, **asdict(decoding), voice_prompt=voice, transcript=show_heard)
+    if task is Task.TEXT:
+        events = _typed(speech_lm, question, decoding, voice)
+    else:
+        events = speech_lm.stream(asked, task, **asdict(decoding), voice_prompt=voice, transcript=show_heard)
     done, chunks = _show(events, sound.as_json, show)
+    if task is Task.TTS:
+        speech_lm.check_said(question, done)
     wave = join_chunks(chunks)
     if not wave.samples.size:
         raise AnswerError(_no_sound(done))
@@ -154,6 +164,15 @@ def _answer(
         show(json.dumps(_metrics(done) | {"device": speech_lm.device, "output": output}) + "\n")
     else:
         show(f"{_metrics_line(done)}, on {speech_lm.device}\n")
+
+
+def _typed(speech_lm: SpeechLM, question: str, decoding: DecodingOptions, voice: Wave | None) -> Iterator[AnswerEvent]:
+    """A typed question's answer, in writing and then aloud."""
+    from vita_mctp.conversation.items import Item
+    from vita_mctp.conversation.reply import ModelReplies, ReplyOptions
+
+    options = ReplyOptions(**asdict(decoding), voice=voice)
+    return ModelReplies(speech_lm).reply([Item(Role.USER, question)], options, Cancel())
 
 
 def _no_sound(done: Done) -> str:

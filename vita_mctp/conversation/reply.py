@@ -85,7 +85,8 @@ class ModelReplies:
             written = event
         for event in self._stream(written.text.strip(), Task.TTS, options, cancel):
             if isinstance(event, Done):
-                yield replace(event, text=written.text, turns=written.turns)
+                timings = event.timings.after(written.timings)
+                yield replace(event, text=written.text, turns=written.turns, timings=timings)
             elif not isinstance(event, TextDelta):
                 yield event
 
