@@ -33,7 +33,7 @@ from vita_mctp.types import (
     WaveChunk,
 )
 
-AnswerEvent = TextDelta | WaveChunk | Heard | Done
+AnswerEvent = TokenEvent | TextDelta | WaveChunk | Heard | Done
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +155,7 @@ def stream_answer(
     clock: Clock,
     question: Turn | None = None,
     cancel: Cancel | None = None,
+    each_token: bool = False,
 ) -> Generator[AnswerEvent, None, None]:
     """Text as it becomes final, sound as blocks fill, then `Done`.
 
@@ -162,6 +163,7 @@ def stream_answer(
     sound: None for answers that are text only; otherwise the last chunk comes even when it holds no samples.
     question: what was asked, for `Done.turns`, which is empty without it.
     cancel: once it is set, nothing comes but `Done`, with the turn as far as it was generated.
+    each_token: every token comes as well, before the text or sound that it completes.
     """
     cancel = cancel or Cancel()
     draft, text, vocabulary = _Draft(), IncrementalDecoder(tokenizer), tokenizer.vocabulary
@@ -170,6 +172,8 @@ def stream_answer(
             if cancel.is_set:
                 break
             draft.add_token(token, vocabulary.end_of_audio, clock)
+            if each_token:
+                yield token
             if token.kind is TokenKind.TEXT:
                 if piece := text.push([token.id]):
                     yield draft.add_text(piece, clock)

@@ -277,6 +277,7 @@ class SpeechLM:
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
         transcript: bool = False,
+        each_token: bool = False,
         cancel: Cancel | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Generator[AnswerEvent, None, None]:
@@ -290,6 +291,7 @@ class SpeechLM:
         them with what followed. Caches of what was read may stay; answers do not depend on them.
         voice_prompt: a recording of the voice to speak in.
         transcript: what was heard comes as `Heard` before `Done`, by a pass of its own, for a model that transcribes.
+        each_token: each `TokenEvent` comes too, before the text or sound that it completes.
         Times count from the first `next`, when the question, already read, is handed over.
         Raises AudioError for a recording that is unusable or holds no speech, ConfigError for an unknown task, mode or
         option, or one that the model was not trained for; all of that at once, before anything runs.
@@ -304,7 +306,7 @@ class SpeechLM:
         if transcript:
             self._chat.turn(Task.ASR, "")  # refused here and now by a model that does not transcribe
         asked, cut = self._cut(self._read(question, task, sample_rate))
-        return self._stages(asked, task, decoding, earlier, voice, cancel, cut, transcript)
+        return self._stages(asked, task, decoding, earlier, voice, cancel, cut, transcript, each_token)
 
     def _stages(
         self,
@@ -316,6 +318,7 @@ class SpeechLM:
         cancel: Cancel | None,
         cut: tuple[float, float],
         transcript: bool,
+        each_token: bool,
     ) -> Generator[AnswerEvent, None, None]:
         clock = Clock(cut)
         speaker = None if voice is None else self.hear(voice)
@@ -325,7 +328,8 @@ class SpeechLM:
         prompt = self.prompt(heard, task, history=history, voice=speaker, mode=decoding.mode)
         tokens = self.generate(prompt, decoding, cancel)
         mode, seed = decoding.mode.name, decoding.sampling.seed
-        for event in self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel):
+        spoken = self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel, each_token=each_token)
+        for event in spoken:
             if transcript and isinstance(event, Done) and event.reason is not StopReason.CANCELLED:
                 yield Heard(self._transcript(heard, cancel))
             yield event
@@ -423,13 +427,16 @@ class SpeechLM:
         seed: int = 0,
         clock: Clock | None = None,
         cancel: Cancel | None = None,
+        each_token: bool = False,
     ) -> Generator[AnswerEvent, None, None]:
         """Tokens to text and sound, as they form, then one `Done`; closing the generator closes `tokens`.
 
         mode: its name, for `Done`. seed: of the decoder's noise. clock: started when the question was handed over.
+        each_token: as for `stream`.
         """
         sound = SoundStream(self._shared_decoder, self.settings.block_sizes, seed) if prompt.task.speaks else None
-        return stream_answer(tokens, self.tokenizer, sound, mode, clock or Clock(), prompt.question, cancel)
+        question, clock = prompt.question, clock or Clock()
+        return stream_answer(tokens, self.tokenizer, sound, mode, clock, question, cancel, each_token)
 
     def _segment(self, heard: AudioCodes | AudioFeatures) -> Sequence[int] | AudioFeatures:
         """As content of a prompt."""

@@ -17,7 +17,7 @@ from vita_mctp.audio import wave_from_array
 from vita_mctp.audio.formats import from_pcm16
 from vita_mctp.serving.options import Limits, ServerOptions
 from vita_mctp.serving.realtime.sound import SoundIn, SoundOut, decode_g711, encode_g711
-from vita_mctp.serving.realtime.wire import Format
+from vita_mctp.serving.realtime.wire import Format, Say
 from vita_mctp.speech_lm import SpeechLM
 
 MANUAL = {"audio": {"input": {"turn_detection": None}}}
@@ -122,6 +122,23 @@ def test_a_reply_apart_from_the_conversation(address: str) -> None:
         assert client.until("error").error.code == "item_not_found"
 
 
+def test_tokens_are_told_as_they_form_to_who_asks_for_them(address: str) -> None:
+    told = {"mode": "boost", "token_events": True}
+    for options in ({}, told):
+        with talking(address, **MANUAL, **options) as client:
+            client.say(SPEECH)
+            client.connection.input_audio_buffer.commit()
+            client.connection.response.create(response={"mode": "turbo"} if options else {})  # type: ignore[typeddict-item]
+            metrics = client.until("response.done").response.metrics
+            tokens = [event for event in client.events if event.type == Say.TOKENS]
+            assert metrics["mode"] == ("turbo" if options else "verified") and bool(tokens) == bool(options)
+    assert [kind for event in tokens for kind in event.kinds] == metrics["kinds"]
+    assert [level for event in tokens for level in event.levels] == metrics["levels"]
+    assert all(0 not in event.levels[1:] for event in tokens)  # a cycle at a time
+    first_sound = client.types().index("response.output_audio.delta")
+    assert Say.TOKENS in client.types()[:first_sound] and Say.TOKENS in client.types()[first_sound:]
+
+
 @pytest.mark.parametrize(("kind", "subtype"), [("audio/pcmu", "ULAW"), ("audio/pcma", "ALAW")])
 def test_telephone_sound(address: str, kind: str, subtype: str) -> None:
     form = {"type": kind}
@@ -216,12 +233,10 @@ def test_silence_for_long_ends_a_session(nano: SpeechLM) -> None:
 
 
 def test_the_client_knows_every_event_that_we_say() -> None:
-    from vita_mctp.serving.realtime.wire import Say
-
     known = set()
     for name in dir(openai_realtime):
         fields = getattr(getattr(openai_realtime, name), "model_fields", {})
         if "type" in fields and "event_id" in fields:
             known |= set(getattr(fields["type"].annotation, "__args__", ()))
     known |= {"conversation.item.retrieved"}  # defined inside the union's own module
-    assert {kind.value for kind in Say} <= known
+    assert {kind.value for kind in Say} - {Say.TOKENS} <= known

@@ -17,7 +17,7 @@ from vita_mctp.cli import answers_on_stdout, leave, write, write_to
 from vita_mctp.cli.options import DecodingOptions, Json, ModelOptions, arg, command, flag, new_app, opt
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.errors import AnswerError, ConfigError
-from vita_mctp.types import Done, Heard, Role, StopReason, Task, TextDelta, Wave, WaveChunk
+from vita_mctp.types import Done, Heard, Role, StopReason, Task, TextDelta, TokenEvent, Wave, WaveChunk
 
 if TYPE_CHECKING:
     from vita_mctp.answer import AnswerEvent
@@ -195,7 +195,7 @@ def _show(events: Iterator[AnswerEvent], as_json: bool, show: Callable[[str], No
                 if event.text and not as_json:
                     show("\n")
                 return event, chunks
-            if as_json:
+            if as_json and not isinstance(event, TokenEvent):
                 show(json.dumps(_event(event)) + "\n")
             elif isinstance(event, TextDelta):
                 show(event.text)

@@ -9,7 +9,7 @@ from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.items import Item, new_id
 from vita_mctp.conversation.reply import ReplyOptions
 from vita_mctp.errors import VitaError
-from vita_mctp.types import Done, WaveChunk
+from vita_mctp.types import Done, TokenEvent, WaveChunk
 
 Status = Literal["completed", "incomplete", "cancelled", "failed"]
 CancelReason = Literal["turn_detected", "client_cancelled"]
@@ -73,6 +73,12 @@ class ReplyStarted:
 
 
 @dataclass(frozen=True)
+class ReplyToken:
+    reply: Reply
+    token: TokenEvent
+
+
+@dataclass(frozen=True)
 class ReplyText:
     reply: Reply
     text: str
@@ -95,5 +101,5 @@ class ReplyEnded:
 
 
 UserEvent = UserStarted | UserStopped | Committed | Transcribed
-ReplyEvent = ReplyStarted | ReplyText | ReplySound | ReplyEnded
+ReplyEvent = ReplyStarted | ReplyToken | ReplyText | ReplySound | ReplyEnded
 ConversationEvent = UserEvent | ReplyEvent

@@ -15,7 +15,10 @@ from vita_mctp.types import Done, Role, StopReason, Task, TextDelta, Turn, Wave,
 
 @dataclass(frozen=True)
 class ReplyOptions:
-    """speaks: whether the answer has sound. voice: a recording to speak in. The rest as for `SpeechLM.stream`."""
+    """speaks: whether the answer has sound. voice: a recording to speak in. The rest as for `SpeechLM.stream`.
+
+    each_token: of a written answer that is then read aloud, those of the reading.
+    """
 
     speaks: bool = True
     mode: str | None = None
@@ -23,6 +26,7 @@ class ReplyOptions:
     temperature: float | None = None
     max_new_tokens: int | None = None
     voice: Wave | None = None
+    each_token: bool = False
 
 
 class Replies(Protocol):
@@ -75,7 +79,7 @@ class ModelReplies:
     def _spoken(
         self, text: str, options: ReplyOptions, cancel: Cancel, history: tuple[Turn, ...]
     ) -> Iterator[AnswerEvent]:
-        for event in self._stream(text, Task.TEXT, replace(options, mode=None), cancel, history):
+        for event in self._stream(text, Task.TEXT, replace(options, mode=None, each_token=False), cancel, history):
             if not isinstance(event, Done):
                 yield event
                 continue
@@ -102,6 +106,7 @@ class ModelReplies:
             max_new_tokens=options.max_new_tokens,
             history=history,
             voice_prompt=options.voice if task.speaks else None,
+            each_token=options.each_token,
             cancel=cancel,
         )
 

@@ -28,6 +28,7 @@ from vita_mctp.conversation.events import (
     ReplySound,
     ReplyStarted,
     ReplyText,
+    ReplyToken,
     Status,
     Transcribed,
     UserStarted,
@@ -36,7 +37,7 @@ from vita_mctp.conversation.events import (
 from vita_mctp.conversation.items import ConversationError, History, Item, Playback, new_id
 from vita_mctp.conversation.reply import Replies, ReplyOptions
 from vita_mctp.errors import NoSpeechError, VitaError
-from vita_mctp.types import Done, FloatArray, Role, StopReason, TextDelta, Timings, Turn, Wave, WaveChunk
+from vita_mctp.types import Done, FloatArray, Role, StopReason, TextDelta, Timings, TokenEvent, Turn, Wave, WaveChunk
 
 logger = logging.getLogger(__name__)
 
@@ -301,6 +302,8 @@ class Conversation:
                 self._end(reply, "cancelled" if reply.cancelled else status, event)
             elif reply.cancel.is_set:
                 return
+            elif isinstance(event, TokenEvent):
+                self._send(ReplyToken(reply, event))
             elif isinstance(event, TextDelta):
                 item.text += event.text
                 self._send(ReplyText(reply, event.text))

@@ -159,6 +159,9 @@ class RealtimeProtocol:
         if body.max_output_tokens is not None:
             most = None if body.max_output_tokens == "inf" else body.max_output_tokens
             options = replace(options, max_new_tokens=most)
+        if body.mode is not None:
+            parse_mode(body.mode, num_blocks=0)
+            options = replace(options, mode=body.mode)
         items = None if body.input is None else [self._referred(item) for item in body.input]
         with self.conversation.lock:
             self._speaking.asked = body

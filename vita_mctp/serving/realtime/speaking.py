@@ -14,6 +14,7 @@ from vita_mctp.conversation.events import (
     ReplySound,
     ReplyStarted,
     ReplyText,
+    ReplyToken,
     Transcribed,
     UserStarted,
     UserStopped,
@@ -22,7 +23,7 @@ from vita_mctp.conversation.items import Item
 from vita_mctp.serving.metrics import Metrics
 from vita_mctp.serving.realtime.sound import RATE, SoundOut
 from vita_mctp.serving.realtime.wire import Config, ResponseBody, Say
-from vita_mctp.types import Done, Role
+from vita_mctp.types import BACKBONE, Done, Role, TokenEvent
 
 ENDPOINT = "/v1/realtime"
 
@@ -37,6 +38,7 @@ class Speaking:
         self._say, self._config, self._rate, self._metrics = say, config, sample_rate, metrics
         self._bodies: dict[str, ResponseBody] = {}
         self._sounds: dict[str, SoundOut] = {}
+        self._tokens: list[TokenEvent] = []  # made and not told
 
     def __call__(self, event: ConversationEvent) -> None:
         match event:
@@ -53,12 +55,18 @@ class Speaking:
                 self._transcribed(event)
             case ReplyStarted():
                 self._started(event)
+            case ReplyToken():
+                if event.token.level == BACKBONE:  # a cycle at a time
+                    self._tell_tokens(event.reply)
+                self._tokens.append(event.token)
             case ReplyText():
+                self._tell_tokens(event.reply)
                 spoken = event.reply.options.speaks
                 self._say(
                     Say.AUDIO_TEXT_DELTA if spoken else Say.TEXT_DELTA, delta=event.text, **_position(event.reply)
                 )
             case ReplySound():
+                self._tell_tokens(event.reply)
                 self._sound(event.reply, self._sounds[event.reply.id].push(event.chunk.samples))
             case ReplyEnded():
                 self._ended(event)
@@ -88,12 +96,19 @@ class Speaking:
             self._say(Say.ITEM_ADDED, item=item, previous_item_id=event.before)
         self._say(Say.PART_ADDED, part=_part(reply, ""), **_position(reply))
 
+    def _tell_tokens(self, reply: Reply) -> None:
+        if made := self._tokens:
+            self._tokens = []
+            kinds, levels = [token.kind.value for token in made], [token.level for token in made]
+            self._say(Say.TOKENS, **_position(reply), kinds=kinds, levels=levels)
+
     def _sound(self, reply: Reply, data: bytes) -> None:
         if data:
             self._say(Say.AUDIO_DELTA, delta=base64.b64encode(data).decode(), **_position(reply))
 
     def _ended(self, event: ReplyEnded) -> None:
         reply = event.reply
+        self._tell_tokens(reply)
         where, text = _position(reply), reply.item.text
         sound = self._sounds.pop(reply.id)
         if reply.options.speaks:

@@ -45,6 +45,8 @@ class Say(StrEnum):
     AUDIO_TEXT_DONE = "response.output_audio_transcript.done"
     TEXT_DELTA = "response.output_text.delta"
     TEXT_DONE = "response.output_text.done"
+    TOKENS = "vita_mctp.response.tokens.delta"
+    """No event of OpenAI's: said in sessions alone that ask for `token_events`."""
 
 
 class Wire(BaseModel):
@@ -97,7 +99,7 @@ class Audio(Wire):
 
 
 class Config(Wire):
-    """What a session is set to. mode, seed, temperature: of decoding, beyond OpenAI's fields."""
+    """What a session is set to. Beyond OpenAI's fields: mode, seed and temperature, of decoding, and token_events."""
 
     type: Literal["realtime"] = "realtime"
     model: str | None = None
@@ -109,10 +111,12 @@ class Config(Wire):
     mode: str | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    token_events: bool = False
 
     def reply_options(self) -> ReplyOptions:
         most = None if self.max_output_tokens == "inf" else self.max_output_tokens
-        return ReplyOptions("audio" in self.output_modalities, self.mode, self.seed, self.temperature, most)
+        speaks = "audio" in self.output_modalities
+        return ReplyOptions(speaks, self.mode, self.seed, self.temperature, most, each_token=self.token_events)
 
     def conversation_options(self) -> ConversationOptions:
         detected, reply = self.audio.input.turn_detection, self.reply_options()
@@ -149,12 +153,15 @@ class ResponseAudio(Wire):
 
 
 class ResponseBody(Wire):
+    """What one reply is to be. mode: of decoding, beyond OpenAI's fields."""
+
     output_modalities: Modalities | None = None
     audio: ResponseAudio | None = None
     conversation: Literal["auto", "none"] = "auto"
     input: Annotated[list[ItemBody], Field(max_length=1000)] | None = None
     max_output_tokens: TokenLimit | None = None
     metadata: dict[str, str] | None = None
+    mode: str | None = None
     functions: NoFunctions = None
 
 
