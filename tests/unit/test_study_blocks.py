@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vita_mctp.decoding.naive import teacher_forced_chain
-from vita_mctp.study.blocks import ZEROED, Repeated, tally, with_random_blocks, zeroed
+from vita_mctp.study.blocks import ZEROED, Repeated, stage_table, tally, with_random_blocks, zeroed
 from vita_mctp.study.samples import AlignedAnswer
 from vita_mctp.types import Task, TokenKind
 
@@ -65,3 +65,12 @@ def test_cutting_nothing_changes_nothing_and_hooks_go(make_tiny_model: Callable[
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     with_random_blocks(model, 1)
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_a_stage_without_blocks_shows_its_backbone_alone(make_tiny_model: Callable[..., Any]) -> None:
+    answers = random_answers(2)
+    found = {f"stage{blocks}": tally(make_tiny_model(1, blocks), answers, kind) for blocks in (0, 1, 2)}
+    _, head, rows = stage_table("questions", found, 0)
+    assert all(len(row) == len(head) for row in rows)
+    assert [row.count("-") for row in rows] == [4, 0, 0]
+    assert rows[1][2] == rows[1][3] and rows[1][5] == rows[1][6]  # the first block is the last one

@@ -9,7 +9,8 @@ from vita_mctp.decoding.request import Request
 from vita_mctp.errors import ConfigError
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.study import StudyOptions
-from vita_mctp.study.stages import cost_of, stage_models
+from vita_mctp.study.samples import stage_models
+from vita_mctp.study.stages import cost_of
 from vita_mctp.types import Task
 
 

@@ -3,7 +3,7 @@
 Right answers are read as in training: block k guesses the token behind each position from that position's token and
 from the state of the level below, one position before. So level k has seen the backbone's state only k tokens back.
 The same is done with a block's inputs put to zero, by hooks on the norms that they pass; with block 1 in the role of
-all; and with blocks of random weights, which know nothing.
+all; with blocks of random weights, which know nothing; and with the checkpoints of a run by stages, where one is given.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from vita_mctp.evaluation.report import interval, percent
 from vita_mctp.study import Fact, Findings, Result, StudyOptions, Table
 from vita_mctp.study.attention import TASKS
 from vita_mctp.study.pages import about
-from vita_mctp.study.samples import AlignedAnswer, Studied, aligned_answers, open_studied, speak_answers
+from vita_mctp.study.samples import AlignedAnswer, Studied, aligned_answers, open_studied, speak_answers, stage_models
 from vita_mctp.types import TokenKind
 
 KINDS = {TokenKind.TEXT: "text", TokenKind.AUDIO: "codes"}
@@ -36,6 +37,8 @@ ZEROED: Mapping[str, tuple[str, ...]] = {
     "both zeroed": ("mtp_hidden_norms", "mtp_embed_norms"),
 }
 """The norms whose results are put to zero in every block."""
+
+_WHO = ("backbone", "first block", "last block")
 
 Tally = dict[tuple[int, str], tuple[list[float], ...]]
 """(level, kind of the right token) -> by answer: right guesses, cross-entropy in nats, the backbone's guesses, all.
@@ -116,6 +119,7 @@ def run(options: StudyOptions) -> Result:
     if not model.config.num_nextn_predict_layers or not hasattr(model, "mtp_hidden_norms"):
         raise ConfigError(f"{options.model} has no MCTP blocks; wanted: a model with some; name another one")
     corpus = speak_answers(options.folder / "speech", options.n, options.seed)
+    stages = {name: open_studied(replace(options, model=str(folder))) for name, folder in stage_models(options)}
     facts: dict[str, Fact] = {}
     tables: list[Table] = []
     pictures = {}
@@ -132,13 +136,16 @@ def run(options: StudyOptions) -> Result:
         facts |= found
         tables += [_level_table(task, tallies[TRAINED], options.seed), _variant_table(task, found, tuple(tallies))]
         pictures[f"-{task}"] = _panels(task, tallies, options.seed)
+        by_stage = {name: tally(each.model, answers, each.kind) for name, each in stages.items()}
+        if by_stage:
+            tables.append(stage_table(task, by_stage, options.seed))
     findings = Findings(
         study="blocks",
         title="What each block knows, and what from",
         about=about(options, "blocks"),
         facts=facts,
         tables=tuple(tables),
-        notes=_NOTES,
+        notes=_NOTES + ((_STAGE_NOTE,) if stages else ()),
     )
     return Result(findings, pictures)
 
@@ -154,6 +161,11 @@ _NOTES = (
     "block 1 in every role: its weights at every level. random weights: blocks before any training, on the trained "
     "backbone. always the commonest: how often the most frequent token of that kind is the right one.",
     "Answers are the right ones; brackets are bootstrap 95 % intervals over answers.",
+)
+
+_STAGE_NOTE = (
+    "By training stage: checkpoints of the run that `runs` names, with the codec of the model above. "
+    "The cross-entropy is of all blocks together; of a stage without blocks, the backbone's."
 )
 
 
@@ -233,6 +245,22 @@ def _variant_table(task: str, facts: Mapping[str, Fact], names: Sequence[str]) -
     guesses = [f"{100 * (facts[f'{task}.{kind}.commonest'].value or 0.0):.1f}" for kind in KINDS.values()]
     rows.append(("always the commonest", guesses[0], "-", guesses[1], "-"))
     return f"All blocks together, {task}", head, tuple(rows)
+
+
+def stage_table(task: str, stages: Mapping[str, Tally], seed: int) -> Table:
+    """What the backbone knows and, where there are blocks, the first of them, the last, and all together."""
+    head = ("stage", *(f"{kind} right, {who}, %" for kind in KINDS.values() for who in _WHO), "codes, cross-entropy")
+    rows = []
+    for stage, found in stages.items():
+        backbone, *blocks = _levels(found)
+        cells = []
+        for kind in KINDS.values():
+            for level in (backbone, *blocks[:1], *blocks[-1:]):
+                cells.append(percent(ratio(*pooled(found, kind, 0, [level]), seed)))
+            cells += ["-"] * (0 if blocks else 2)
+        loss = ratio(*pooled(found, KINDS[TokenKind.AUDIO], 1, blocks or [backbone]), seed)
+        rows.append((stage, *cells, interval(loss, 1, 2)))
+    return f"By training stage, {task}", head, tuple(rows)
 
 
 def _panels(task: str, tallies: Mapping[str, Tally], seed: int) -> list[Panel]:

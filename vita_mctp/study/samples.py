@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vita_mctp.checkpoints.opening import open_model
+from vita_mctp.checkpoints.opening import find_model, open_model
 from vita_mctp.codecs.nano import NanoTokenizer
 from vita_mctp.codecs.nano.config import pad_to_codes
 from vita_mctp.errors import ConfigError
@@ -69,6 +69,24 @@ def open_studied(options: StudyOptions) -> Studied:
             f"{options.model} speaks by a talker; wanted: a model that writes codes; see study predictors"
         )
     return Studied(model, speech_lm)
+
+
+def stage_models(options: StudyOptions) -> Iterator[tuple[str, Path]]:
+    """(name, folder) of each finished stage below `options.runs`, with the codec of the model under study."""
+    if options.runs is None:
+        return
+    model, found = find_model(options.model), sorted(options.runs.glob("stage*/final/config.json"))
+    if not found:
+        raise ConfigError(f"{options.runs} holds no finished stage (stage*/final); name the folder of a training run")
+    for config in found:
+        name = config.parents[1].name
+        folder = options.folder / "stages" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (*config.parent.iterdir(), model / "speech.json", model / "codec"):
+            link = folder / path.name
+            if not link.exists():
+                link.symlink_to(path.resolve())
+        yield name, folder
 
 
 def speak_answers(folder: Path, n: int, seed: int) -> Corpus:

@@ -6,14 +6,13 @@ was killed goes on; cost is the engine's alone, in processor time where one thre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from vita_mctp.bench import Line, Panel, spent
-from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.request import Request
 from vita_mctp.errors import ConfigError
@@ -28,7 +27,7 @@ from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.study import Fact, Findings, Result, StudyOptions, Table
 from vita_mctp.study.masking import JUDGE, Counts
 from vita_mctp.study.pages import about
-from vita_mctp.study.samples import QUESTIONS, speak_answers
+from vita_mctp.study.samples import QUESTIONS, speak_answers, stage_models
 from vita_mctp.types import BACKBONE, AudioCodes, AudioFeatures, Task, TokenKind, Wave
 
 MODES = ("vanilla", "verified", "balance", "boost", "turbo", "1,1")
@@ -134,24 +133,6 @@ class _Asked:
         weights = str(about(options, "stages")["weights"])
         folder = options.folder / "runs" / f"{benchmark}-{name}-{config.mode}-{options.n}-{options.seed}-{weights}"
         return evaluate(run_config, folder, open_system=lambda worker: system, weights=weights).rows
-
-
-def stage_models(options: StudyOptions) -> Iterator[tuple[str, Path]]:
-    """(name, folder) of each finished stage below `options.runs`, with the codec of the model under study."""
-    if options.runs is None:
-        return
-    model, found = find_model(options.model), sorted(options.runs.glob("stage*/final/config.json"))
-    if not found:
-        raise ConfigError(f"{options.runs} holds no finished stage (stage*/final); name the folder of a training run")
-    for config in found:
-        name = config.parents[1].name
-        folder = options.folder / "stages" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in (*config.parent.iterdir(), model / "speech.json", model / "codec"):
-            link = folder / path.name
-            if not link.exists():
-                link.symlink_to(path.resolve())
-        yield name, folder
 
 
 def _costs(speech_lm: SpeechLM, options: StudyOptions, modes: Sequence[str]) -> dict[str, list[Cost]]:
