@@ -43,7 +43,7 @@ def pytest_runtest_call() -> Generator[None, object, object]:
 @pytest.fixture(scope="session")
 def cosyvoice2_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """(folder of goldens, recorded tensors with a voice prompt) -> a decoder's folder of its own with that voice."""
-    from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
+    from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 
     def folder(golden: Path, given: dict[str, Any]) -> Path:
         made = tmp_path_factory.mktemp("cosyvoice2")

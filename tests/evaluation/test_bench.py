@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from vita_mctp.bench import Machine, Study, measure_machine, models
-from vita_mctp.bench.baseline import generate_plain
 from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model, random_language_model
-from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline, flops, request_of
+from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline, flops, generate_plain, request_of
 from vita_mctp.bench.render import _table
-from vita_mctp.bench.scaling import bench_scaling
+from vita_mctp.bench.streams import bench_scaling
 from vita_mctp.cli import main
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.decoding.naive import generate_naive

@@ -12,7 +12,7 @@ from vita_mctp.audio import read_wave, write_wave
 from vita_mctp.cli import main
 from vita_mctp.errors import DataError
 from vita_mctp.evaluation.benchmarks import find_benchmark, read_cases
-from vita_mctp.evaluation.own import own_benchmark
+from vita_mctp.evaluation.published import own_benchmark
 from vita_mctp.types import Wave
 
 ASR, TTS = "Convert the speech to text.\n<|audio|>", "Convert the text to speech.\ntwo plus three"

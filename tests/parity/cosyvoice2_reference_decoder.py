@@ -21,11 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from vita_mctp.codecs.base import check_ids
-from vita_mctp.codecs.cosyvoice2.config import FRAMES_PER_CODE
-from vita_mctp.codecs.cosyvoice2.decoder import BLOCK_SIZE, CosyVoice2Flow, DecoderParts, load_decoder
+from vita_mctp.codecs.cosyvoice2.decoder import BLOCK_SIZE, FRAMES_PER_CODE, CosyVoice2Flow, DecoderParts, load_decoder
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
+from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 from vita_mctp.codecs.flow_decoder.hift import SourceNoise, noise_at, phase_of, vocode
-from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
 from vita_mctp.types import AudioBlock, AudioCodes, Code, Wave, WaveChunk
 
 WITHHELD_CODES = 3

@@ -16,8 +16,7 @@ from cosyvoice2_reference_decoder import CosyVoice2ReferenceDecoder, ReferenceSt
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vita_mctp.codecs.cosyvoice2.config import RELEASED, CosyVoice2Config
-from vita_mctp.codecs.cosyvoice2.decoder import CosyVoice2Flow, DecoderParts, load_decoder
+from vita_mctp.codecs.cosyvoice2.decoder import RELEASED, CosyVoice2Config, CosyVoice2Flow, DecoderParts, load_decoder
 from vita_mctp.codecs.flow_decoder.flow import CodeWindows, attended_keys, time_steps
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase, vocode
 from vita_mctp.types import AudioBlock

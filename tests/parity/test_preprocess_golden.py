@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vita_mctp.codecs.registry import feature_positions
-from vita_mctp.data.packing import PackedRow, join
+from vita_mctp.data.row_stream import PackedRow, join
 from vita_mctp.text.chat import ChatFormat, Clip, FeatureSpan, Message, PromptStyle, Sample
 from vita_mctp.text.interleave import BOOST_RATIO
 from vita_mctp.text.tokenizer import TextTokenizer

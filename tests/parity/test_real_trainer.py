@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.data.packing import PackedRow
+from vita_mctp.data.row_stream import PackedRow
 from vita_mctp.training.arguments import training_arguments
 from vita_mctp.training.optimizer import set_trainable
 from vita_mctp.training.recipe import load_recipe

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.checkpoints.opening import open_model
-from vita_mctp.codecs.whisper import WhisperFrontEnd, mel_length
+from vita_mctp.codecs.features import WhisperFrontEnd, mel_length
 from vita_mctp.decoding.sampling import SamplingParams, candidates, softmax
 from vita_mctp.decoding.speaking import SpokenStream, speak_whole
 from vita_mctp.decoding.talker import TalkerOptions

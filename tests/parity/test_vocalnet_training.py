@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from vocalnet_talkers import index_of, said, talker_in
 
-from vita_mctp.checkpoints.lora import merge_lora
+from vita_mctp.checkpoints.conversion import merge_lora
 from vita_mctp.data.units import read_units
 from vita_mctp.decoding.speaking import speak_whole
 from vita_mctp.decoding.talker import TalkerOptions

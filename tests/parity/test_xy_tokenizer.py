@@ -15,8 +15,7 @@ from torch import Tensor
 
 from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.codecs.xy_tokenizer import XyDecoder, XyTokenizer, load_network, training_buffers
-from vita_mctp.codecs.xy_tokenizer.config import XyConfig
-from vita_mctp.codecs.xy_tokenizer.networks import XyNetwork, sinusoids
+from vita_mctp.codecs.xy_tokenizer.networks import XyConfig, XyNetwork, sinusoids
 from vita_mctp.types import AudioCodes, Wave
 
 

@@ -8,8 +8,16 @@ import pytest
 
 from tests.serving.conftest import QUESTION
 from vita_mctp.bench import Machine
-from vita_mctp.bench.serving import Asker, Heard, _admitted, _client, bench_load, bench_throughput
-from vita_mctp.bench.spoken import _Talker, bench_spoken
+from vita_mctp.bench.serving import (
+    Asker,
+    Heard,
+    _admitted,
+    _client,
+    _Talker,
+    bench_load,
+    bench_spoken,
+    bench_throughput,
+)
 
 MACHINE = Machine("cpu", "float32", 1.0, 1.0)
 

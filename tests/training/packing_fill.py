@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vita_mctp.data.packing import CHUNK, best_fit_decreasing
+from vita_mctp.data.row_stream import CHUNK, best_fit_decreasing
 
 
 def fills(lengths: Sequence[int], row_length: int) -> dict[str, float]:

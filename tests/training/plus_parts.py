@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from vita_mctp.audio.mel import FEATURE_SIZE
 from vita_mctp.checkpoints.conversion import ENCODER_FILE
-from vita_mctp.codecs.sensevoice import STATISTICS_FILE
+from vita_mctp.codecs.features import STATISTICS_FILE
 from vita_mctp.models.vita.configuration import SenseVoiceSizes
 from vita_mctp.models.vita.plus import SenseVoice
 from vita_mctp.text.tokenizer import train_tokenizer

@@ -8,11 +8,10 @@ import torch
 
 from vita_mctp.codecs.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
 from vita_mctp.nano.codec_data import augment, grid_positions, warp_frames
-from vita_mctp.nano.codec_training import CodecSchedule, edit_distance, greedy_ctc
+from vita_mctp.nano.codec_training import CodecSchedule, VocoderSchedule, edit_distance, greedy_ctc, spectral_distance
 from vita_mctp.nano.corpus import build_corpus
 from vita_mctp.nano.run import CodecRecipe, CodecRun
 from vita_mctp.nano.samples import CodeStore
-from vita_mctp.nano.vocoder_training import VocoderSchedule, spectral_distance
 from vita_mctp.nano.voices import Sizes
 from vita_mctp.types import Wave
 

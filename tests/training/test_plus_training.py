@@ -19,7 +19,7 @@ from torch import Tensor
 from vita_mctp.checkpoints.conversion import ENCODER_FILE, convert_plus
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
-from vita_mctp.codecs.sensevoice import SenseVoiceFrontEnd
+from vita_mctp.codecs.features import SenseVoiceFrontEnd
 from vita_mctp.data.manifest import decode
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.row_stream import RowStream, open_pools

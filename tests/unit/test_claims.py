@@ -2,17 +2,14 @@
 
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from vita_mctp.cli import parse
-from vita_mctp.study import Fact, Findings, Result, StudyOptions
-from vita_mctp.study.claims import Claim, Evidence, Verdict, page, read_claims
-from vita_mctp.study.everything import study_everything
-from vita_mctp.study.pages import about
-from vita_mctp.study.registry import StudyKind
+from vita_mctp.evaluation.metrics import Estimate
+from vita_mctp.study import Result, StudyOptions
+from vita_mctp.study.claims import Claim, Evidence, Verdict, page, read_claims, study_everything
 
 CLAIMS = read_claims()
 NAMED = {
@@ -22,8 +19,8 @@ NAMED = {
 }
 
 
-def fact(low: float, high: float) -> Fact:
-    return Fact(value=(low + high) / 2, low=low, high=high, n=50)
+def fact(low: float, high: float) -> Estimate:
+    return Estimate((low + high) / 2, low, high, 50)
 
 
 def claim(*conditions: str, tell: str = "", **says: str) -> Claim:
@@ -52,13 +49,13 @@ def test_every_figure_and_table_named_is_there() -> None:
         ("a.x < b.y z", {"a.x": fact(1, 2), "b.y z": fact(3, 4)}, Verdict.HOLDS),
         ("a.x < b.y z", {"a.x": fact(1, 3.5), "b.y z": fact(3, 4)}, Verdict.OPEN),
         ("a.x < b.y z", {"a.x": fact(1, 1), "b.y z": fact(1, 1)}, Verdict.FAILS),
-        ("a.x > 0", {"a.x": Fact(value=None, low=None, high=None, n=9)}, Verdict.OPEN),
+        ("a.x > 0", {"a.x": Estimate(None, None, None, 9)}, Verdict.OPEN),
         ("a.x > 0", {}, Verdict.MISSING),
         ("a.x < a.y", {"a.x": fact(1, 3), "a.y": fact(2, 4), "a.x minus y": fact(-2, -1)}, Verdict.HOLDS),
         ("a.x < a.y", {"a.x": fact(1, 3), "a.y": fact(2, 4), "a.y minus x": fact(-2, -1)}, Verdict.FAILS),
     ],
 )
-def test_a_verdict_follows_from_intervals(condition: str, found: Mapping[str, Fact], verdict: Verdict) -> None:
+def test_a_verdict_follows_from_intervals(condition: str, found: dict[str, Estimate], verdict: Verdict) -> None:
     assert claim(condition).verdict(found) is verdict
 
 
@@ -101,15 +98,14 @@ def test_all_does_what_is_not_done_yet(tmp_path: Path, monkeypatch: pytest.Monke
     def run(options: StudyOptions) -> Result:
         done.append((options.n, options.seed))
         facts = {"questions.best head.forward": fact(0.6, 0.7), "sentences.best head.forward": fact(0.6, 0.7)}
-        return Result(Findings(study="attention", title="t", about=about(options, "attention"), facts=facts, tables=()))
+        return Result("t", facts=facts)
 
-    kind = StudyKind("", "", 7, 3)
-    monkeypatch.setattr(StudyKind, "load", lambda self: run)
-    monkeypatch.setattr("vita_mctp.study.everything.STUDIES", {"attention": kind})
+    monkeypatch.setattr("vita_mctp.study.attention.run", run)
+    monkeypatch.setattr("vita_mctp.study.claims.SIZES", {"attention": (7, 3)})
 
     def everything(quick: bool = False, seed: int = 0) -> str:
         def options(name: str, quick: bool) -> StudyOptions:
-            return StudyOptions("nano", kind.size(quick), tmp_path / "work", seed, quick)
+            return StudyOptions("nano", (7, 3)[quick], tmp_path / "work", seed, quick)
 
         return study_everything(options, tmp_path / "out", tmp_path, quick=quick).read_text()
 

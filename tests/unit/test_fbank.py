@@ -9,8 +9,8 @@ import pytest
 
 from vita_mctp.audio.mel import FEATURE_SIZE, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, kaldi_fbank, stack_frames
 from vita_mctp.codecs.base import AudioFeatureExtractor
+from vita_mctp.codecs.features import FeatureStatistics, SenseVoiceFrontEnd
 from vita_mctp.codecs.registry import feature_extractor
-from vita_mctp.codecs.sensevoice import FeatureStatistics, SenseVoiceFrontEnd
 from vita_mctp.errors import AudioError, CheckpointError
 from vita_mctp.types import Wave
 

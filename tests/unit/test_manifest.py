@@ -14,8 +14,7 @@ import pytest
 import soundfile
 
 from vita_mctp.data import manifest
-from vita_mctp.data.check import ManifestCheck
-from vita_mctp.data.manifest import Form, GivenCodes, Recording, decode, read_bytes, read_manifest
+from vita_mctp.data.manifest import Form, GivenCodes, ManifestCheck, Recording, decode, read_bytes, read_manifest
 from vita_mctp.errors import DataError
 
 

@@ -12,9 +12,8 @@ import pytest
 import soundfile
 
 from vita_mctp.data import hub
-from vita_mctp.data.check import ManifestCheck
 from vita_mctp.data.hub import HUB_SETS, HubPart, HubSet, fetch, find_hub_set
-from vita_mctp.data.manifest import Form, Recording, read_manifest
+from vita_mctp.data.manifest import Form, ManifestCheck, Recording, read_manifest
 from vita_mctp.errors import ConfigError, DataError, MissingExtraError
 
 datasets = pytest.importorskip("datasets")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packing_fill import fills
 
-from vita_mctp.data.packing import PackedRow, PackingReport, best_fit_decreasing, join
+from vita_mctp.data.row_stream import PackedRow, PackingReport, best_fit_decreasing, join
 from vita_mctp.errors import ConfigError
 from vita_mctp.text.chat import IGNORED, FeatureSpan, Sample
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vita_mctp.checkpoints.loading import load_model
-from vita_mctp.codecs.sensevoice import SenseVoiceFrontEnd
+from vita_mctp.codecs.features import SenseVoiceFrontEnd
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.decoding.naive import generate_naive

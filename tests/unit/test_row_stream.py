@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vita_mctp.data.mixture import Mixture, MixtureSampler
-from vita_mctp.data.packing import PackedRow
-from vita_mctp.data.row_stream import Pool, RowStream
+from vita_mctp.data.row_stream import PackedRow, Pool, RowStream
 from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.text.chat import Sample
 

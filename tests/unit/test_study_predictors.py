@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vita_mctp.decoding.talker import TalkerOptions
-from vita_mctp.nano.talker_speech import Manner, Saying, length_errors, word_errors
+from vita_mctp.nano.talker_benchmark import Manner, Saying, length_errors, word_errors
 from vita_mctp.study import StudyOptions, predictors
 from vita_mctp.study.predictors import (
     Bench,

@@ -2,7 +2,7 @@
 
 from vita_mctp.audio.io import check_target, read_wave, wav_bytes, wave_from_array, write_wave
 from vita_mctp.audio.resample import resample
-from vita_mctp.audio.speech_span import cut_question, cut_to_speech, speech_span
+from vita_mctp.audio.vad import cut_question, cut_to_speech, speech_span
 
 __all__ = [
     "check_target",

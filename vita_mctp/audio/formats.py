@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vita_mctp.audio.ffmpeg import ffmpeg
+from vita_mctp.audio.io import ffmpeg
 from vita_mctp.audio.resample import StreamResampler
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import FloatArray, Wave

@@ -21,11 +21,17 @@ from vita_mctp.checkpoints.loading import (
 from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.checkpoints.options import Quantization
 from vita_mctp.codecs.base import AudioDecoder
-from vita_mctp.codecs.cosyvoice2.config import RELEASED, CosyVoice2Config
-from vita_mctp.codecs.cosyvoice2.decoder import BLOCK_SIZE, WINDOWS, CosyVoice2Decoder, CosyVoice2Flow
+from vita_mctp.codecs.cosyvoice2.decoder import (
+    BLOCK_SIZE,
+    RELEASED,
+    WINDOWS,
+    CosyVoice2Config,
+    CosyVoice2Decoder,
+    CosyVoice2Flow,
+)
+from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
-from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder, Windows
 from vita_mctp.codecs.glm4_voice.config import (
     DecoderConfig,

@@ -1,4 +1,5 @@
-"""`bench modes` and `bench timeline`: tokens by decoding mode, and the engine runs and byte counts that studies share.
+"""`bench modes` and `bench timeline`: tokens by decoding mode; the engine runs and byte counts that studies share; and
+the plain loop that the engine is measured against.
 
 VITA-Audio paper, table 8 and figure 5.
 """
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import DynamicCache
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, spent
-from vita_mctp.bench.baseline import generate_plain
 from vita_mctp.bench.models import LoadedModel
 from vita_mctp.checkpoints.loading import memory_needed
 from vita_mctp.decoding.engine import Engine
@@ -317,3 +318,32 @@ def _points(label: str, run: Generation, of_blocks: bool) -> Line:
     pairs = zip(run.events, run.moments, strict=True)
     chosen = [(1e3 * moment, event.index + 1) for event, moment in pairs if (event.level != BACKBONE) == of_blocks]
     return Line(label, [moment for moment, _ in chosen], [number for _, number in chosen], "points")
+
+
+@torch.inference_mode()
+def generate_plain(model: Any, request: Request) -> list[int]:
+    """The greedy answer of `max_new_tokens` ids where nothing is done for speed: a forward a token, growing caches.
+
+    For each token the level that makes it reads, by the model's own forward, what it has not read yet. Unlike the slow
+    twin it computes nothing twice.
+    """
+    mode, blocks = request.mode, model.config.num_nextn_predict_layers
+    cursor = PlanCursor.start(Mode("1,0", (1, 0)) if mode.verified else mode, blocks)
+    ids, cache = list(request.prompt_ids), DynamicCache(config=model.config)
+    unread: list[list[torch.Tensor]] = [[] for _ in range(blocks + 1)]  # hidden rows that the next level has not read
+    read = [0] * (blocks + 1)
+    for _ in range(request.max_new_tokens):
+        level, cursor = cursor.step()
+        first = level + read[level]
+        embeds = model.embed(torch.tensor([ids[first:]], device=model.device))
+        positions = torch.arange(first, len(ids), device=model.device)[None]
+        if level == BACKBONE:
+            hidden = model.backbone(embeds, positions, cache=cache)
+        else:
+            previous, unread[level - 1] = torch.cat(unread[level - 1], 1), []
+            hidden = model.block(level - 1, embeds, previous, positions, cache=cache)
+        read[level] = len(ids) - level
+        if level < cursor.reach:
+            unread[level].append(hidden)
+        ids.append(int(model.logits(hidden[:, -1]).argmax(-1)))
+    return ids[len(request.prompt_ids) :]

@@ -1,4 +1,6 @@
-"""`bench streams` and `bench gpu`: many answers at once that begin at moments of their own."""
+"""`bench streams` and `bench gpu`: many answers at once that begin at moments of their own; and `bench scaling`: what a
+token costs by history, batch and number of blocks.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ import torch
 
 from vita_mctp.bench import Cell, Line, Machine, Panel, Row, Study, now, spent
 from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model
-from vita_mctp.bench.modes import Traffic, flops, request_of
+from vita_mctp.bench.modes import Traffic, flops, request_of, token_seconds
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import Mode
-from vita_mctp.errors import OutOfMemoryError
+from vita_mctp.errors import ConfigError, OutOfMemoryError
 from vita_mctp.progress import track
 
 _FIRST = 11
@@ -37,6 +39,16 @@ _NOTES = (
 
 
 @dataclass(frozen=True)
+class Load:
+    """streams: numbers of answers made at once. tokens, prefill: of each."""
+
+    modes: Sequence[Mode]
+    streams: Sequence[int]
+    tokens: int
+    prefill: int
+
+
+@dataclass(frozen=True)
 class _Run:
     """seconds: as `spent` counts them; firsts, steps: by the clock, of each stream and of each step."""
 
@@ -46,39 +58,19 @@ class _Run:
     steps: Sequence[float]
 
 
-def bench_streams(
-    loaded: LoadedModel,
-    machine: Machine,
-    *,
-    modes: Sequence[Mode],
-    streams: Sequence[int],
-    tokens: int,
-    prefill: int,
-    seed: int = 0,
-) -> Study:
-    """tokens: of each stream."""
-    found = _rows(loaded, machine, modes, streams, tokens, prefill, seed)
-    rows = list(track(found, "streams", len(modes) * len(streams)))
+def bench_streams(loaded: LoadedModel, machine: Machine, *, load: Load, seed: int = 0) -> Study:
+    """A row of each mode with each number of streams."""
+    rows = _rows(loaded, load, machine, seed)
     return Study("streams", "Many answers at once", rows, _UNITS, (_panel("", rows),), _NOTES)
 
 
-def bench_gpu(
-    machine: Machine,
-    *,
-    choices: Sequence[ModelChoice],
-    modes: Sequence[Mode],
-    streams: Sequence[int],
-    tokens: int,
-    prefill: int,
-    seed: int = 0,
-) -> Study:
+def bench_gpu(machine: Machine, *, choices: Sequence[ModelChoice], load: Load, seed: int = 0) -> Study:
     """Each shape in each mode with each number of streams; what does not fit is a row without results."""
     rows: list[Row] = []
     panels = []
     for choice in choices:
         loaded = open_language_model(choice)
-        measured = _rows(loaded, machine, modes, streams, tokens, prefill, seed)
-        found = list(track(measured, choice.name, len(modes) * len(streams)))
+        found = _rows(loaded, load, machine, seed)
         rows += [{"shape": choice.name, **row} for row in found]
         panels.append(_panel(f", {choice.name}", found))
         del loaded
@@ -86,20 +78,16 @@ def bench_gpu(
     return Study("gpu", "Shapes, modes and streams", rows, _UNITS, panels, _NOTES)
 
 
-def _rows(
-    loaded: LoadedModel,
-    machine: Machine,
-    modes: Sequence[Mode],
-    streams: Sequence[int],
-    tokens: int,
-    prefill: int,
-    seed: int,
-) -> Iterator[Row]:
-    traffic = Traffic.of(loaded)
+def _rows(loaded: LoadedModel, load: Load, machine: Machine, seed: int) -> list[Row]:
+    return list(track(_each_row(loaded, load, machine, seed), loaded.name, len(load.modes) * len(load.streams)))
+
+
+def _each_row(loaded: LoadedModel, load: Load, machine: Machine, seed: int) -> Iterator[Row]:
+    traffic, tokens, prefill = Traffic.of(loaded), load.tokens, load.prefill
     caches = Traffic((0,) * len(traffic.weights), traffic.cache_per_token)
-    for mode in modes:
+    for mode in load.modes:
         alone: float | None = None
-        for number in streams:
+        for number in load.streams:
             if loaded.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(loaded.device)
             try:
@@ -168,3 +156,117 @@ def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+HISTORY, BATCH, BLOCKS = "history length", "batch size", "blocks in a cycle"
+
+_SCALING_UNITS = {"token": "ms", "least": "ms", "of the limit": "%"}
+_SCALING_NOTES = (
+    "token: mean time of a step of all requests in a cycle of the mode, the median of the cycles after the first one, "
+    "in which the blocks read the prompt.",
+    "least: bytes that the step reads, weights once for the batch and each request's own keys and values, over the "
+    "measured bandwidth of a copy.",
+)
+
+_LONGEST_CYCLE = 64
+"""Tokens. A mode without a rhythm, such as vanilla, is counted token by token."""
+_SPARE = 8
+"""Tokens beyond those measured: a step may make some more than were asked for."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    study: str
+    value: int
+    mode: Mode
+    history: int
+    batch: int
+
+    @property
+    def cycle(self) -> int:
+        """Tokens."""
+        return sum(self.mode.counts) if sum(self.mode.counts) <= _LONGEST_CYCLE else 1
+
+    def counted(self, tokens: int) -> int:
+        """So many tokens or a few more, in whole cycles."""
+        return -(-tokens // self.cycle) * self.cycle
+
+
+def bench_scaling(
+    loaded: LoadedModel,
+    machine: Machine,
+    *,
+    mode: Mode,
+    tokens: int,
+    histories: Sequence[int],
+    batches: Sequence[int],
+    prefill: int,
+    seed: int = 0,
+) -> Study:
+    """Three studies in one table; histories that the model has no positions for are left out, and said.
+
+    mode: of histories and batches, one pair of counts. tokens: timed for each row, in whole cycles.
+
+    Raises:
+        ConfigError: a mode that begins otherwise than it goes on.
+    """
+    if len(mode.counts) != 2:
+        raise ConfigError(f"mode {mode.name} begins otherwise than it goes on; wanted: one pair of counts")
+    cases = list(_cases(mode, histories, batches, prefill, loaded.model.config.num_nextn_predict_layers))
+    room = loaded.model.config.max_position_embeddings - cases[0].cycle - cases[0].counted(tokens)
+    fitting = [case for case in cases if case.history <= room]
+    rows = [_measure(loaded, case, tokens, seed, machine) for case in track(fitting, "scaling")]
+    left_out = [f"{case.value:,}" for case in cases if case.history > room]
+    notes = list(_SCALING_NOTES)
+    if left_out:
+        notes.append(f"Left out, for want of positions: a history of {', '.join(left_out)}.")
+    panels = [_scaling_panel(study, rows) for study in dict.fromkeys(str(row["study"]) for row in rows)]
+    return Study("scaling", "What a token costs", rows, _SCALING_UNITS, panels, notes)
+
+
+def _cases(
+    mode: Mode, histories: Sequence[int], batches: Sequence[int], prefill: int, num_blocks: int
+) -> Iterator[_Case]:
+    for history in histories:
+        yield _Case(HISTORY, history, mode, history, 1)
+    for batch in batches:
+        yield _Case(BATCH, batch, mode, prefill, batch)
+    for blocks in range(num_blocks + 1):
+        yield _Case(BLOCKS, blocks, Mode(f"1,{blocks}", (1, blocks)), prefill, 1)
+
+
+def _measure(loaded: LoadedModel, case: _Case, tokens: int, seed: int, machine: Machine) -> Row:
+    engine, counted = Engine(loaded.runner, max_batch=case.batch), case.counted(tokens)
+    total = case.cycle + counted
+    for i in range(case.batch):
+        engine.add(replace(request_of(loaded, case.mode, case.history, total + _SPARE, seed + i), id=str(i)))
+    token_seconds(engine, loaded.device, case.cycle)  # in which every block reads the prompt
+    typical = float(np.median(token_seconds(engine, loaded.device, counted)))
+    least = machine.seconds(_moved(Traffic.of(loaded), case, total) / counted)
+    return {
+        "study": case.study,
+        "value": case.value,
+        "token": 1e3 * typical,
+        "tokens a second, all requests": case.batch / typical,
+        "least": 1e3 * least,
+        "of the limit": 100 * least / typical,
+    }
+
+
+def _moved(traffic: Traffic, case: _Case, end: int) -> int:
+    """Bytes of new tokens case.cycle..end-1: weights once, keys and values of each request."""
+    nothing = (0,) * len(traffic.weights)
+    weights, caches = Traffic(traffic.weights, nothing), Traffic(nothing, traffic.cache_per_token)
+
+    def behind_first(part: Traffic) -> int:
+        return part.run(case.mode, case.history, end) - part.run(case.mode, case.history, case.cycle)
+
+    return behind_first(weights) + case.batch * behind_first(caches)
+
+
+def _scaling_panel(study: str, rows: Sequence[Row]) -> Panel:
+    mine = [row for row in rows if row["study"] == study]
+    xs = [row["value"] for row in mine]
+    measured = Line("measured", xs, [row["token"] for row in mine])
+    limit = Line("measured: limit by bytes", xs, [row["least"] for row in mine], "limit")
+    return Panel(f"Cost of a step by {study}", study, "ms", (measured, limit))

@@ -135,7 +135,7 @@ def scaling(
     batches: Annotated[list[int], opt("N...", "requests at once", min=1)] = _BATCHES,
 ) -> None:
     """History, batch and blocks, in one table."""
-    from vita_mctp.bench.scaling import bench_scaling
+    from vita_mctp.bench.streams import bench_scaling
 
     if len(modes) != 1:
         raise ConfigError(f"--modes {' '.join(modes)} was given; wanted: one mode for this study")
@@ -180,7 +180,7 @@ def drafts(
     runs: Annotated[int, opt("N", "of each part; the best counts", min=1)] = 20,
 ) -> None:
     """A token of Vanilla, Boost and verified."""
-    from vita_mctp.bench.drafts import bench_drafts
+    from vita_mctp.bench.verified import bench_drafts
 
     measure = partial(bench_drafts, tokens_a_pass=tokens_a_pass, blocks_a_pass=blocks_a_pass)
     _run(study, random, partial(measure, prefill=prefill, runs=runs))
@@ -196,10 +196,9 @@ def streams(
     prefill: Prefill = 32,
 ) -> None:
     """Streams with staggered starts."""
-    from vita_mctp.bench.streams import bench_streams
+    from vita_mctp.bench.streams import Load, bench_streams
 
-    measure = partial(bench_streams, modes=_parse(modes), streams=streams)
-    _run(study, random, partial(measure, tokens=tokens, prefill=prefill))
+    _run(study, random, partial(bench_streams, load=Load(_parse(modes), streams, tokens, prefill)))
 
 
 @command(bench, help="a server under load: first sound, underruns, throughput, memory")
@@ -217,8 +216,7 @@ def serve(
     """Clients that know the server by its address alone."""
     import torch
 
-    from vita_mctp.bench.serving import Asker, bench_load, bench_throughput, own_server
-    from vita_mctp.bench.spoken import bench_spoken
+    from vita_mctp.bench.serving import Asker, bench_load, bench_spoken, bench_throughput, own_server
 
     if closed and spoken:
         raise ConfigError("--closed and --spoken were given; wanted: one way of asking")
@@ -253,10 +251,10 @@ def gpu(
     prefill: Prefill = 32,
 ) -> None:
     """The table of a machine with a GPU."""
-    from vita_mctp.bench.streams import bench_gpu
+    from vita_mctp.bench.streams import Load, bench_gpu
 
-    choices, chosen = [study.choice(shape) for shape in shapes], _parse(modes)
-    measure = partial(bench_gpu, choices=choices, modes=chosen, streams=streams, tokens=tokens, prefill=prefill)
+    choices, load = [study.choice(shape) for shape in shapes], Load(_parse(modes), streams, tokens, prefill)
+    measure = partial(bench_gpu, choices=choices, load=load)
     _show(study, ", ".join(choice.name for choice in choices), True, measure, choices[0].dtype)
 
 

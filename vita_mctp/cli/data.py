@@ -43,7 +43,7 @@ def check(
     max_seconds: MaxSeconds = 600.0,
 ) -> int:
     """1 if there is any problem."""
-    from vita_mctp.data.check import ManifestCheck
+    from vita_mctp.data.manifest import ManifestCheck
 
     problems: list[str] = []
     found = ManifestCheck(problems.append if as_json else _line, max_seconds)

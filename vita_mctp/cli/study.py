@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,29 +33,29 @@ class Chosen:
     dtype: Annotated[str | None, opt("DTYPE", "of the language model (default: as config.json)")] = None
 
     def options(self, name: str, quick: bool = False) -> StudyOptions:
-        from vita_mctp.study import StudyOptions
-        from vita_mctp.study.registry import find_study
+        from vita_mctp.study import SIZES, StudyOptions
 
-        n = self.n or find_study(name).size(quick)
+        n = self.n or SIZES[name][quick]
         return StudyOptions(self.model, n, self.work, self.seed, quick, self.runs, self.device, self.dtype)
 
 
-@command(study, help="do codes look at the words they say? (VITA-Audio, figure 1a)")
-def attention(chosen: Chosen) -> None:
-    """Prints the path of the page."""
-    _study("attention", chosen)
+def _study(name: str, help: str) -> None:
+    """Adds the command of a study."""
+
+    @command(study, name, help)
+    def run(chosen: Chosen) -> None:
+        from vita_mctp.study import make
+
+        page = chosen.out / f"{name}.md"
+        make(name, chosen.options(name), page)
+        write(f"{page}\n")
 
 
-@command(study, help="which written words does the sound need? (VITA-Audio, figure 1b)")
-def masking(chosen: Chosen) -> None:
-    """As `attention`."""
-    _study("masking", chosen)
-
-
-@command(study, help="what does each block know, and what from? (VITA-Audio, sections 3.2 and 3.3)")
-def blocks(chosen: Chosen) -> None:
-    """As `attention`."""
-    _study("blocks", chosen)
+_study("attention", "do codes look at the words they say? (VITA-Audio, figure 1a)")
+_study("masking", "which written words does the sound need? (VITA-Audio, figure 1b)")
+_study("blocks", "what does each block know, and what from? (VITA-Audio, sections 3.2 and 3.3)")
+_study("inputs", "what can a first block learn from its inputs? (VITA-Audio, section 3.2)")
+_study("stages", "how good and how fast is each mode, each stage? (VITA-Audio, tables 4 to 8)")
 
 
 @dataclass(frozen=True)
@@ -66,44 +67,31 @@ class Budget:
     quick: Annotated[bool, flag("--quick", "a few steps on a few sentences, to see that it works")] = False
 
 
-@command(study, help="which predictor of several codes a step speaks best? (VocalNet, table 3)")
-def predictors(chosen: Chosen, budget: Budget) -> None:
-    """As `attention`."""
-    _train("predictors", chosen, budget, Path("stages/nano_vocalnet/study.yaml"))
+def _training_study(name: str, recipe: Path, help: str) -> None:
+    """Adds the command of a study that trains."""
+
+    @command(study, name, help)
+    def run(chosen: Chosen, budget: Budget) -> None:
+        from vita_mctp.study import predictors
+        from vita_mctp.study import write as write_page
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        n = chosen.n or (2 if budget.quick else 100)
+        options = replace(chosen, n=n).options(name, budget.quick)
+        result = predictors.run(name, options, predictors.TrainingBudget(recipe, budget.seeds, budget.steps))
+        page = chosen.out / f"{name}.md"
+        write_page(result, name, options, page)
+        write(f"{page}\n")
 
 
-@command(study, help="how many MTP layers does VocalNet-M2 want? (its table 3)")
-def depth(chosen: Chosen, budget: Budget) -> None:
-    """As `attention`."""
-    _train("depth", chosen, budget, Path("stages/nano_vocalnet_m2/study.yaml"))
-
-
-def _train(name: str, chosen: Chosen, budget: Budget, recipe: Path) -> None:
-    import logging
-    from dataclasses import replace
-
-    from vita_mctp.study import predictors as studies
-    from vita_mctp.study.pages import write as write_page
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    quick_n = 2 if budget.quick and chosen.n is None else chosen.n
-    options = replace(replace(chosen, n=quick_n or 100).options(name), quick=budget.quick)
-    run = {"predictors": studies.run_predictors, "depth": studies.run_depth}[name]
-    page = chosen.out / f"{name}.md"
-    write_page(run(options, studies.TrainingBudget(recipe, budget.seeds, budget.steps)), page)
-    write(f"{page}\n")
-
-
-@command(study, help="what can a first block learn from its inputs? (VITA-Audio, section 3.2)")
-def inputs(chosen: Chosen) -> None:
-    """As `attention`."""
-    _study("inputs", chosen)
-
-
-@command(study, help="how good and how fast is each mode, each stage? (VITA-Audio, tables 4 to 8)")
-def stages(chosen: Chosen) -> None:
-    """As `attention`."""
-    _study("stages", chosen)
+_training_study(
+    "predictors",
+    Path("stages/nano_vocalnet/study.yaml"),
+    "which predictor of several codes a step speaks best? (VocalNet, table 3)",
+)
+_training_study(
+    "depth", Path("stages/nano_vocalnet_m2/study.yaml"), "how many MTP layers does VocalNet-M2 want? (its table 3)"
+)
 
 
 @command(study, "all", "every study but predictors and depth, and the page of all claims; run again, it goes on")
@@ -111,16 +99,7 @@ def everything(
     chosen: Chosen, quick: Annotated[bool, flag("--quick", "a few answers each, to see that it works")] = False
 ) -> None:
     """Prints the path of the page. A quick page goes below --work, unless --out is given."""
-    from vita_mctp.study.everything import study_everything
+    from vita_mctp.study.claims import study_everything
 
     out = chosen.work / "quick" if quick and chosen.out == _RESULTS else chosen.out
     write(f"{study_everything(chosen.options, out, _RESULTS, quick=quick)}\n")
-
-
-def _study(name: str, chosen: Chosen) -> None:
-    from vita_mctp.study.pages import write as write_page
-    from vita_mctp.study.registry import find_study
-
-    page = chosen.out / f"{name}.md"
-    write_page(find_study(name).load()(chosen.options(name)), page)
-    write(f"{page}\n")

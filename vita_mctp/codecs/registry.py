@@ -31,8 +31,8 @@ _CLASSES = {
         "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyDecoder",
     },
     "feature extractor": {
-        "sensevoice": "vita_mctp.codecs.sensevoice:SenseVoiceFrontEnd",
-        "whisper": "vita_mctp.codecs.whisper:WhisperFrontEnd",
+        "sensevoice": "vita_mctp.codecs.features:SenseVoiceFrontEnd",
+        "whisper": "vita_mctp.codecs.features:WhisperFrontEnd",
     },
 }
 _NO_OPTIONS = ("device", "dtype")

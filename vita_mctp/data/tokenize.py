@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vita_mctp.codecs.features import STATISTICS_FILE
 from vita_mctp.codecs.registry import audio_tokenizer, feature_extractor
-from vita_mctp.codecs.sensevoice import STATISTICS_FILE
 from vita_mctp.data.manifest import (
     MAX_SECONDS,
     Audio,

@@ -148,7 +148,7 @@ def find_benchmark(name: str, task: str | None = None) -> Benchmark:
     Raises ConfigError for a name that is not known, or is another task's, DataError as `own_benchmark`.
     """
     if name.endswith(MANIFEST_SUFFIX):
-        from vita_mctp.evaluation.own import own_benchmark
+        from vita_mctp.evaluation.published import own_benchmark
 
         return own_benchmark(Path(name), task or ASR)
     known = {each.name: each for each in all_benchmarks().values() if task in (None, each.task)}

@@ -117,6 +117,11 @@ class Estimate:
     high: float | None
     n: int
 
+    @classmethod
+    def exact(cls, value: float, n: int) -> Estimate:
+        """A count, which has itself as its interval."""
+        return cls(value, value, value, n)
+
 
 @dataclass(frozen=True)
 class Comparison:

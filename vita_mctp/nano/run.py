@@ -37,14 +37,21 @@ from vita_mctp.nano.codec_data import (
     open_features,
     tokenize_corpus,
 )
-from vita_mctp.nano.codec_training import CodecSchedule, CodecTrainer, train_codec
+from vita_mctp.nano.codec_training import (
+    CodecSchedule,
+    CodecTrainer,
+    Speaker,
+    VocoderSchedule,
+    VoiceCrops,
+    train_codec,
+    train_speaker,
+)
 from vita_mctp.nano.corpus import Corpus, build_corpus, build_planned
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.encoder_training import MOST_CUT, MOST_STRETCHED, EncoderSchedule, as_heard, train_encoder
 from vita_mctp.nano.fitting import trained_weights
 from vita_mctp.nano.samples import CodeStore, nano_pools, nano_tokenizer
 from vita_mctp.nano.synthesis import SAMPLE_RATE
-from vita_mctp.nano.vocoder_training import Speaker, VocoderSchedule, VoiceCrops, train_speaker
 from vita_mctp.nano.voices import PHONES, Sizes, Voice, natural_plan, speak
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import ChatFormat

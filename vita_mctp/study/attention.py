@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from vita_mctp.bench import Line, Panel
 from vita_mctp.decoding.naive import teacher_forced_chain
-from vita_mctp.evaluation.metrics import compare, ratio
+from vita_mctp.evaluation.metrics import Estimate, compare, ratio
 from vita_mctp.evaluation.report import percent
-from vita_mctp.study import Fact, Findings, Heat, Result, StudyOptions, Table
-from vita_mctp.study.pages import about
+from vita_mctp.study import Facts, Heat, Result, StudyOptions
 from vita_mctp.study.samples import NOTHING, AlignedAnswer, Studied, aligned_answers, open_studied, speak_answers
 from vita_mctp.types import Task
 
@@ -106,28 +105,16 @@ def run(options: StudyOptions) -> Result:
     studied = open_studied(options)
     depth = studied.model.config.num_backbone_layers
     corpus = speak_answers(options.folder / "speech", options.n, options.seed)
-    facts: dict[str, Fact] = {}
-    tables: list[Table] = []
-    pictures: dict[str, Sequence[Panel | Heat]] = {}
+    result = Result("Codes and the words they say", _NOTES)
     for name, task in TASKS.items():
         answers = list(aligned_answers(studied, corpus, task))
         found = [looks(studied, each) for each in answers]
         tally = _Tally.of(found, [[w for w in each.spoken if w != NOTHING] for each in answers])
-        facts |= {f"{name}.{fact}": value for fact, value in tally.facts(studied, options.seed).items()}
-        facts[f"{name}.codes before their word"] = _unwritten(answers, found, options.seed)
-        tables.append((f"Attention of codes to written words: {name}", *tally.table(studied, options.seed)))
-        pictures[f"-{name}"] = [*tally.panels(studied), *_heats(answers, found, tally, depth, name)]
-    return Result(
-        Findings(
-            study="attention",
-            title="Codes and the words they say",
-            about=about(options, "attention"),
-            facts=facts,
-            tables=tuple(tables),
-            notes=_NOTES,
-        ),
-        pictures,
-    )
+        result.facts |= {f"{name}.{fact}": value for fact, value in tally.facts(studied, options.seed).items()}
+        result.facts[f"{name}.codes before their word"] = _unwritten(answers, found, options.seed)
+        result.tables.append((f"Attention of codes to written words: {name}", *tally.table(studied, options.seed)))
+        result.pictures[f"-{name}"] = [*tally.panels(studied), *_heats(answers, found, tally, depth, name)]
+    return result
 
 
 _NOTES = (
@@ -178,7 +165,7 @@ class _Tally:
         """Of these layers the one whose best head looks best, on the answers that heads are chosen on."""
         return first + int(self.parts["hit"][::2, first:end].sum(0).max(-1).argmax())
 
-    def facts(self, studied: Studied, seed: int) -> dict[str, Fact]:
+    def facts(self, studied: Studied, seed: int) -> Facts:
         depth = studied.model.config.num_backbone_layers
         last, best = depth - 1, self.best_map(0, depth)
         of: dict[str, Callable[[str], tuple[list[float], list[float]]]] = {
@@ -187,12 +174,11 @@ class _Tally:
         }
         if self.maps > depth:
             of["block 1"] = lambda name: self.of_map(name, depth)
-        facts: dict[str, Fact] = {}
+        facts: Facts = {}
         for where, take in of.items():
-            facts |= {f"{where}.{name}": Fact.of(ratio(*take(name), seed)) for name in NUMBERS}
+            facts |= {f"{where}.{name}": ratio(*take(name), seed) for name in NUMBERS}
             for name, base in (("right", "chance"), ("right", "another"), ("hit", "lucky")):
-                difference = compare(take(base), take(name), seed)
-                facts[f"{where}.{name} above {base}"] = Fact.of(difference)
+                facts[f"{where}.{name} above {base}"] = compare(take(base), take(name), seed).difference
         return facts
 
     def table(self, studied: Studied, seed: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -214,23 +200,11 @@ class _Tally:
     def panels(self, studied: Studied) -> list[Panel]:
         depth = studied.model.config.num_backbone_layers
         names = [str(n + 1) if n < depth else f"b{n - depth + 1}" for n in range(self.maps)]
-        lines = []
-        for label, name in (
-            ("on the right word", "right"),
-            ("chance", "chance"),
-            ("another answer's words", "another"),
-        ):
-            values = [100 * (ratio(*self.of_map(name, number)).value or 0.0) for number in range(self.maps)]
-            lines.append(Line(label, names, values))
-        best = [100 * (ratio(*self.unseen("hit", number)).value or 0.0) for number in range(self.maps)]
-        return [
-            Panel(
-                "Attention on words that is on the word being said",
-                "layers, then blocks",
-                "%",
-                [*lines, Line("best head: most attended is right", names, best)],
-            )
-        ]
+        shown = {"on the right word": "right", "chance": "chance", "another answer's words": "another"}
+        curves = {label: [ratio(*self.of_map(name, n)) for n in range(self.maps)] for label, name in shown.items()}
+        curves["best head: most attended is right"] = [ratio(*self.unseen("hit", n)) for n in range(self.maps)]
+        lines = [Line(label, names, [100 * (each.value or 0.0) for each in found]) for label, found in curves.items()]
+        return [Panel("Attention on words that is on the word being said", "layers, then blocks", "%", lines)]
 
 
 def layer_name(studied: Studied, number: int) -> str:
@@ -238,10 +212,10 @@ def layer_name(studied: Studied, number: int) -> str:
     return f"layer {number + 1}" if number < depth else f"block {number - depth + 1}"
 
 
-def _unwritten(answers: Sequence[AlignedAnswer], found: Sequence[Looks], seed: int) -> Fact:
+def _unwritten(answers: Sequence[AlignedAnswer], found: Sequence[Looks], seed: int) -> Estimate:
     """Of the codes that say a word, those that say it before it is written."""
     says = [sum(word != NOTHING for word in each.spoken) for each in answers]
-    return Fact.of(ratio([all_ - len(seen.spoken) for all_, seen in zip(says, found, strict=True)], says, seed))
+    return ratio([all_ - len(seen.spoken) for all_, seen in zip(says, found, strict=True)], says, seed)
 
 
 def _heats(

@@ -20,11 +20,10 @@ from torch import Tensor
 from vita_mctp.bench import Line, Panel
 from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.errors import ConfigError
-from vita_mctp.evaluation.metrics import compare, ratio
+from vita_mctp.evaluation.metrics import Estimate, compare, ratio
 from vita_mctp.evaluation.report import interval, percent
-from vita_mctp.study import Fact, Findings, Result, StudyOptions, Table
+from vita_mctp.study import Facts, Result, StudyOptions, Table
 from vita_mctp.study.attention import TASKS
-from vita_mctp.study.pages import about
 from vita_mctp.study.samples import AlignedAnswer, Studied, aligned_answers, open_studied, speak_answers, stage_models
 from vita_mctp.types import TokenKind
 
@@ -120,9 +119,7 @@ def run(options: StudyOptions) -> Result:
         raise ConfigError(f"{options.model} has no MCTP blocks; wanted: a model with some; name another one")
     corpus = speak_answers(options.folder / "speech", options.n, options.seed)
     stages = {name: open_studied(replace(options, model=str(folder))) for name, folder in stage_models(options)}
-    facts: dict[str, Fact] = {}
-    tables: list[Table] = []
-    pictures = {}
+    result = Result("What each block knows, and what from", _NOTES + ((_STAGE_NOTE,) if stages else ()))
     for task, kind in TASKS.items():
         answers = list(aligned_answers(studied, corpus, kind))
         tallies = {TRAINED: tally(model, answers, studied.kind)}
@@ -133,21 +130,14 @@ def run(options: StudyOptions) -> Result:
         tallies[RANDOM] = tally(with_random_blocks(model, options.seed), answers, studied.kind)
         guess = _commonest(answers, studied)
         found = _facts(task, tallies, guess, options.seed)
-        facts |= found
-        tables += [_level_table(task, tallies[TRAINED], options.seed), _variant_table(task, found, tuple(tallies))]
-        pictures[f"-{task}"] = _panels(task, tallies, options.seed)
+        result.facts |= found
+        result.tables.append(_level_table(task, tallies[TRAINED], options.seed))
+        result.tables.append(_variant_table(task, found, tuple(tallies)))
+        result.pictures[f"-{task}"] = _panels(task, tallies, options.seed)
         by_stage = {name: tally(each.model, answers, each.kind) for name, each in stages.items()}
         if by_stage:
-            tables.append(stage_table(task, by_stage, options.seed))
-    findings = Findings(
-        study="blocks",
-        title="What each block knows, and what from",
-        about=about(options, "blocks"),
-        facts=facts,
-        tables=tuple(tables),
-        notes=_NOTES + ((_STAGE_NOTE,) if stages else ()),
-    )
-    return Result(findings, pictures)
+            result.tables.append(stage_table(task, by_stage, options.seed))
+    return result
 
 
 _NOTES = (
@@ -191,31 +181,30 @@ def _levels(found: Tally) -> list[int]:
     return sorted({level for level, _ in found})
 
 
-def _facts(task: str, tallies: Mapping[str, Tally], guess: Mapping[str, float], seed: int) -> dict[str, Fact]:
+def _facts(task: str, tallies: Mapping[str, Tally], guess: Mapping[str, float], seed: int) -> Facts:
     trained = tallies[TRAINED]
     first, *blocks = _levels(trained)
-    facts: dict[str, Fact] = {}
+    facts: Facts = {}
     for kind in KINDS.values():
         here = f"{task}.{kind}"
         for name, found in tallies.items():
             accuracy = pooled(found, kind, 0, blocks)
-            facts[f"{here}.{name}.right"] = Fact.of(ratio(*accuracy, seed))
-            facts[f"{here}.{name}.cross-entropy"] = Fact.of(ratio(*pooled(found, kind, 1, blocks), seed))
+            facts[f"{here}.{name}.right"] = ratio(*accuracy, seed)
+            facts[f"{here}.{name}.cross-entropy"] = ratio(*pooled(found, kind, 1, blocks), seed)
             if name != TRAINED:
-                facts[f"{here}.{name}.below trained"] = Fact.of(
-                    compare(accuracy, pooled(trained, kind, 0, blocks), seed)
-                )
+                below = compare(accuracy, pooled(trained, kind, 0, blocks), seed)
+                facts[f"{here}.{name}.below trained"] = below.difference
         for level in (first, *blocks):
-            facts[f"{here}.level {level}.right"] = Fact.of(ratio(*pooled(trained, kind, 0, [level]), seed))
+            facts[f"{here}.level {level}.right"] = ratio(*pooled(trained, kind, 0, [level]), seed)
         one, last, backbone = (pooled(trained, kind, 0, [level]) for level in (blocks[0], blocks[-1], first))
-        facts[f"{here}.last block below the first"] = Fact.of(compare(last, one, seed))
-        facts[f"{here}.first block below the backbone"] = Fact.of(compare(one, backbone, seed))
-        facts[f"{here}.commonest"] = Fact.exact(guess[kind], facts[f"{here}.{TRAINED}.right"].n)
+        facts[f"{here}.last block below the first"] = compare(last, one, seed).difference
+        facts[f"{here}.first block below the backbone"] = compare(one, backbone, seed).difference
+        facts[f"{here}.commonest"] = Estimate.exact(guess[kind], facts[f"{here}.{TRAINED}.right"].n)
         random = pooled(tallies[RANDOM], kind, 0, blocks)
         above = [right - guess[kind] * whole for right, whole in zip(*random, strict=True)]
-        facts[f"{here}.{RANDOM}.above the commonest"] = Fact.of(ratio(above, random[1], seed))
+        facts[f"{here}.{RANDOM}.above the commonest"] = ratio(above, random[1], seed)
         hidden, token = (pooled(tallies[name], kind, 0, blocks) for name in list(ZEROED)[:2])
-        facts[f"{here}.token zeroed above hidden zeroed"] = Fact.of(compare(hidden, token, seed))
+        facts[f"{here}.token zeroed above hidden zeroed"] = compare(hidden, token, seed).difference
     return facts
 
 
@@ -233,14 +222,14 @@ def _level_table(task: str, trained: Tally, seed: int) -> Table:
     return f"By level, {task}", tuple(head), tuple(rows)
 
 
-def _variant_table(task: str, facts: Mapping[str, Fact], names: Sequence[str]) -> Table:
+def _variant_table(task: str, facts: Facts, names: Sequence[str]) -> Table:
     head = ("blocks", *(f"{kind}, {what}" for kind in KINDS.values() for what in ("right, %", "cross-entropy")))
     rows = []
     for name in names:
         cells = []
         for kind in KINDS.values():
-            cells.append(percent(facts[f"{task}.{kind}.{name}.right"].estimate))
-            cells.append(interval(facts[f"{task}.{kind}.{name}.cross-entropy"].estimate, 1, 2))
+            cells.append(percent(facts[f"{task}.{kind}.{name}.right"]))
+            cells.append(interval(facts[f"{task}.{kind}.{name}.cross-entropy"], 1, 2))
         rows.append((name, *cells))
     guesses = [f"{100 * (facts[f'{task}.{kind}.commonest'].value or 0.0):.1f}" for kind in KINDS.values()]
     rows.append(("always the commonest", guesses[0], "-", guesses[1], "-"))

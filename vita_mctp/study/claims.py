@@ -2,13 +2,16 @@
 
 A claim is some conditions on facts, `STUDY.FACT > 0.5` or `STUDY.FACT < STUDY.FACT`. It holds where every interval
 lies within its bound, it does not hold here where one lies wholly outside, and cannot be told otherwise. Two facts of
-a study are compared by their paired difference, the fact `A minus B`, where the study has it.
+a study are compared by their paired difference, the fact `A minus B`, where the study has it. `study all` runs each
+study that is not done yet for this model, then writes the page of all claims.
 """
 
 from __future__ import annotations
 
 import operator
 import re
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +22,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from vita_mctp.checkpoints.opening import find_model
+from vita_mctp.environment import weights_hash
 from vita_mctp.errors import ConfigError, DataError
+from vita_mctp.evaluation.metrics import Estimate
 from vita_mctp.evaluation.report import interval, table
+from vita_mctp.files import write_output
 from vita_mctp.schema import Schema, read_json
-from vita_mctp.study import Fact, Findings
-from vita_mctp.study.pages import read
-from vita_mctp.study.registry import STUDIES
+from vita_mctp.study import SIZES, Facts, Findings, StudyOptions, make, read
 from vita_mctp.yaml_file import parse_yaml
 
-Facts = Mapping[str, Fact]
 TRAINED = ("predictors", "depth")
 """Studies that train for hours, whose findings are taken where they are."""
 
@@ -108,7 +112,7 @@ def _judge(condition: str, facts: Facts) -> Verdict | None:
     if paired is not None:
         facts, against = {name: paired}, "0"
     if re.fullmatch(r"-?[\d.]+", against):
-        limit = Fact.exact(float(against), 0)
+        limit = Estimate.exact(float(against), 0)
     elif against in facts:
         limit = facts[against]
     else:
@@ -123,19 +127,19 @@ def _judge(condition: str, facts: Facts) -> Verdict | None:
     return Verdict.OPEN if len(outcomes) > 1 else Verdict.HOLDS if outcomes.pop() else Verdict.FAILS
 
 
-def _paired(name: str, against: str, facts: Facts) -> Fact | None:
+def _paired(name: str, against: str, facts: Facts) -> Estimate | None:
     """What is known of their difference on the same samples, in either order."""
     study, _, own = name.partition(".")
     other = against.removeprefix(f"{study}.")
     found, reverse = facts.get(f"{study}.{own} minus {other}"), facts.get(f"{study}.{other} minus {own}")
     if found is not None or reverse is None or reverse.low is None or reverse.high is None:
         return found
-    return Fact(value=None, low=-reverse.high, high=-reverse.low, n=reverse.n)
+    return Estimate(None, -reverse.high, -reverse.low, reverse.n)
 
 
-def _shown(fact: Fact, unit: str) -> str:
+def _shown(fact: Estimate, unit: str) -> str:
     scale, digits, sign = {"%": (100, 1, " %"), "x": (1, 2, " times"), "ms": (1, 0, " ms"), "number": (1, 2, "")}[unit]
-    text = interval(fact.estimate, scale, digits)
+    text = interval(fact, scale, digits)
     if text == "-":
         return text
     value, _, ends = text.partition(" ")
@@ -153,17 +157,17 @@ def read_claims() -> tuple[Claim, ...]:
 class Evidence:
     """Facts by STUDY.FACT; what was run for each study or bench, in a line; and where and when each study was made."""
 
-    facts: dict[str, Fact]
+    facts: Facts
     runs: dict[str, str]
     made: tuple[str, ...] = ()
 
     @classmethod
     def gather(cls, studies: Path, benches: Path) -> Evidence:
         """Of the studies' findings and of recorded benches, in two folders."""
-        facts: dict[str, Fact] = {}
+        facts: Facts = {}
         runs: dict[str, str] = {}
         made = []
-        for name in (*STUDIES, *TRAINED):
+        for name in (*SIZES, *TRAINED):
             findings = read(studies / f"{name}.md")
             if findings is not None:
                 facts |= {f"{name}.{fact}": value for fact, value in findings.facts.items()}
@@ -176,7 +180,7 @@ class Evidence:
             if path.exists():
                 values = read_json(path, DataError)
                 found = _bench_values(values["rows"])
-                facts |= {f"{name}.{fact}": Fact.exact(value, 1) for fact, value in found.items()}
+                facts |= {f"{name}.{fact}": Estimate.exact(value, 1) for fact, value in found.items()}
                 runs[name] = f"`{values['command'].partition(' --json')[0]}` ({values['subject']}, one run)"
         return cls(facts, runs, tuple(made))
 
@@ -251,3 +255,39 @@ def _row(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
     note = f" {claim.note}" if claim.note else ""
     run = "-" if untold else evidence.runs_of(claim) or "-"
     return f"{claim.claim}{note}", f"{claim.source}, {claim.at}", run, result or "-", words
+
+
+_PICTURES = ("attention-questions.svg", "masking-questions.svg", "blocks-questions.svg", "stages.svg")
+"""Those that the page of claims shows."""
+
+
+def study_everything(
+    options_of: Callable[[str, bool], StudyOptions], out: Path, benches: Path, *, quick: bool = False
+) -> Path:
+    """Runs what `out` has no findings of, writes each study's page as it is done, and claims.md; its path.
+
+    options_of: (study, quick) -> its options. benches: the folder of recorded benches.
+    Findings of other weights, sizes or seeds are made again.
+    """
+    for name in SIZES:
+        options = options_of(name, quick)
+        target = out / f"{name}.md"
+        if not _is_done(options, target):
+            sys.stderr.write(f"study {name}: {options.n} answers\n")
+            make(name, options, target)
+    words = ["vita-mctp", "study", "all", "--model", options.model, "--seed", str(options.seed)]
+    words += (["--quick"] if quick else []) + ([] if options.runs is None else ["--runs", str(options.runs)])
+    words += [] if options.n == SIZES[name][quick] else ["--n", str(options.n)]
+    shown = [name for name in _PICTURES if (out / name).exists()]
+    target = out / "claims.md"
+    write_output(target, page(Evidence.gather(out, benches), shlex.join(words), shown).encode())
+    return target
+
+
+def _is_done(options: StudyOptions, target: Path) -> bool:
+    found = read(target)
+    if found is None:
+        return False
+    asked = {"weights": weights_hash(find_model(options.model)), "n": options.n, "seed": options.seed}
+    runs = "" if options.runs is None else str(options.runs)
+    return all(found.about.get(key) == value for key, value in asked.items()) and found.about.get("runs", "") == runs

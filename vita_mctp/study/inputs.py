@@ -23,9 +23,8 @@ from vita_mctp.evaluation.report import interval, percent
 from vita_mctp.nano.corpus import build_planned
 from vita_mctp.nano.sentences import answer_like
 from vita_mctp.nano.voices import ANSWER_VOICE, Item
-from vita_mctp.study import Fact, Findings, Result, StudyOptions
+from vita_mctp.study import Facts, Result, StudyOptions
 from vita_mctp.study.blocks import KINDS, ZEROED, Tally, pooled, tally, zeroed
-from vita_mctp.study.pages import about
 from vita_mctp.study.samples import AlignedAnswer, align, aligned_answers, open_studied, speak_answers
 from vita_mctp.types import Task
 
@@ -53,15 +52,13 @@ def run(options: StudyOptions) -> Result:
         student = train_first_block(model, lessons, norms, steps, options.seed)
         with zeroed(student, norms) as cut:
             found[name] = tally(cut, tests, studied.kind, deepest=1)
-    findings = Findings(
-        study="inputs",
-        title="What a first block can learn from its inputs",
-        about=about(options, "inputs", steps=steps, answers_a_step=_BATCH, lessons=count),
-        facts=_facts(found, options.seed),
-        tables=(("Trained alike", ("inputs", *_head()), tuple(_rows(found, options.seed))),),
-        notes=_NOTES,
+    return Result(
+        "What a first block can learn from its inputs",
+        _NOTES,
+        _facts(found, options.seed),
+        [("Trained alike", ("inputs", *_head()), tuple(_rows(found, options.seed)))],
+        about={"steps": steps, "answers_a_step": _BATCH, "lessons": count},
     )
-    return Result(findings)
 
 
 _NOTES = (
@@ -126,11 +123,11 @@ def _rows(found: Mapping[str, Tally], seed: int) -> Iterator[tuple[str, ...]]:
         yield tuple(cells)
 
 
-def _facts(found: Mapping[str, Tally], seed: int) -> dict[str, Fact]:
-    facts: dict[str, Fact] = {}
+def _facts(found: Mapping[str, Tally], seed: int) -> Facts:
+    facts: Facts = {}
     for kind in KINDS.values():
         right = {name: pooled(guesses, kind, 0, [1]) for name, guesses in found.items()}
-        facts |= {f"{kind}.{name}": Fact.of(ratio(*counts, seed)) for name, counts in right.items()}
+        facts |= {f"{kind}.{name}": ratio(*counts, seed) for name, counts in right.items()}
         for name, other in ((BOTH, HIDDEN), (BOTH, TOKEN), (HIDDEN, TOKEN), (HIDDEN, NEITHER), (TOKEN, NEITHER)):
-            facts[f"{kind}.{name} minus {kind}.{other}"] = Fact.of(compare(right[other], right[name], seed))
+            facts[f"{kind}.{name} minus {kind}.{other}"] = compare(right[other], right[name], seed).difference
     return facts

@@ -29,9 +29,8 @@ from vita_mctp.evaluation.judges import Transcriber, open_judge
 from vita_mctp.evaluation.metrics import compare, ratio
 from vita_mctp.evaluation.report import percent
 from vita_mctp.evaluation.text_scores import text_rule
-from vita_mctp.study import Fact, Findings, Result, StudyOptions, Table
+from vita_mctp.study import Facts, Result, StudyOptions, Table
 from vita_mctp.study.attention import TASKS
-from vita_mctp.study.pages import about
 from vita_mctp.study.samples import (
     NOTHING,
     AlignedAnswer,
@@ -127,32 +126,19 @@ def run(options: StudyOptions) -> Result:
     """Raises as `open_studied` and `speak_answers`, and MissingExtraError without the judge."""
     judge, studied = open_judge(JUDGE, "en"), open_studied(options)
     corpus = speak_answers(options.folder / "speech", options.n, options.seed)
-    facts: dict[str, Fact] = {}
-    tables: list[Table] = []
-    pictures = {}
+    result = Result("Which written words the sound needs", _NOTES, about={"judge": JUDGE})
     for task, kind in TASKS.items():
         answers = list(aligned_answers(studied, corpus, kind))
         made = [speak_masked(studied, answer) for answer in answers]
         errors, middle = _errors(studied, judge, answers, made)
         same = {name: _same_codes(answers, made, number) for number, name in enumerate(MASKINGS)}
-        found, variants = (
-            _facts(task, errors, middle, same, options.seed),
-            pronunciations(task, answers, made, options.seed),
-        )
-        facts |= found | variants
-        tables.append(_table(task, errors, found))
-        tables += [_variant_table(task, variants)] if variants else []
-        pictures[f"-{task}"] = [_panel(task, found, tuple(errors))]
-    title = "Which written words the sound needs"
-    findings = Findings(
-        study="masking",
-        title=title,
-        about=about(options, "masking", judge=JUDGE),
-        facts=facts,
-        tables=tuple(tables),
-        notes=_NOTES,
-    )
-    return Result(findings, pictures)
+        found = _facts(task, errors, middle, same, options.seed)
+        variants = pronunciations(task, answers, made, options.seed)
+        result.facts |= found | variants
+        result.tables.append(_table(task, errors, found))
+        result.tables += [_variant_table(task, variants)] if variants else []
+        result.pictures[f"-{task}"] = [_panel(task, found, tuple(errors))]
+    return result
 
 
 _NOTES = (
@@ -175,11 +161,8 @@ def _errors(
     studied: Studied, judge: Transcriber, answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int64]]
 ) -> tuple[dict[str, Counts], dict[str, Counts]]:
     """By what was heard: each answer's word errors and words; whether its middle word was missed, and 1."""
-    decoder, vocabulary, rule = (
-        studied.speech_lm.audio_decoder,
-        studied.speech_lm.tokenizer.vocabulary,
-        text_rule("plain"),
-    )
+    decoder, vocabulary = studied.speech_lm.audio_decoder, studied.speech_lm.tokenizer.vocabulary
+    rule = text_rule("plain")
     found: dict[str, Counts] = {name: ([], []) for name in (RECORDING, COPY, *MASKINGS, UNRELATED)}
     middle: dict[str, Counts] = {name: ([], []) for name in found}
 
@@ -219,32 +202,29 @@ def _same_codes(answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int6
 
 def _facts(
     task: str, errors: Mapping[str, Counts], middle: Mapping[str, Counts], same: Mapping[str, Counts], seed: int
-) -> dict[str, Fact]:
-    facts = {f"{task}.{name}.wer": Fact.of(ratio(*counts, seed)) for name, counts in errors.items()}
-    facts |= {f"{task}.{name}.middle word wrong": Fact.of(ratio(*counts, seed)) for name, counts in middle.items()}
-    facts[f"{task}.middle word lost"] = Fact.of(compare(middle["nothing"], middle[ONE_WORD], seed))
-    facts |= {f"{task}.{name}.same codes": Fact.of(ratio(*counts, seed)) for name, counts in same.items()}
+) -> Facts:
+    facts = {f"{task}.{name}.wer": ratio(*counts, seed) for name, counts in errors.items()}
+    facts |= {f"{task}.{name}.middle word wrong": ratio(*counts, seed) for name, counts in middle.items()}
+    facts[f"{task}.middle word lost"] = compare(middle["nothing"], middle[ONE_WORD], seed).difference
+    facts |= {f"{task}.{name}.same codes": ratio(*counts, seed) for name, counts in same.items()}
     for name in list(MASKINGS)[1:]:
-        facts[f"{task}.{name}.above nothing"] = Fact.of(compare(errors["nothing"], errors[name], seed))
-    facts[f"{task}.all words.below unrelated"] = Fact.of(compare(errors["all words"], errors[UNRELATED], seed))
+        facts[f"{task}.{name}.above nothing"] = compare(errors["nothing"], errors[name], seed).difference
+    facts[f"{task}.all words.below unrelated"] = compare(errors["all words"], errors[UNRELATED], seed).difference
     return facts
 
 
-def _table(task: str, errors: Mapping[str, Counts], facts: Mapping[str, Fact]) -> Table:
-    rows = []
+_SHOWN = ("wer", "above nothing", "middle word wrong", "same codes")
+
+
+def _table(task: str, errors: Mapping[str, Counts], facts: Facts) -> Table:
+    head, rows = ("masked words", "WER, %", "above nothing", "middle word wrong, %", "same codes, %"), []
     for name in errors:
-        cells = [
-            facts.get(f"{task}.{name}.{what}") for what in ("wer", "above nothing", "middle word wrong", "same codes")
-        ]
-        rows.append((name, *("-" if cell is None else percent(cell.estimate) for cell in cells)))
-    return (
-        f"Masked, {task}",
-        ("masked words", "WER, %", "above nothing", "middle word wrong, %", "same codes, %"),
-        tuple(rows),
-    )
+        cells = [facts.get(f"{task}.{name}.{what}") for what in _SHOWN]
+        rows.append((name, *("-" if cell is None else percent(cell) for cell in cells)))
+    return f"Masked, {task}", head, tuple(rows)
 
 
-def _panel(task: str, facts: Mapping[str, Fact], names: tuple[str, ...]) -> Panel:
+def _panel(task: str, facts: Facts, names: tuple[str, ...]) -> Panel:
     values = [facts[f"{task}.{name}.wer"] for name in names]
     spread = [(100 * (each.low or 0.0), 100 * (each.high or 0.0)) for each in values]
     labels = [fill(name, 10) for name in names]
@@ -252,9 +232,7 @@ def _panel(task: str, facts: Mapping[str, Fact], names: tuple[str, ...]) -> Pane
     return Panel(f"Word errors of the sound, {task}", "masked", "%", [line])
 
 
-def pronunciations(
-    task: str, answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int64]], seed: int
-) -> dict[str, Fact]:
+def pronunciations(task: str, answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int64]], seed: int) -> Facts:
     """Of words that the references speak in several ways: how often the codes under a masking are of the right one."""
     said = [pronounced(answer.utterance) for answer in answers]
     ways: dict[str, Counter[tuple[int, ...]]] = {}
@@ -272,9 +250,9 @@ def pronunciations(
         if any(hits):
             counts = [float(sum(each)) for each in hits], [float(len(each)) for each in hits]
             unmasked = counts if name == "nothing" else unmasked
-            facts[f"{task}.{name}.right pronunciation"] = Fact.of(ratio(*counts, seed))
+            facts[f"{task}.{name}.right pronunciation"] = ratio(*counts, seed)
             if unmasked is not None and name != "nothing":
-                facts[f"{task}.{name}.pronunciation lost"] = Fact.of(compare(counts, unmasked, seed))
+                facts[f"{task}.{name}.pronunciation lost"] = compare(counts, unmasked, seed).difference
     return facts
 
 
@@ -332,8 +310,8 @@ class _Ways:
         return max(others, key=likelihood)
 
 
-def _variant_table(task: str, facts: Mapping[str, Fact]) -> Table:
+def _variant_table(task: str, facts: Facts) -> Table:
     found = {name.split(".")[1]: fact for name, fact in facts.items() if name.endswith("right pronunciation")}
-    rows = [(name, percent(fact.estimate), str(fact.n)) for name, fact in found.items()]
+    rows = [(name, percent(fact), str(fact.n)) for name, fact in found.items()]
     head = ("masked words", "right pronunciation, %", "answers")
     return f"Spelled alike, spoken in two ways, {task}", head, tuple(rows)

@@ -21,12 +21,11 @@ from vita_mctp.errors import CheckpointError
 from vita_mctp.evaluation.metrics import Comparison, compare
 from vita_mctp.evaluation.report import interval, percent
 from vita_mctp.files import write_whole
+from vita_mctp.nano.talker_benchmark import LONGEST, Manner, Saying, Voice, codes_per_second, length_errors, word_errors
 from vita_mctp.nano.talker_data import HELD_OUT, SpokenText, key_of, make_spoken_texts
-from vita_mctp.nano.talker_speech import LONGEST, Manner, Saying, Voice, codes_per_second, length_errors, word_errors
 from vita_mctp.nano.talker_training import TalkerRecipe, open_lessons, train_talker
 from vita_mctp.schema import Schema
-from vita_mctp.study import Fact, Findings, Result, StudyOptions, Table
-from vita_mctp.study.pages import about
+from vita_mctp.study import Result, StudyOptions, Table, about
 from vita_mctp.yaml_file import read_yaml
 
 NAMES = {
@@ -287,48 +286,44 @@ def depth_claims() -> Iterator[Claim]:
         yield Claim(text, "-", ("m2-0", "1x"), (f"m2-{levels}", f"{levels + 1}x"))
 
 
-def run_predictors(options: StudyOptions, budget: TrainingBudget) -> Result:
-    notes = (
+_STUDIES = {
+    "predictors": (
+        "Predictors on one backbone",
+        predictor_variants,
+        predictor_claims,
         "as trained: masks, positions and chained levels of training; MTP-DeepSeek without these words is decoded as "
         "its authors do, whose loop differs from training. No repetition penalty. A group's speed is its size.",
         "Table 3 trains 5 modules; here 4 stand behind the main head, which is what 5x uses. UTMOS is not measured. "
         "Table 4's 3, 5 and 7 modules are read as that many tokens a step. Table 5 is `vita-mctp bench first-audio`'s.",
-    )
-    kinds, title = list(predictor_variants()), "Predictors on one backbone"
-    return _run(options, budget, "predictors", title, kinds, list(predictor_claims()), notes)
-
-
-def run_depth(options: StudyOptions, budget: TrainingBudget) -> Result:
-    notes = (
+    ),
+    "depth": (
+        "MTP layers of VocalNet-M2",
+        depth_variants,
+        depth_claims,
         "A code's four digits are four codebooks; a step makes a frame of each level used. Nats are of a whole frame.",
         "Table 2 (single against several codebooks, with and without pre-training) is not: these codebooks are one "
         "code's digits, and there is no corpus to pre-train on.",
-    )
-    return _run(
-        options, budget, "depth", "MTP layers of VocalNet-M2", list(depth_variants()), list(depth_claims()), notes
-    )
+    ),
+}
+"""Title, variants, claims, notes."""
 
 
-def _run(
-    options: StudyOptions,
-    budget: TrainingBudget,
-    name: str,
-    title: str,
-    kinds: Sequence[Variant],
-    claims: Sequence[Claim],
-    notes: tuple[str, ...],
-) -> Result:
+def run(name: str, options: StudyOptions, budget: TrainingBudget) -> Result:
+    """name: predictors or depth."""
+    title, variants, all_claims, *notes = _STUDIES[name]
+    kinds, claims = list(variants()), list(all_claims())
     bench = Bench(options, budget)
     found = bench.outcomes(kinds)
     floor = bench.voice.floor(bench.said)
-    facts = {"floor": Fact.of(word_errors(floor))}
+    facts = {"floor": word_errors(floor)}
     for variant in kinds:
         for manner in variant.manners:
-            facts[f"{variant.name} {manner.name}"] = Fact.of(word_errors(by_text(found[variant.name], manner.name)))
-    facts |= {claim.fact: Fact.of(claim.difference(found)) for claim in claims}
+            facts[f"{variant.name} {manner.name}"] = word_errors(by_text(found[variant.name], manner.name))
+    facts |= {claim.fact: claim.difference(found).difference for claim in claims}
     steps, batch = bench.recipe.schedule.steps, bench.recipe.schedule.batch
-    stated = about(options, name, seeds=budget.seeds, steps=steps, answers_a_step=batch, recipe=str(budget.recipe))
-    stated["command"] = f"{stated['command']} --seeds {budget.seeds} --steps {steps}"
+    command = f"{about(options, name)['command']} --seeds {budget.seeds} --steps {steps}"
+    stated: dict[str, str | int] = {"command": command, "seeds": budget.seeds, "steps": steps}
+    stated |= {"answers_a_step": batch, "recipe": str(budget.recipe)}
     floors = [percent(word_errors(floor, loop=loop)) for loop in (False, True)]
     said = (
         f"WER2, WER1: what PocketSphinx hears, with a bigram of the domain and in a word loop, of {len(bench.said)} "
@@ -339,8 +334,8 @@ def _run(
         "A claim compares word errors on the same sentences: difference in percentage points, p by approximate "
         "randomisation; above 5 % it cannot be told. One small model, few steps: what holds here may not hold there.",
     )
-    tables = (_speech_table(found, kinds), _level_table(found), _claim_table(found, claims))
-    return Result(Findings(study=name, title=title, about=stated, facts=facts, tables=tables, notes=(*said, *notes)))
+    tables = [_speech_table(found, kinds), _level_table(found), _claim_table(found, claims)]
+    return Result(title, (*said, *notes), facts, tables, about=stated)
 
 
 def _speech_table(found: Mapping[str, Sequence[Outcome]], variants: Sequence[Variant]) -> Table:

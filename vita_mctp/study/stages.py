@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 
 from vita_mctp.bench import Line, Panel, spent
+from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.request import Request
+from vita_mctp.environment import weights_hash
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.benchmarks import ASR, SQA, TTS
 from vita_mctp.evaluation.metrics import SPEECH, TEXT, ResultRow, by_tag, compare, counted, ratio
@@ -24,9 +26,8 @@ from vita_mctp.evaluation.systems import FINISHED, FinishedAnswers, LocalModel, 
 from vita_mctp.nano.benchmark import RIGHT_ANSWERS
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.speech_lm import SpeechLM
-from vita_mctp.study import Fact, Findings, Result, StudyOptions, Table
+from vita_mctp.study import Facts, Result, StudyOptions, Table
 from vita_mctp.study.masking import JUDGE, Counts
-from vita_mctp.study.pages import about
 from vita_mctp.study.samples import QUESTIONS, speak_answers, stage_models
 from vita_mctp.types import BACKBONE, AudioCodes, AudioFeatures, Task, TokenKind, Wave
 
@@ -71,17 +72,10 @@ def run(options: StudyOptions) -> Result:
     costs = _costs(speech_lm, options, modes)
     floor = asked.floor()
     facts = _mode_facts(scores, costs, options.seed) | _stage_facts(stages, options.seed)
-    facts["recording.heard"] = Fact.of(ratio(*floor, options.seed))
+    facts["recording.heard"] = ratio(*floor, options.seed)
     tables = [_mode_table(facts, modes), *([_stage_table(facts, tuple(stages))] if stages else [])]
-    findings = Findings(
-        study="stages",
-        title="Modes and stages: how good, how fast",
-        about=about(options, "stages", judge=JUDGE),
-        facts=facts,
-        tables=tuple(tables),
-        notes=_NOTES,
-    )
-    return Result(findings, {"": _panels(facts, modes)})
+    title = "Modes and stages: how good, how fast"
+    return Result(title, _NOTES, facts, tables, {"": _panels(facts, modes)}, {"judge": JUDGE})
 
 
 _NOTES = (
@@ -130,7 +124,7 @@ class _Asked:
         options = self.options
         data = str(options.folder / "benchmark")
         run_config = RunConfig(benchmark=benchmark, system=config, data=data, limit=options.n, judges=(JUDGE,))
-        weights = str(about(options, "stages")["weights"])
+        weights = weights_hash(find_model(options.model))
         folder = options.folder / "runs" / f"{benchmark}-{name}-{config.mode}-{options.n}-{options.seed}-{weights}"
         return evaluate(run_config, folder, open_system=lambda worker: system, weights=weights).rows
 
@@ -173,59 +167,55 @@ def cost_of(speech_lm: SpeechLM, request: Request) -> Cost:
     return Cost(tokens, passes, first or passes, spent(device) - start)
 
 
-def _mode_facts(scores: Mapping[str, Scores], costs: Mapping[str, Sequence[Cost]], seed: int) -> dict[str, Fact]:
-    facts: dict[str, Fact] = {}
+def _mode_facts(scores: Mapping[str, Scores], costs: Mapping[str, Sequence[Cost]], seed: int) -> Facts:
+    facts: Facts = {}
     plain = costs["vanilla"]
     for mode, found in scores.items():
         for name, counts in found.items():
-            facts[f"{mode}.{name}"] = Fact.of(ratio(*counts, seed))
-            facts[f"{mode}.{name} above vanilla"] = Fact.of(compare(scores["vanilla"][name], counts, seed))
-            facts[f"{mode}.{name} above boost"] = Fact.of(compare(scores["boost"][name], counts, seed))
+            facts[f"{mode}.{name}"] = ratio(*counts, seed)
+            facts[f"{mode}.{name} above vanilla"] = compare(scores["vanilla"][name], counts, seed).difference
+            facts[f"{mode}.{name} above boost"] = compare(scores["boost"][name], counts, seed).difference
         written, heard = found[f"{SQA}.written"][0], found[f"{SQA}.heard"][0]
         lost = [w - h for w, h in zip(written, heard, strict=True)]
-        facts[f"{mode}.{SQA}.gap"] = Fact.of(ratio(lost, written, seed))
+        facts[f"{mode}.{SQA}.gap"] = ratio(lost, written, seed)
         of = costs[mode]
         one = [1.0] * len(of)
-        facts[f"{mode}.tokens a pass"] = Fact.of(ratio([c.tokens for c in of], [c.passes for c in of], seed))
-        facts[f"{mode}.passes to the first sound"] = Fact.of(ratio([c.first_passes for c in of], one, seed))
+        facts[f"{mode}.tokens a pass"] = ratio([c.tokens for c in of], [c.passes for c in of], seed)
+        facts[f"{mode}.passes to the first sound"] = ratio([c.first_passes for c in of], one, seed)
         before, now = ([c.seconds / c.tokens for c in side] for side in (plain, of))
-        facts[f"{mode}.speed"] = Fact.of(ratio(before, now, seed))
+        facts[f"{mode}.speed"] = ratio(before, now, seed)
     return facts
 
 
-def _stage_facts(stages: Mapping[str, Scores], seed: int) -> dict[str, Fact]:
-    facts: dict[str, Fact] = {}
+def _stage_facts(stages: Mapping[str, Scores], seed: int) -> Facts:
+    facts: Facts = {}
     first = next(iter(stages.values()), {})
     for stage, found in stages.items():
         for name, counts in found.items():
-            facts[f"{stage}.{name}"] = Fact.of(ratio(*counts, seed))
-            facts[f"{stage}.{name} above the first"] = Fact.of(compare(first[name], counts, seed))
+            facts[f"{stage}.{name}"] = ratio(*counts, seed)
+            facts[f"{stage}.{name} above the first"] = compare(first[name], counts, seed).difference
     return facts
 
 
-def _mode_table(facts: Mapping[str, Fact], modes: Sequence[str]) -> Table:
+def _mode_table(facts: Facts, modes: Sequence[str]) -> Table:
     quality = {"ASR WER, %": f"{ASR}.wer", "TTS WER, %": f"{TTS}.wer", "written, %": f"{SQA}.written"}
     quality |= {"heard, %": f"{SQA}.heard", "S -> T to S -> S, %": f"{SQA}.gap"}
-    cost = {
-        "tokens a pass": "tokens a pass",
-        "passes to the first sound": "passes to the first sound",
-        "speed": "speed",
-    }
+    cost = ("tokens a pass", "passes to the first sound", "speed")
     rows = []
     for mode in modes:
-        cells = [percent(facts[f"{mode}.{name}"].estimate) for name in quality.values()]
-        cells += [interval(facts[f"{mode}.{name}"].estimate, 1, 2) for name in cost.values()]
+        cells = [percent(facts[f"{mode}.{name}"]) for name in quality.values()]
+        cells += [interval(facts[f"{mode}.{name}"], 1, 2) for name in cost]
         rows.append((mode, *cells))
     return "Decoding modes", ("mode", *quality, *cost), tuple(rows)
 
 
-def _stage_table(facts: Mapping[str, Fact], stages: Sequence[str]) -> Table:
+def _stage_table(facts: Facts, stages: Sequence[str]) -> Table:
     head = ("stage", *(f"{name}, %" for name in _SCORES))
-    rows = [(stage, *(percent(facts[f"{stage}.{name}"].estimate) for name in _SCORES)) for stage in stages]
+    rows = [(stage, *(percent(facts[f"{stage}.{name}"]) for name in _SCORES)) for stage in stages]
     return "Training stages", head, tuple(rows)
 
 
-def _panels(facts: Mapping[str, Fact], modes: Sequence[str]) -> list[Panel]:
+def _panels(facts: Facts, modes: Sequence[str]) -> list[Panel]:
     lines = []
     for label, name in (("answers written right", f"{SQA}.written"), ("answers heard right", f"{SQA}.heard")):
         found = [facts[f"{mode}.{name}"] for mode in modes]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from vita_mctp.data.packing import PackedRow
+from vita_mctp.data.row_stream import PackedRow
 from vita_mctp.models.registry import family_of
 from vita_mctp.text.chat import IGNORED
 from vita_mctp.training.arguments import Bar, StopFlag, StopWhen

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vita_mctp.audio.mel import SAMPLE_RATE, kaldi_fbank, whisper_log_mel
 from vita_mctp.audio.resample import sinc_resample
-from vita_mctp.codecs.cosyvoice2.config import FRAMES_PER_CODE
-from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
+from vita_mctp.codecs.cosyvoice2.decoder import FRAMES_PER_CODE
+from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 from vita_mctp.errors import AudioError, CheckpointError
 from vita_mctp.types import FloatArray, IntArray, Wave
 

@@ -28,8 +28,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_mctp.codecs.base import check_ids
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows, Flow
+from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, noise_at, phase_of
-from vita_mctp.codecs.flow_decoder.voice_prompt import VoicePrompt
 from vita_mctp.errors import ConfigError
 from vita_mctp.schema import Schema
 from vita_mctp.types import AudioBlock, AudioCodes, Code, Wave, WaveChunk

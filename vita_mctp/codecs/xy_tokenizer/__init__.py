@@ -25,8 +25,7 @@ from vita_mctp.audio.mel import HOP, SAMPLE_RATE, whisper_log_mel
 from vita_mctp.audio.resample import sinc_resample
 from vita_mctp.codecs.base import check_ids
 from vita_mctp.codecs.released import load_tensors, shapes_of, without_memory
-from vita_mctp.codecs.xy_tokenizer.config import QuantizerConfig, XyConfig
-from vita_mctp.codecs.xy_tokenizer.networks import PACKED, XyNetwork, sinusoids
+from vita_mctp.codecs.xy_tokenizer.networks import PACKED, QuantizerConfig, XyConfig, XyNetwork, sinusoids
 from vita_mctp.schema import Schema
 from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, Wave, WaveChunk
 
