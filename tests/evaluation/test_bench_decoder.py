@@ -22,8 +22,7 @@ from vita_mctp.bench.decoder import (
 from vita_mctp.bench.models import LoadedDecoder
 from vita_mctp.codecs.cosyvoice2.decoder import CosyVoice2Decoder
 from vita_mctp.codecs.flow_decoder.windows import Windows
-from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder
+from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder, parse_decoder_config
 from vita_mctp.codecs.ramp import RampDecoder
 from vita_mctp.codecs.released import read_tagged_yaml
 from vita_mctp.types import FloatArray

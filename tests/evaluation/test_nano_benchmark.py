@@ -19,14 +19,8 @@ from vita_mctp.evaluation.metrics import ResultRow
 from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.work import NO_AUDIO, NO_TEXT, UNFINISHED
 from vita_mctp.nano import benchmark
-from vita_mctp.nano.benchmark import (
-    QUESTION_GROUPS,
-    RIGHT_ANSWERS,
-    SENTENCES,
-    NanoOptions,
-    evaluate_nano,
-    speak_samples,
-)
+from vita_mctp.nano.benchmark import NanoOptions, evaluate_nano
+from vita_mctp.nano.cases import QUESTION_GROUPS, RIGHT_ANSWERS, SENTENCES, speak_samples
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.types import Wave
 

@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+from glm4_reference_decoder import vocode
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +25,7 @@ from vita_mctp.codecs.base import check_ids
 from vita_mctp.codecs.cosyvoice2.decoder import BLOCK_SIZE, FRAMES_PER_CODE, CosyVoice2Flow, DecoderParts, load_decoder
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
 from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
-from vita_mctp.codecs.flow_decoder.hift import SourceNoise, noise_at, phase_of, vocode
+from vita_mctp.codecs.flow_decoder.hift import SourceNoise, noise_at, phase_of
 from vita_mctp.types import AudioBlock, AudioCodes, Code, Wave, WaveChunk
 
 WITHHELD_CODES = 3

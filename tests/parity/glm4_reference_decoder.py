@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
-from vita_mctp.codecs.flow_decoder.hift import SourceNoise, starting_phase, vocode
-from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, SAMPLE_RATE
-from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, Glm4Flow, load_decoder
+from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase
+from vita_mctp.codecs.glm4_voice.decoder import HOP_LENGTH, SAMPLE_RATE, DecoderParts, Glm4Flow, load_decoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, Wave, WaveChunk
 
@@ -50,6 +49,14 @@ def nearest_codes(num_codes: int, num_frames: int) -> Tensor:
     """(F,) the code whose state each frame starts from, as torch stretches N codes to F frames ("nearest")."""
     codes = torch.arange(num_codes, dtype=torch.float32)[None, None]
     return functional.interpolate(codes, size=num_frames, mode="nearest")[0, 0].long()
+
+
+def vocode(hift: Hift, mel: Tensor, cache: Tensor, random: SourceNoise) -> tuple[Tensor, Tensor]:
+    """Samples and excitation (1, L) of (1, M, T) mel; where `cache` (1, l) reaches, it replaces the excitation."""
+    noise = SourceNoise(random.phase.to(mel.device), random.noise.to(mel.device))
+    source, _ = hift.m_source(hift.f0_predictor(mel), noise)
+    source = torch.cat([cache, source[:, cache.shape[1] :]], 1)
+    return hift(mel, source), source
 
 
 class ReleasedFlow:

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vita_mctp.codecs.flow_decoder.flow import relative_positions, time_steps
-from vita_mctp.codecs.glm4_voice.config import load_decoder_config, parse_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, load_decoder_config, parse_decoder_config
 
 
 @cache

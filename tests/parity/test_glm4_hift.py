@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
-from vita_mctp.codecs.glm4_voice.config import load_decoder_config, parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder import load_decoder_config, parse_decoder_config
 
 Tolerances = Callable[[Path], dict[str, Any]]
 EVERY = 16

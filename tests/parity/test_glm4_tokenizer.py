@@ -18,11 +18,13 @@ from torch import Tensor
 
 from vita_mctp.audio.resample import sinc_resample
 from vita_mctp.codecs.base import AudioTokenizer
-from vita_mctp.codecs.glm4_voice.config import TokenizerConfig, load_tokenizer_config, parse_tokenizer_config
 from vita_mctp.codecs.glm4_voice.tokenizer import (
     Glm4VoiceTokenizer,
+    TokenizerConfig,
     attended_frames,
     empty_encoder,
+    load_tokenizer_config,
+    parse_tokenizer_config,
     squared_distances,
     training_buffers,
 )

@@ -24,9 +24,8 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from vita_mctp.checkpoints.conversion import convert_qwen
 from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.glm4_voice.config import load_decoder_config, load_tokenizer_config
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow
-from vita_mctp.codecs.glm4_voice.tokenizer import empty_encoder, training_buffers
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, load_decoder_config
+from vita_mctp.codecs.glm4_voice.tokenizer import empty_encoder, load_tokenizer_config, training_buffers
 from vita_mctp.text.tokenizer import train_tokenizer
 from vita_mctp.text.vocabulary import END_OF_TEXT, IM_END, IM_START
 

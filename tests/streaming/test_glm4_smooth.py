@@ -21,8 +21,13 @@ from vita_mctp.codecs.flow_decoder.config import HiftConfig
 from vita_mctp.codecs.flow_decoder.flow import CodeWindows
 from vita_mctp.codecs.flow_decoder.hift import HarmonicSource, Hift, SourceNoise, noise_at
 from vita_mctp.codecs.flow_decoder.windows import Windows, cross_fade
-from vita_mctp.codecs.glm4_voice.config import HOP_LENGTH, Glm4FlowConfig, load_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, Glm4VoiceDecoder
+from vita_mctp.codecs.glm4_voice.decoder import (
+    HOP_LENGTH,
+    Glm4Flow,
+    Glm4FlowConfig,
+    Glm4VoiceDecoder,
+    load_decoder_config,
+)
 from vita_mctp.codecs.registry import audio_decoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, FloatArray

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vita_mctp.nano.conditions import CONDITIONS
+from vita_mctp.nano.cases import CONDITIONS
 from vita_mctp.types import FloatArray, Wave
 
 TIME = np.arange(16_000, dtype=np.float32) / 16_000

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.glm4_voice.config import parse_decoder_config
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, load_decoder
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, load_decoder, parse_decoder_config
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioBlock, AudioCodes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vita_mctp.codecs.glm4_voice.config import load_decoder_config, parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder import load_decoder_config, parse_decoder_config
 from vita_mctp.errors import CheckpointError
 
 RELEASED = """

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from vita_mctp.codecs.flow_decoder.flow import CodeWindows, attended_keys, time_steps
 from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask
-from vita_mctp.codecs.glm4_voice.config import Glm4FlowConfig
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, Glm4FlowConfig
 from vita_mctp.errors import ConfigError
 
 BANDS, VOCABULARY, BLOCK = 8, 32, 4

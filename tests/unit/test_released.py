@@ -15,9 +15,7 @@ from huggingface_hub import constants
 from vita_mctp.checkpoints.hub import (
     AUDIO_DECODER,
     AUDIO_TOKENIZER,
-    BOOST,
     FRONT_END,
-    PLUS_BOOST,
     RELEASED,
     fetch,
     repository,
@@ -27,6 +25,7 @@ from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
 from vita_mctp.types import Task
 
+BOOST, PLUS_BOOST = (repository(f"VITA-MLLM/VITA-Audio-{name}") for name in ("Boost", "Plus-Boost"))
 COMMIT = "0" * 39 + "1"
 CONTENTS = {
     AUDIO_TOKENIZER: ("config.json", "preprocessor_config.json", "model.safetensors"),

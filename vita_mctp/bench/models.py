@@ -33,14 +33,13 @@ from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import fold_weight_norm
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder, Windows
-from vita_mctp.codecs.glm4_voice.config import (
-    DecoderConfig,
+from vita_mctp.codecs.glm4_voice.decoder import DecoderConfig, Glm4Flow, Glm4VoiceDecoder, parse_decoder_config
+from vita_mctp.codecs.glm4_voice.tokenizer import (
+    Glm4VoiceTokenizer,
     TokenizerConfig,
-    parse_decoder_config,
+    WhisperVqEncoder,
     parse_tokenizer_config,
 )
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, Glm4VoiceDecoder
-from vita_mctp.codecs.glm4_voice.tokenizer import Glm4VoiceTokenizer, WhisperVqEncoder
 from vita_mctp.codecs.nano import NanoDecoder
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoMelDecoder, NanoVocoder
@@ -203,7 +202,7 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
 
 def _random_cosyvoice2(device: torch.device) -> CosyVoice2Decoder:
     """Behind a voice of five seconds."""
-    config = CosyVoice2Config.parse(RELEASED, "CosyVoice2")
+    config = CosyVoice2Config.read_json(RELEASED)
     flow, hift = _ready(CosyVoice2Flow(config.flow)).to(device), _ready(Hift(config.hift)).to(device)
     fold_weight_norm(hift)
     voice = VoicePrompt(torch.arange(125), torch.randn(80, 250), torch.randn(192))

@@ -72,34 +72,20 @@ def missing_files(present: Iterable[str], required: Iterable[Alternatives]) -> l
 
 _VITA_TERMS = "the code's licence allows academic use only; terms of the weights not confirmed, read its page"
 _GLM_TERMS = "GLM-4 model licence"
-_LARGE = "about 20.6 GB, computed from its configuration in bfloat16"
-_LARGE_PLUS = "about 21.1 GB, computed from its configuration in bfloat16"
 
 
-def _model(name: str, what: str, size: str) -> Repository:
-    return Repository(f"VITA-MLLM/{name}", what, size, _VITA_TERMS, MODEL_FILES, MODEL_PATTERNS)
+def _model(id: str, what: str, size: str, terms: str = _VITA_TERMS) -> Repository:
+    size = f"about {size} GB, computed from its configuration in bfloat16"
+    return Repository(id, what, size, terms, MODEL_FILES, MODEL_PATTERNS)
 
 
-BOOST = _model("VITA-Audio-Boost", "language model of 7B and ten MCTP blocks, hears codes", _LARGE)
-BALANCE = _model("VITA-Audio-Balance", "language model of 7B and ten MCTP blocks, hears codes", _LARGE)
-PLUS_VANILLA = _model("VITA-Audio-Plus-Vanilla", "language model of 7B, hears through SenseVoice", _LARGE_PLUS)
-PLUS_BOOST = _model("VITA-Audio-Plus-Boost", "language model of 7B, hears through SenseVoice", _LARGE_PLUS)
+_7B = "language model of 7B"
+_GLM = "THUDM/glm-4-voice"
+_TOKENIZER_PATTERNS, _DECODER_PATTERNS = ("*.json", "*.safetensors"), ("config.yaml", "flow.pt", "hift.pt")
 AUDIO_TOKENIZER = Repository(
-    "THUDM/glm-4-voice-tokenizer",
-    "speech to codes",
-    "1.46 GB",
-    _GLM_TERMS,
-    TOKENIZER_FILES,
-    ("*.json", "*.safetensors"),
+    f"{_GLM}-tokenizer", "speech to codes", "1.46 GB", _GLM_TERMS, TOKENIZER_FILES, _TOKENIZER_PATTERNS
 )
-AUDIO_DECODER = Repository(
-    "THUDM/glm-4-voice-decoder",
-    "codes to speech",
-    "527 MB",
-    _GLM_TERMS,
-    DECODER_FILES,
-    ("config.yaml", "flow.pt", "hift.pt"),
-)
+AUDIO_DECODER = Repository(f"{_GLM}-decoder", "codes to speech", "527 MB", _GLM_TERMS, DECODER_FILES, _DECODER_PATTERNS)
 FRONT_END = Repository(
     "FunAudioLLM/SenseVoiceSmall",
     "feature statistics of what VITA-Audio-Plus hears with; its encoder is in the language model's own weights",
@@ -126,32 +112,15 @@ XY_TOKENIZER = Repository(
 )
 
 _LLAMA_TERMS = "Apache-2.0, and Meta's Llama licence for the base weights"
-VOCALNET_1B = Repository(
-    "VocalNet/VocalNet-1B",
-    "VocalNet on Llama 3.2 of 1B, hears through Whisper",
-    "about 5.4 GB, computed from its configuration in bfloat16",
-    _LLAMA_TERMS,
-    MODEL_FILES,
-    MODEL_PATTERNS,
+_MODELS = (
+    _model("VITA-MLLM/VITA-Audio-Boost", f"{_7B} and ten MCTP blocks, hears codes", "20.6"),
+    _model("VITA-MLLM/VITA-Audio-Balance", f"{_7B} and ten MCTP blocks, hears codes", "20.6"),
+    _model("VITA-MLLM/VITA-Audio-Plus-Vanilla", f"{_7B}, hears through SenseVoice", "21.1"),
+    _model("VITA-MLLM/VITA-Audio-Plus-Boost", f"{_7B}, hears through SenseVoice", "21.1"),
+    _model("VocalNet/VocalNet-1B", "VocalNet on Llama 3.2 of 1B, hears through Whisper", "5.4", _LLAMA_TERMS),
+    _model("VocalNet/VocalNet-8B", "VocalNet on Llama 3.1 of 8B, hears through Whisper", "23.7", _LLAMA_TERMS),
+    _model("VocalNet/VocalNet-qwen25-7B", "VocalNet on Qwen2.5 of 7B, hears through Whisper", "21.4", "Apache-2.0"),
 )
-VOCALNET_8B = Repository(
-    "VocalNet/VocalNet-8B",
-    "VocalNet on Llama 3.1 of 8B, hears through Whisper",
-    "about 23.7 GB, computed from its configuration in bfloat16",
-    _LLAMA_TERMS,
-    MODEL_FILES,
-    MODEL_PATTERNS,
-)
-VOCALNET_QWEN = Repository(
-    "VocalNet/VocalNet-qwen25-7B",
-    "VocalNet on Qwen2.5 of 7B, hears through Whisper",
-    "about 21.4 GB, computed from its configuration in bfloat16",
-    "Apache-2.0",
-    MODEL_FILES,
-    MODEL_PATTERNS,
-)
-
-_MODELS = (BOOST, BALANCE, PLUS_VANILLA, PLUS_BOOST, VOCALNET_1B, VOCALNET_8B, VOCALNET_QWEN)
 _CODECS = (AUDIO_TOKENIZER, AUDIO_DECODER, FRONT_END, COSYVOICE2, XY_TOKENIZER)
 RELEASED = {each.id: each for each in (*_MODELS, *_CODECS)}
 

@@ -158,7 +158,7 @@ def verified(
     from vita_mctp.bench.models import open_language_model
     from vita_mctp.bench.verified import bench_verified
     from vita_mctp.decoding.modes import MODES
-    from vita_mctp.nano.drafts import draft_sets
+    from vita_mctp.nano.cases import draft_sets
     from vita_mctp.speech_lm import SpeechLM
 
     choice = study.choice()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ConfigDict
+from pydantic import AliasPath, ConfigDict, Field
 
 from vita_mctp.errors import DataError
 from vita_mctp.evaluation.metrics import SOUND, Comparison, Estimate, ResultRow, compare, counted, ratio
@@ -22,44 +22,26 @@ interval draws samples for both runs together (Bisani and Ney 2004), p is two-si
 10,000 shuffles (Noreen 1989)."""
 
 
-class _Part(Schema):
+class _Summary(Schema):
     """Of summary.json, what this page needs; there is more in it."""
 
     model_config = ConfigDict(extra="ignore")
 
-
-class _Benchmark(_Part):
-    name: str
-    samples: int | None
-
-
-class _System(_Part):
-    model: str
-    seed: int
-
-
-class _Config(_Part):
-    system: _System
-
-
-class _Environment(_Part):
-    date: str
-    commit: str
-    processor: str
-    accelerators: tuple[str, ...]
-
-
-class _Summary(_Part):
     task: str
-    benchmark: _Benchmark
-    config: _Config
+    benchmark: str = Field(validation_alias=AliasPath("benchmark", "name"))
+    samples: int | None = Field(validation_alias=AliasPath("benchmark", "samples"))
+    model: str = Field(validation_alias=AliasPath("config", "system", "model"))
+    seed: int = Field(validation_alias=AliasPath("config", "system", "seed"))
     weights: str
     mode: str | None
     judges: tuple[str, ...]
     rules: dict[str, str]
     whole_set: bool
     n_failed: int
-    environment: _Environment
+    date: str = Field(validation_alias=AliasPath("environment", "date"))
+    commit: str = Field(validation_alias=AliasPath("environment", "commit"))
+    processor: str = Field(validation_alias=AliasPath("environment", "processor"))
+    accelerators: tuple[str, ...] = Field(validation_alias=AliasPath("environment", "accelerators"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ class FinishedRun:
     @property
     def about(self) -> tuple[str, str]:
         """The model and its mode of decoding."""
-        return self.summary.config.system.model, self.summary.mode or "-"
+        return self.summary.model, self.summary.mode or "-"
 
 
 @dataclass(frozen=True)
@@ -114,7 +96,7 @@ def compare_runs(runs: Sequence[FinishedRun], seed: int = 0) -> list[Side]:
 
 def side_by_side(runs: Sequence[FinishedRun], sides: Sequence[Side]) -> str:
     """A Markdown page."""
-    title = f"# {runs[0].summary.benchmark.name}: {len(runs)} runs over the same {len(runs[0].rows)} samples"
+    title = f"# {runs[0].summary.benchmark}: {len(runs)} runs over the same {len(runs[0].rows)} samples"
     part = "" if runs[0].summary.whole_set else f"\n\n{_partial(runs[0])}"
     head = ("run", "model", "mode", "n (failed)", "rule", "of", "metric", "difference", "p")
     return "\n\n".join([title + part, table(head, [_cells(side) for side in sides]), _NOTE, _made(runs)]) + "\n"
@@ -178,7 +160,7 @@ def _cells(side: Side) -> list[str]:
 
 
 def _partial(run: FinishedRun) -> str:
-    whole = run.summary.benchmark.samples
+    whole = run.summary.samples
     size = "varies by release" if whole is None else f"has {whole} samples"
     return f"The whole set {size}: these metrics are not comparable with published ones."
 
@@ -187,9 +169,9 @@ def _made(runs: Sequence[FinishedRun]) -> str:
     lines = [f"- judge: {', '.join(runs[0].summary.judges) or 'none'}"]
     lines += [f"- rule {name}: {version}" for name, version in runs[0].summary.rules.items()]
     for run in runs:
-        around, seed = run.summary.environment, run.summary.config.system.seed
+        made = run.summary
         lines.append(
-            f"- {run.name}: weights {run.summary.weights}, seed {seed}, commit {around.commit}, "
-            f"{', '.join(around.accelerators) or around.processor}, {around.date}"
+            f"- {run.name}: weights {made.weights}, seed {made.seed}, commit {made.commit}, "
+            f"{', '.join(made.accelerators) or made.processor}, {made.date}"
         )
     return "\n".join(lines)

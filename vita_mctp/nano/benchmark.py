@@ -1,18 +1,14 @@
-"""The nano benchmark: the domain's held-out questions and sentences, spoken here; and the page of all its runs.
-
-`BENCHMARKS` are its parts, found by name from `vita_mctp.evaluation.benchmarks`. `evaluate_nano` runs them in every
-mode, and nano-voice twice without a model, as the floors that the judge's own errors set: the answer voice itself, and
-its copy through the codec. Who asks (`voices`), what is said (`said`) and the kind of question are tags of the samples.
+"""The nano benchmark: `evaluate_nano` runs its parts in every mode, and nano-voice twice without a model, as the floors
+that the judge's own errors set: the answer voice itself, and its copy through the codec; and the page of all its runs.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -20,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
 
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.opening import find_model
@@ -32,13 +26,7 @@ from vita_mctp.evaluation.benchmarks import (
     ASR,
     SQA,
     TTS,
-    Benchmark,
-    Case,
-    Maker,
     Question,
-    answer_case,
-    say_case,
-    transcribe_case,
 )
 from vita_mctp.evaluation.metrics import SOUND, SPEECH, TEXT, Estimate
 from vita_mctp.evaluation.pool import Progress
@@ -48,158 +36,26 @@ from vita_mctp.evaluation.systems import FINISHED, FinishedAnswers, LocalModel, 
 from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.evaluation.work import OWN
 from vita_mctp.files import write_output
-from vita_mctp.nano import kokoro
-from vita_mctp.nano.conditions import CONDITIONS, SILENCES, Condition
-from vita_mctp.nano.corpus import Corpus, build_planned
-from vita_mctp.nano.domain import build_domain, rank
-from vita_mctp.nano.sentences import HELD_OUT_SENTENCES
-from vita_mctp.nano.synthesis import SAMPLE_RATE
-from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan, natural_questions
+from vita_mctp.nano.cases import (
+    BY_LOOP,
+    JUDGE,
+    PROMPTED,
+    RIGHT_ANSWERS,
+    SENTENCES,
+    WHISPER,
+    question_groups,
+    recording,
+    speak_samples,
+)
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import AudioCodes, Task, Wave
-
-QUESTION_GROUPS = {
-    "seen voices": "eval_questions",
-    "unseen voice, flite rms": "eval_questions_unseen_flite",
-    "unseen voice, espeak-ng f4": "eval_questions_unseen_espeak",
-}
-"""Who asks the held-out questions, and the corpus part that holds them."""
-
-NATURAL_PART = "eval_questions_natural"
-NATURAL_GROUP = {"unseen natural voices": NATURAL_PART}
-"""The same; they ask where Kokoro's packages are installed."""
-
-SENTENCES, RIGHT_ANSWERS = "held-out sentences", "right answers"
-"""What is said in the answer voice."""
-
-SAID = {SENTENCES: "eval_sentences", RIGHT_ANSWERS: "eval_answers"}
-_JUDGE, _BY_LOOP = "pocketsphinx-nano", "pocketsphinx-nano-loop"
-_WHISPER, _PROMPTED = "whisper-nano", "whisper-nano-prompted"
-_CORPUS_SEED = 0
-"""The shipped training corpus's. Sentences held out under one seed may be trained on under another."""
-
-
-def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
-    """A part's cases: "questions", "transcribed questions", "sentences" to say, or what the "answer voice" says.
-
-    limit: of all samples, the same number from each group of voices, or of sentences and right answers. Speech is made
-    in `folder` once, beside it a WAV file for each recording. Raises ConfigError for a limit that the domain cannot
-    serve, MissingExtraError where flite or espeak-ng is not installed.
-    """
-    groups = question_groups() if part.endswith("questions") else SAID
-    if part == "sentences":
-        groups = {SENTENCES: SAID[SENTENCES]}
-    n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(groups))
-    corpus = speak_samples(folder, n)
-    answer_of = {qa.question: qa.answer for qa in build_domain().held_out}
-    for group, name in groups.items():
-        for number in range(n):
-            audio, text, kind = _recording(corpus, name, number)
-            if part == "questions":
-                yield answer_case(audio.stem, audio, text, (answer_of[text],), voices=group, kind=kind)
-            elif part == "transcribed questions":
-                yield transcribe_case(audio.stem, audio, text, voices=group, kind=kind)
-            else:
-                yield say_case(audio.stem, text, said=group, kind=kind)
-
-
-def make_disturbed_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
-    """Held-out questions by unseen natural voices in every condition: "questions" or "transcribed questions".
-
-    Else as `make_cases`; raises MissingExtraError where Kokoro is not installed.
-    """
-    return _disturbed(folder, part, limit, NATURAL_PART, CONDITIONS)
-
-
-def make_surrounded_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
-    """Held-out questions by voices that nano knows, silence or low noise around them; else as `make_cases`."""
-    return _disturbed(folder, part, limit, QUESTION_GROUPS["seen voices"], SILENCES)
-
-
-def _disturbed(
-    folder: Path, part: str, limit: int | None, voices: str, conditions: Mapping[str, Condition]
-) -> Iterator[Case]:
-    n = HELD_OUT_SENTENCES if limit is None else -(-limit // len(conditions))
-    corpus = speak_natural(folder, n) if voices == NATURAL_PART else speak_samples(folder, n, [voices])
-    answer_of = {qa.question: qa.answer for qa in build_domain().held_out}
-    for index, (condition, change) in enumerate(conditions.items()):
-        for number in range(n):
-            audio, text, kind = _recording(corpus, voices, number)
-            samples = change(read_wave(audio), np.random.default_rng((index, number)))
-            path = _write_pcm(audio.with_name(f"{audio.stem}-{index}.wav"), samples)
-            if part == "questions":
-                yield answer_case(path.stem, path, text, (answer_of[text],), condition=condition, kind=kind)
-            else:
-                yield transcribe_case(path.stem, path, text, condition=condition, kind=kind)
-
-
-def _benchmark(name: str, task: str, part: str, samples: int | None, tag: str, maker: Maker = make_cases) -> Benchmark:
-    judges = () if task == ASR else (_JUDGE, _BY_LOOP)
-    rules, source = (("plain",) if task == ASR else ("exact", "plain")), "vita_mctp/nano/benchmark.py"
-    return Benchmark(
-        name, task, "en", source, part, "Apache 2.0", samples, rules, judges, maker=maker, tags=(tag, "kind")
-    )
-
-
-BENCHMARKS = (
-    _benchmark("nano-asr", ASR, "transcribed questions", None, "voices"),
-    _benchmark("nano-sqa", SQA, "questions", None, "voices"),
-    _benchmark("nano-tts", TTS, "sentences", 300, "said"),
-    _benchmark("nano-voice", TTS, "answer voice", 600, "said"),
-    _benchmark("nano-disturbed-asr", ASR, "transcribed questions", 2100, "condition", make_disturbed_cases),
-    _benchmark("nano-disturbed-sqa", SQA, "questions", 2100, "condition", make_disturbed_cases),
-    _benchmark("nano-silence-sqa", SQA, "questions", 2100, "condition", make_surrounded_cases),
-)
 
 
 def judges_here() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Judges and rules of sound; Whisper and DistillMOS where the extra `judge` is installed."""
     if all(find_spec(package) for package in ("faster_whisper", "distillmos")):
-        return (_JUDGE, _BY_LOOP, _WHISPER, _PROMPTED), ("distillmos",)
-    return (_JUDGE, _BY_LOOP), ()
-
-
-def question_groups() -> dict[str, str]:
-    """Who can ask here."""
-    return QUESTION_GROUPS | (NATURAL_GROUP if kokoro.is_installed() else {})
-
-
-def speak_samples(folder: Path, n: int, parts: Sequence[str] = ()) -> Corpus:
-    """n held-out questions for each group of voices, n held-out sentences, and the questions' right answers.
-
-    parts: of the corpus, these alone.
-    """
-    asked = {qa.question: qa for qa in build_domain().held_out}
-    most = min(len(asked), HELD_OUT_SENTENCES)
-    if not 1 <= n <= most:
-        raise ConfigError(f"{n} samples of each group; wanted: 1 to {most}, all that are held out; give one of these")
-    plan = make_plan(Sizes(questions=n, answers=0, sentences=0, babble=0), _CORPUS_SEED)
-    plan = {part: plan[part] for part in (*QUESTION_GROUPS.values(), SAID[SENTENCES])}
-    questions = [asked[item.text] for item in plan["eval_questions"]]
-    if kokoro.is_installed():
-        plan[NATURAL_PART] = natural_questions(questions, _CORPUS_SEED)
-    plan[SAID[RIGHT_ANSWERS]] = [Item(qa.answer, qa.kind, ANSWER_VOICE) for qa in questions]
-    return build_planned(folder, {part: plan[part] for part in parts or plan}, _CORPUS_SEED)
-
-
-def speak_natural(folder: Path, n: int) -> Corpus:
-    """n held-out questions by the natural voices that are for judging alone."""
-    held_out = sorted(build_domain().held_out, key=lambda qa: rank("ask", qa.question))
-    return build_planned(folder, {NATURAL_PART: natural_questions(held_out[:n], _CORPUS_SEED)}, _CORPUS_SEED)
-
-
-def _recording(corpus: Corpus, part: str, number: int) -> tuple[Path, str, str]:
-    """The number-th recording of a part as a WAV file, its text, and its kind."""
-    utterance = corpus.utterance(corpus.indices(part)[number])
-    path = corpus.folder / "waves" / f"{part.removeprefix('eval_').replace('_', '-')}-{number:04d}.wav"
-    return _write_pcm(path, np.asarray(utterance.wave)), utterance.text, utterance.kind
-
-
-def _write_pcm(path: Path, samples: npt.NDArray[Any]) -> Path:
-    sound = io.BytesIO()
-    soundfile.write(sound, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    write_output(path, sound.getvalue())
-    return path
+        return (JUDGE, BY_LOOP, WHISPER, PROMPTED), ("distillmos",)
+    return (JUDGE, BY_LOOP), ()
 
 
 @dataclass(frozen=True)
@@ -270,7 +126,7 @@ def evaluate_nano(
         end.unlink()
     corpus, waves = speak_samples(speech, options.n), speech / "waves"
     judges, sound = judges_here()
-    question = _recording(corpus, "eval_questions", 0)[0]
+    question = recording(corpus, "eval_questions", 0)[0]
     about["cold"] = asdict(_measure_cold(options, question)) if options.measure_cold else None
     runs: dict[str, RunResult] = {}
 
@@ -338,9 +194,9 @@ _COLUMNS = """\
 - Brackets: bootstrap 95 % interval over samples (1,000 draws)."""
 
 _TEXT_RIGHT, _WER = ("exact", TEXT), ("plain", TEXT)
-_HEARD = (("exact", SPEECH), ("plain", SPEECH), ("plain", f"{SPEECH}, {_BY_LOOP}"))
-_OWN_HEARD = (("plain", OWN), ("plain", f"{OWN}, {_BY_LOOP}"))
-_BY_WHISPER = [(rule, f"{SPEECH}, {judge}") for rule in ("exact", "plain") for judge in (_WHISPER, _PROMPTED)]
+_HEARD = (("exact", SPEECH), ("plain", SPEECH), ("plain", f"{SPEECH}, {BY_LOOP}"))
+_OWN_HEARD = (("plain", OWN), ("plain", f"{OWN}, {BY_LOOP}"))
+_BY_WHISPER = [(rule, f"{SPEECH}, {judge}") for rule in ("exact", "plain") for judge in (WHISPER, PROMPTED)]
 _MOS = ("distillmos mos", SOUND)
 """Columns of metrics: a rule, and what it was asked about."""
 

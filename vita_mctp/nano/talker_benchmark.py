@@ -32,7 +32,7 @@ from vita_mctp.evaluation.report import percent, table
 from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.files import write_output
 from vita_mctp.models.registry import FrameSpeaking, Speaking
-from vita_mctp.nano.benchmark import QUESTION_GROUPS, RIGHT_ANSWERS, SAID, speak_samples
+from vita_mctp.nano.cases import QUESTION_GROUPS, RIGHT_ANSWERS, SAID, speak_samples
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.nano.talker_data import SpokenText

@@ -77,10 +77,8 @@ USER_VOICES = (*STATISTICAL_VOICES, *DIPHONE_VOICES, *ESPEAK_VOICES)
 
 HELD_OUT_FLITE = _flite("rms", (1.0, 1.0), (0.9, 1.05), (1.1, 0.95))
 HELD_OUT_ESPEAK = (Voice("espeak", "en-us+f4", 0.85, 1.0),)
-NATURAL_PART = "natural_questions"
-
-HELD_OUT_VOICES = (*HELD_OUT_FLITE, *HELD_OUT_ESPEAK)
 """Never trained on by anything: flite's rms at any setting, and espeak-ng's variant f4."""
+NATURAL_PART = "natural_questions"
 
 
 def speak(text: str, voice: Voice) -> Spoken:

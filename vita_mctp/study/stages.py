@@ -23,7 +23,7 @@ from vita_mctp.evaluation.metrics import SPEECH, TEXT, ResultRow, by_tag, compar
 from vita_mctp.evaluation.report import interval, percent
 from vita_mctp.evaluation.run import RunConfig, evaluate
 from vita_mctp.evaluation.systems import FINISHED, FinishedAnswers, LocalModel, System, SystemConfig
-from vita_mctp.nano.benchmark import RIGHT_ANSWERS
+from vita_mctp.nano.cases import RIGHT_ANSWERS
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.study import Facts, Result, StudyOptions, Table

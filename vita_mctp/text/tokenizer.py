@@ -193,29 +193,28 @@ def train_tokenizer(
     vocab_size: int,
     folder: str | Path,
     num_audio: int,
-    words_as_tokens: bool = True,
     kind: VocabularyKind = VocabularyKind.DISCRETE,
 ) -> TextTokenizer:
     """Train byte-level BPE on `texts` and save it to `folder`, ready for `TextTokenizer.from_folder` and AutoTokenizer.
 
-    vocab_size: most ids of the BPE model (bytes and merges), special and audio tokens not counted. words_as_tokens:
-    every word of the texts is one token, with a space before it and without; ConfigError if vocab_size is too small for
-    that. The same texts give the same files.
+    Every word of the texts is one token, with a space before it and without. vocab_size: most ids of the BPE model
+    (bytes and merges), special and audio tokens not counted; ConfigError if it is too small. The same texts give the
+    same files.
     """
     backend = _blank_tokenizer()
     split, normal = backend.pre_tokenizer.pre_tokenize_str, backend.normalizer.normalize_str
     counts = Counter(word for text in texts for word, _ in split(normal(text)))
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    units = _with_and_without_space(counts) if words_as_tokens else counts
-    size = len(alphabet) + sum(map(len, units)) if words_as_tokens else vocab_size  # enough for any way of merging
+    units = _with_and_without_space(counts)
+    size = len(alphabet) + sum(map(len, units))  # enough for any way of merging
     trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
     fitted = Tokenizer(models.BPE())  # the units are in byte-level characters already
     fitted.train_from_iterator((unit for unit, count in units.items() for _ in range(count)), trainer)
     backend.model = fitted.model
-    if words_as_tokens and backend.get_vocab_size() > vocab_size:
+    if backend.get_vocab_size() > vocab_size:
         raise ConfigError(
             f"one token for each of {len(counts)} words wants {backend.get_vocab_size()} ids, got {vocab_size}; "
-            "raise vocab_size or turn words_as_tokens off"
+            "raise vocab_size"
         )
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in (END_OF_TEXT, IM_START, IM_END)])
     tokenizer = TextTokenizer.from_backend(backend, kind, num_audio)

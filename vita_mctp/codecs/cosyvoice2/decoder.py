@@ -41,56 +41,8 @@ from vita_mctp.schema import Schema, read_json
 CONFIG_FILE, VOICE_FILE = "config.json", "voice.safetensors"
 REMEDY = "download flow.pt and hift.pt of FunAudioLLM/CosyVoice2-0.5B (533 MB, Apache-2.0)"
 FRAMES_PER_CODE = 2
-RELEASED: dict[str, Any] = {
-    "flow": {
-        "input_size": 512,
-        "output_size": 80,
-        "spk_embed_dim": 192,
-        "vocab_size": 6561,
-        "input_frame_rate": 25,
-        "encoder": {
-            "output_size": 512,
-            "attention_heads": 8,
-            "linear_units": 2048,
-            "num_blocks": 6,
-            "up_blocks": 4,
-        },
-        "decoder": {
-            "in_channels": 240,
-            "n_spks": 1,
-            "spk_emb_dim": 80,
-            "cfm_params": {"inference_cfg_rate": 0.7},
-            "estimator": {
-                "in_channels": 320,
-                "out_channels": 80,
-                "channels": [256],
-                "attention_head_dim": 64,
-                "n_blocks": 4,
-                "num_mid_blocks": 12,
-                "num_heads": 8,
-                "causal": True,
-                "static_chunk_size": 100,
-            },
-        },
-    },
-    "hift": {
-        "in_channels": 80,
-        "base_channels": 512,
-        "nb_harmonics": 8,
-        "sampling_rate": 24000,
-        "nsf_alpha": 0.1,
-        "nsf_sigma": 0.003,
-        "nsf_voiced_threshold": 10,
-        "upsample_rates": [8, 5, 3],
-        "upsample_kernel_sizes": [16, 11, 7],
-        "istft_params": {"n_fft": 16, "hop_len": 4},
-        "resblock_kernel_sizes": [3, 7, 11],
-        "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
-        "source_resblock_kernel_sizes": [7, 7, 11],
-        "source_resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
-        "f0_predictor": {"in_channels": 80, "cond_channels": 512},
-    },
-}
+RELEASED = Path(__file__).parents[2] / "assets" / "cosyvoice2.json"
+"""Of CosyVoice2-0.5B."""
 
 
 class UpsampleEncoderConfig(Schema):
@@ -142,8 +94,7 @@ class CosyVoice2Config(Schema):
 def load_config(folder: Path) -> CosyVoice2Config:
     """Raises CheckpointError for a config.json that does not describe such a decoder; the message names the key."""
     path = folder / CONFIG_FILE
-    values = read_json(path) if path.is_file() else RELEASED
-    return CosyVoice2Config.parse(values, str(path), CheckpointError)
+    return CosyVoice2Config.parse(read_json(path if path.is_file() else RELEASED), str(path), CheckpointError)
 
 
 BLOCK_SIZE = 15

@@ -229,14 +229,6 @@ class Hift(nn.Module):
         return (wave / envelope)[:, size // 2 : -(size // 2)]
 
 
-def vocode(hift: Hift, mel: Tensor, cache: Tensor, random: SourceNoise) -> tuple[Tensor, Tensor]:
-    """Samples and excitation (1, L) of (1, M, T) mel; where `cache` (1, l) reaches, it replaces the excitation."""
-    noise = SourceNoise(random.phase.to(mel.device), random.noise.to(mel.device))
-    source, _ = hift.m_source(hift.f0_predictor(mel), noise)
-    source = torch.cat([cache, source[:, cache.shape[1] :]], 1)
-    return hift(mel, source), source
-
-
 class _Level(NamedTuple):
     """One upsampling: kernel and rate, the excitation's block, and the small transform's frames for each step."""
 

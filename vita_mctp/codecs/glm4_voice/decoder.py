@@ -6,12 +6,15 @@ B streams, N codes, F mel frames, M mel bands, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from vita_mctp.codecs.flow_decoder.config import FlowConfig, HiftConfig, Layers, Rate, Size, agree
 from vita_mctp.codecs.flow_decoder.flow import (
     CodeWindows,
     ConditionalFlowMatching,
@@ -27,14 +30,106 @@ from vita_mctp.codecs.flow_decoder.folder import fill_parts
 from vita_mctp.codecs.flow_decoder.hift import Hift
 from vita_mctp.codecs.flow_decoder.layers import RaggedGroupNorm, length_mask, masked, ragged_lengths
 from vita_mctp.codecs.flow_decoder.windows import WindowedDecoder, Windows
-from vita_mctp.codecs.glm4_voice.config import (
-    DECODER_REMEDY,
-    BlockEncoderConfig,
-    DecoderConfig,
-    Glm4FlowConfig,
-    load_decoder_config,
-)
-from vita_mctp.codecs.released import without_memory
+from vita_mctp.codecs.released import read_tagged_yaml, without_memory
+from vita_mctp.errors import CheckpointError
+from vita_mctp.schema import Schema
+
+SAMPLE_RATE, HOP_LENGTH = 22050, 256
+"""Hz and samples per frame of the mel between flow and HiFT. The reference writes both into its code."""
+DECODER_FILES = ("config.yaml", "config.json")
+"""The released file and the plain one, in the order of looking for them."""
+DECODER_REMEDY = "download the whole of THUDM/glm-4-voice-decoder"
+_UNUSED = ("llm", "text_encoder_input_size", "llm_input_size", "llm_output_size", "spk_embed_dim")
+"""Top-level keys of the decoder's file that only feed its unused language model, or other keys by reference."""
+
+
+class BlockEncoderConfig(Schema):
+    """Conformer blocks without convolutions, attending causally over blocks of `block_size` tokens."""
+
+    input_size: Size
+    output_size: Annotated[int, Field(ge=2, le=1 << 14, multiple_of=2)]
+    attention_heads: Annotated[int, Field(ge=1, le=256)]
+    linear_units: Size
+    num_blocks: Layers
+    block_size: Size
+    dropout_rate: Rate = 0.0
+    positional_dropout_rate: Rate = 0.0
+    attention_dropout_rate: Rate = 0.0
+    normalize_before: Literal[True] = True
+    input_layer: Literal["linear"] = "linear"
+    pos_enc_layer_type: Literal["rel_pos_espnet"] = "rel_pos_espnet"
+    selfattention_layer_type: Literal["block_rel_selfattn"] = "block_rel_selfattn"
+    use_cnn_module: Literal[False] = False
+    macaron_style: Literal[False] = False
+
+
+class RegulatorConfig(Schema):
+    """Convolutions over the stretched encoder output, one for each ratio."""
+
+    channels: Size
+    sampling_ratios: Annotated[tuple[Literal[1], ...], Field(max_length=16)]
+
+
+class Glm4FlowConfig(FlowConfig):
+    """Speech tokens to log-mel frames."""
+
+    encoder: BlockEncoderConfig
+    length_regulator: RegulatorConfig
+
+    @model_validator(mode="after")
+    def _check_encoder(self) -> Self:
+        encoder = self.encoder
+        agree(
+            (
+                ("encoder: input_size", encoder.input_size, self.input_size),
+                ("encoder: output_size % attention_heads", encoder.output_size % encoder.attention_heads, 0),
+                ("length_regulator: channels", self.length_regulator.channels, self.output_size),
+            )
+        )
+        return self
+
+
+class DecoderConfig(Schema):
+    """Both halves of the decoder."""
+
+    sample_rate: Literal[22050]
+    flow: Glm4FlowConfig
+    hift: HiftConfig
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Tokens per second."""
+        return Fraction(self.flow.input_frame_rate)
+
+    @model_validator(mode="after")
+    def _check_mel(self) -> Self:
+        agree(
+            (
+                ("hift: sampling_rate", self.hift.sampling_rate, SAMPLE_RATE),
+                ("hift: upsample_rates * hop_len", self.hift.hop_length, HOP_LENGTH),
+                ("hift: in_channels", self.hift.in_channels, self.flow.output_size),
+            )
+        )
+        return self
+
+
+def load_decoder_config(folder: Path) -> DecoderConfig:
+    """Reads `config.yaml` as released, or else `config.json`, of a decoder's folder.
+
+    Raises CheckpointError: there is neither, or it is not that of such a decoder; the message names the key.
+    """
+    path = next((folder / name for name in DECODER_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise CheckpointError(
+            f"{folder} has neither {' nor '.join(DECODER_FILES)}; wanted a GLM-4-Voice decoder: {DECODER_REMEDY}"
+        )
+    return parse_decoder_config(read_tagged_yaml(path), str(path))
+
+
+def parse_decoder_config(values: Mapping[str, Any], where: str = "decoder config") -> DecoderConfig:
+    """Nested mappings -> DecoderConfig. Raises CheckpointError on unknown, missing, ill-typed or contradictory keys."""
+    used = {key: value for key, value in values.items() if key not in _UNUSED and not str(key).startswith("__")}
+    return DecoderConfig.parse(used, f"{where}, of THUDM/glm-4-voice-decoder or its like", CheckpointError)
 
 
 class BlockEncoder(nn.Module):

@@ -2,7 +2,8 @@
 
 Its network is Whisper's encoder with causal convolutions and block-causal attention, then a codebook: frames attend
 both ways inside their block and to every earlier block. All is computed as the released system does it: torchaudio's
-resampling, segments of 30 s that know nothing of each other, and zeros behind each of a batch up to the longest.
+resampling, segments of 30 s that know nothing of each other, and zeros behind each of a batch up to the longest. The
+many keys of a Whisper that a tokenizer never reads are passed over.
 
 B segments, T samples, M mel bands, F log-mel frames, E = F / 2 encoder frames, N = E / pooling codes, D width.
 """
@@ -11,11 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import WhisperConfig, WhisperFeatureExtractor
@@ -23,22 +27,124 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from vita_mctp.arrays import check_shapes
 from vita_mctp.audio.resample import sinc_resample
-from vita_mctp.codecs.glm4_voice.config import (
-    CONV_STRIDE,
-    TOKENIZER_REMEDY,
-    EncoderConfig,
-    TokenizerConfig,
-    load_tokenizer_config,
-)
+from vita_mctp.codecs.flow_decoder.config import Layers, Size, agree
 from vita_mctp.codecs.released import load_tensors, shapes_of, without_memory
+from vita_mctp.errors import CheckpointError
+from vita_mctp.schema import Schema, read_json
 from vita_mctp.types import AudioCodes, FloatArray, IntArray, Wave
 
+CONV_STRIDE = 2
+"""Log-mel frames per frame of the tokenizer's encoder: its second convolution's stride, which no file names."""
+MODEL_FILE, FEATURES_FILE = "config.json", "preprocessor_config.json"
+TOKENIZER_REMEDY = (
+    "download the whole of THUDM/glm-4-voice-tokenizer (1.46 GB, under the GLM-4 model licence): "
+    "hf download THUDM/glm-4-voice-tokenizer --local-dir glm-4-voice-tokenizer"
+)
 WEIGHTS_FILE = "model.safetensors"
 PREFIX = "model.encoder."
 """Before each name in files of the Whisper that the tokenizer was trained in."""
 BATCH_SIZE = 128
 """Segments that the released system computes at once."""
 KERNEL = 3
+
+
+class FeatureConfig(Schema, extra="ignore"):
+    """Samples -> log-mel frames."""
+
+    sampling_rate: Literal[16_000]
+    n_fft: Annotated[int, Field(ge=2, le=1 << 14, multiple_of=2)]
+    hop_length: Annotated[int, Field(ge=1, le=1 << 13)]
+    feature_size: Annotated[int, Field(ge=1, le=1 << 10)]
+    """Mel bands."""
+    chunk_length: Annotated[int, Field(ge=1, le=600)]
+    """Seconds of a segment; a longer recording is cut into segments that know nothing of each other."""
+    padding_side: Literal["right"] = "right"
+
+    @property
+    def segment_samples(self) -> int:
+        return self.chunk_length * self.sampling_rate
+
+
+class EncoderConfig(Schema, extra="ignore"):
+    """Log-mel frames -> codes."""
+
+    d_model: Annotated[int, Field(ge=1, le=1 << 14)]
+    encoder_attention_heads: Annotated[int, Field(ge=1, le=256)]
+    encoder_ffn_dim: Size
+    num_mel_bins: Annotated[int, Field(ge=1, le=1 << 10)]
+    max_source_positions: Annotated[int, Field(ge=1, le=1 << 20)]
+    pooling_kernel_size: Annotated[int, Field(ge=1, le=1 << 10)]
+    """Encoder frames per code."""
+    pooling_position: Layers
+    quantize_position: Layers
+    """Number of layers, whatever `encoder_layers` says: those behind the quantiser were never released."""
+    quantize_vocab_size: Annotated[int, Field(ge=1, le=1 << 20)]
+    quantize_causal_block_size: Annotated[int, Field(ge=1, le=1 << 20)]
+    """Encoder frames that attend to each other both ways."""
+    pooling_type: Literal["avg"] = "avg"
+    activation_function: Literal["gelu"] = "gelu"
+    scale_embedding: Literal[False] = False
+    encoder_causal_convolution: Literal[True] = True
+    encoder_causal_attention: Literal[False] = False
+    quantize_causal_encoder: Literal[False] = False
+    quantize_encoder_only: Literal[True] = True
+
+
+class TokenizerConfig(Schema):
+    """Both halves of the tokenizer, and the rates that follow from them."""
+
+    features: FeatureConfig
+    encoder: EncoderConfig
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Of the encoder."""
+        return self.features.hop_length * CONV_STRIDE
+
+    @property
+    def samples_per_code(self) -> int:
+        return self.samples_per_frame * self.encoder.pooling_kernel_size
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Codes per second."""
+        return Fraction(self.features.sampling_rate, self.samples_per_code)
+
+    @model_validator(mode="after")
+    def _check_halves(self) -> Self:
+        features, encoder = self.features, self.encoder
+        block, pooling = encoder.quantize_causal_block_size, encoder.pooling_kernel_size
+        positions = features.segment_samples // self.samples_per_frame
+        agree(
+            (
+                ("feature_size", features.feature_size, encoder.num_mel_bins),
+                ("pooling_position", encoder.pooling_position, encoder.quantize_position),
+                ("d_model % encoder_attention_heads", encoder.d_model % encoder.encoder_attention_heads, 0),
+                ("quantize_causal_block_size % pooling_kernel_size", block % pooling, 0),
+                ("samples per segment % samples per code", features.segment_samples % self.samples_per_code, 0),
+                ("max_source_positions", encoder.max_source_positions, max(positions, encoder.max_source_positions)),
+                ("hop_length", features.hop_length, min(features.hop_length, features.n_fft // 2)),
+            )
+        )
+        return self
+
+
+def load_tokenizer_config(folder: Path) -> TokenizerConfig:
+    """Reads `config.json` and `preprocessor_config.json` of a tokenizer's folder.
+
+    Raises CheckpointError: one is missing, damaged, or not that of such a tokenizer; the message names the key.
+    """
+    try:
+        model, features = read_json(folder / MODEL_FILE), read_json(folder / FEATURES_FILE)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {TOKENIZER_REMEDY}") from None
+    return parse_tokenizer_config(model, features, str(folder))
+
+
+def parse_tokenizer_config(model: Any, features: Any, where: str = "tokenizer config") -> TokenizerConfig:
+    """Released mappings -> TokenizerConfig. Raises CheckpointError on missing, ill-typed or contradictory keys."""
+    where = f"{where}, of THUDM/glm-4-voice-tokenizer or its like"
+    return TokenizerConfig.parse({"encoder": model, "features": features}, where, CheckpointError)
 
 
 class WhisperVqEncoder(nn.Module):

@@ -36,8 +36,6 @@ REMEDY = (
 FRAMES_PER_CODE = 4
 PIECE_FRAMES = 3000
 """Log-mel frames of a piece; VocalNet cuts longer recordings into pieces that know nothing of each other."""
-WINDOW_STEP, CUT_CODES = 2600, 50
-"""The S3Tokenizer package's way with long recordings: log-mel frames from window to window, codes cut at each edge."""
 BATCH_SIZE = 16
 LEVELS, DIGITS = 3, 8
 _LARGEST = 0.999
@@ -195,17 +193,6 @@ class S3Tokenizer:
         batches = (every[start : start + batch_size] for start in range(0, len(every), batch_size))
         ids = chain.from_iterable(map(self._encode, batches))
         return [self._joined(list(islice(ids, len(pieces)))) for pieces in cut]
-
-    def encode_in_windows(self, wave: Wave) -> AudioCodes:
-        """As the S3Tokenizer package does it: windows that overlap, of the features of the whole recording.
-
-        VocalNet's data were not made so. Where the last window holds no more codes than are cut, they are lost.
-        """
-        features = self.features(sinc_resample(wave.samples, wave.sample_rate, self.sample_rate))
-        starts = range(0, features.shape[1], WINDOW_STEP) if features.shape[1] > PIECE_FRAMES else [0]
-        pieces = self._encode([features[:, start : start + PIECE_FRAMES] for start in starts])
-        cut = [ids[CUT_CODES * bool(index) :] for index, ids in enumerate(pieces)]
-        return self._joined([*(ids[:-CUT_CODES] for ids in cut[:-1]), cut[-1]])
 
     def features(self, samples: FloatArray) -> Tensor:
         """(T,) at `sample_rate` -> (M, F)."""
