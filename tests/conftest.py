@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ramp  # noqa: F401  (registers the codec)
 
 from vita_mctp.errors import MissingExtraError
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from naive import generate_naive
 
 from vita_mctp.bench import Machine, Study, measure_machine, models
 from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model, random_language_model
@@ -17,7 +18,6 @@ from vita_mctp.bench.render import _table
 from vita_mctp.bench.streams import bench_scaling
 from vita_mctp.cli import main
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
-from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.errors import ConfigError, OutOfMemoryError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
 
@@ -71,7 +71,7 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="glm4_voice_small"):
         models.random_decoder("hifigan", torch.device("cpu"))
     with pytest.raises(ConfigError, match="no Euler steps"):
-        models.open_decoders(ModelChoice(), ("ramp", "nano"), (1,), ())
+        models.open_decoders(ModelChoice(), ("nano",), (1,), ())
 
 
 def test_a_step_reads_its_own_layers_the_head_and_what_was_said(loaded: LoadedModel) -> None:

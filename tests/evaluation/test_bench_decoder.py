@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from glm4_reference_decoder import Glm4VoiceReferenceDecoder
+from ramp import RampDecoder
 
 from vita_mctp.bench import Machine, models
 from vita_mctp.bench.decoder import (
@@ -23,7 +24,6 @@ from vita_mctp.bench.models import LoadedDecoder
 from vita_mctp.codecs.cosyvoice2.decoder import CosyVoice2Decoder
 from vita_mctp.codecs.flow_decoder.windows import Windows
 from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder, parse_decoder_config
-from vita_mctp.codecs.ramp import RampDecoder
 from vita_mctp.codecs.released import read_tagged_yaml
 from vita_mctp.types import FloatArray
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from naive import generate_naive
 
 from vita_mctp.bench import Machine
 from vita_mctp.bench.models import LoadedModel, ModelChoice, random_language_model
 from vita_mctp.bench.verified import Asked, Spelling, bench_verified
 from vita_mctp.decoding.modes import MODES
-from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.request import Request
 from vita_mctp.errors import MissingExtraError
 from vita_mctp.models.vita import VitaMctpConfig

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from naive import generate_naive
 from safetensors.torch import load_file
 
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from naive import generate_naive
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -20,7 +21,6 @@ from vita_mctp.checkpoints.loading import read_config
 from vita_mctp.codecs.registry import feature_positions
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.models.vita import VitaMctpPlusForCausalLM, is_mctp_parameter

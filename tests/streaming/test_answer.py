@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ramp import RampDecoder, RampSettings
 
 from vita_mctp.answer import AnswerEvent, Clock, SoundStream, stream_answer
-from vita_mctp.codecs.ramp import RampDecoder, RampSettings
 from vita_mctp.text.tokenizer import TextTokenizer, train_tokenizer
 from vita_mctp.types import BACKBONE, Done, Role, StopReason, TextDelta, TokenEvent, TokenKind, Turn, WaveChunk
 

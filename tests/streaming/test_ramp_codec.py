@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ramp import RampDecoder, RampSettings, RampTokenizer
 
 from vita_mctp.codecs import registry
 from vita_mctp.codecs.base import AudioChunker, AudioDecoder, AudioTokenizer
-from vita_mctp.codecs.ramp import RampDecoder, RampSettings, RampTokenizer
 from vita_mctp.codecs.registry import audio_decoder, audio_tokenizer, register
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, Wave

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from naive import speak_naive
 
 from vita_mctp import SpeechLM
 from vita_mctp.bench.first_audio import TALKER_PARTS, first_sound
 from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.cli import main
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.decoding.naive import speak_naive
 from vita_mctp.decoding.speaking import SpokenStream, speak_whole
 from vita_mctp.decoding.talker import TalkerOptions
 from vita_mctp.errors import AudioError, CheckpointError, ConfigError

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from naive import say_naive
 from safetensors.torch import load_file, save_file
 
 from vita_mctp import SpeechLM
@@ -19,7 +20,6 @@ from vita_mctp.answer import Answer
 from vita_mctp.bench.first_audio import TALKER_PARTS, first_sound
 from vita_mctp.checkpoints.opening import open_model
 from vita_mctp.cli import main
-from vita_mctp.decoding.frames import say_naive
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.registry import FrameSpeaking

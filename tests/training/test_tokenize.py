@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from ramp import RampSettings, RampSource, RampTokenizer
 
 from vita_mctp.cli import main
-from vita_mctp.codecs.ramp import RampSettings, RampTokenizer
 from vita_mctp.data.manifest import decode
 from vita_mctp.data.token_store import TokenStore
 from vita_mctp.data.tokenize import CodecSource, Tokenized, TokenizeOptions, tokenize_manifest
@@ -36,7 +36,7 @@ def wave(path: Path, number: int) -> Path:
 def codec(tmp_path: Path) -> CodecSource:
     (tmp_path / "codec").mkdir()
     (tmp_path / "codec" / "ramp.json").write_text('{"codebook_size": 50}')
-    return CodecSource("ramp", tmp_path / "codec")
+    return RampSource("ramp", tmp_path / "codec")
 
 
 @pytest.fixture

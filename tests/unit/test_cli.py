@@ -21,7 +21,9 @@ from vita_mctp.cli import main, parse
 from vita_mctp.cli import talk as commands
 from vita_mctp.evaluation import doctor
 
-COMMAND = [sys.executable, "-m", "vita_mctp.cli"]
+RAMP = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import ramp\n"
+"""In a process of its own: makes known the codec of the model of random weights."""
+COMMAND = [sys.executable, "-c", f"{RAMP}from vita_mctp.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +249,7 @@ def test_nothing_but_the_answer_goes_to_standard_output(
     output: str, tmp_path: Path, question: str, model: list[str]
 ) -> None:
     arguments = ["ask", question, "-o", output, "--seed", "1", "--json", *model]
-    done = subprocess.run([sys.executable, "-c", _CHATTY, *arguments], cwd=tmp_path, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", RAMP + _CHATTY, *arguments], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0
     for line in (b"ds_accelerator", b"from C", b"from a child process"):
         assert line in done.stderr and line not in done.stdout

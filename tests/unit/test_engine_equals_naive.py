@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from naive import generate_naive
 
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
-from vita_mctp.decoding.naive import generate_naive, teacher_forced_chain
+from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.cycles import CycleRunner
 from vita_mctp.decoding.runners.eager import EagerRunner

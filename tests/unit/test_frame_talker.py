@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import say_naive
 
-from vita_mctp.decoding.frames import Frame, FrameAnswer, say_naive
+from vita_mctp.decoding.frames import Frame, FrameAnswer
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vocalnet_m2.talker import M2Sizes, M2Talker
 

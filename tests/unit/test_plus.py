@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from naive import generate_naive
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,7 +19,6 @@ from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.codecs.features import SenseVoiceFrontEnd
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.decoding.naive import generate_naive
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams

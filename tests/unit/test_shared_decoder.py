@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from ramp import RampDecoder, RampSettings
 
 from vita_mctp.codecs.base import AudioDecoder
-from vita_mctp.codecs.ramp import RampDecoder, RampSettings
 from vita_mctp.codecs.shared import SharedDecoder, SharedState
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, WaveChunk

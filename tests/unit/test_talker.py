@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import speak_naive
 from torch import Tensor
 
-from vita_mctp.decoding.naive import speak_naive
 from vita_mctp.decoding.speaking import speak_events, speak_whole
 from vita_mctp.decoding.talker import Penalty, TalkerAnswer, TalkerOptions
 from vita_mctp.errors import ConfigError

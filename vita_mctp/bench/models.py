@@ -43,15 +43,14 @@ from vita_mctp.codecs.glm4_voice.tokenizer import (
 from vita_mctp.codecs.nano import NanoDecoder
 from vita_mctp.codecs.nano.config import NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoMelDecoder, NanoVocoder
-from vita_mctp.codecs.ramp import RampDecoder
 from vita_mctp.decoding.runners import Runner, runner_for
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import family_of
 
 Net = TypeVar("Net", bound=nn.Module)
 
-DECODERS = ("cosyvoice2", "glm4_voice", "glm4_voice_small", "nano", "ramp")
-"""Audio decoders that can be drawn at random (ramp has no weights), all but the small one in released sizes."""
+DECODERS = ("cosyvoice2", "glm4_voice", "glm4_voice_small", "nano")
+"""Audio decoders that can be drawn at random, all but the small one in released sizes."""
 
 _CPU = torch.device("cpu")
 _DEVIATION = 0.02
@@ -184,8 +183,6 @@ def random_decoder(name: str, device: torch.device, seed: int = 0) -> AudioDecod
     """
     if name not in DECODERS:
         raise ConfigError(f"unknown random audio decoder {name!r}; known: {', '.join(DECODERS)}")
-    if name == "ramp":
-        return RampDecoder()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "nano":

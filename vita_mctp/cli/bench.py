@@ -263,7 +263,7 @@ def decoder(
     study: StudyOptions,
     random: Annotated[
         list[str] | None,
-        opt("NAME...", "instead, cosyvoice2, glm4_voice, glm4_voice_small, nano or ramp; side by side"),
+        opt("NAME...", "instead, cosyvoice2, glm4_voice, glm4_voice_small or nano; side by side"),
     ] = None,
     seconds: Annotated[float, opt("S", "of the answer", min=1e-9)] = 300.0,
     streams: Annotated[list[int], opt("N...", "answers decoded at once, a row for each number", min=1)] = _ONE,

@@ -18,7 +18,6 @@ _CLASSES = {
     "audio tokenizer": {
         "glm4_voice": "vita_mctp.codecs.glm4_voice.tokenizer:Glm4VoiceTokenizer",
         "nano": "vita_mctp.codecs.nano:NanoTokenizer",
-        "ramp": "vita_mctp.codecs.ramp:RampTokenizer",
         "s3_tokenizer": "vita_mctp.codecs.s3_tokenizer:S3Tokenizer",
         "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyTokenizer",
     },
@@ -27,7 +26,6 @@ _CLASSES = {
         "glm4_voice": "vita_mctp.codecs.glm4_voice.decoder:Glm4VoiceDecoder",
         "nano": "vita_mctp.codecs.nano:NanoDecoder",
         "nano_digits": "vita_mctp.codecs.nano:NanoDigitsDecoder",
-        "ramp": "vita_mctp.codecs.ramp:RampDecoder",
         "xy_tokenizer": "vita_mctp.codecs.xy_tokenizer:XyDecoder",
     },
     "feature extractor": {

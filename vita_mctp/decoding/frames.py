@@ -6,7 +6,7 @@ last text row come zeros. Legend: H width, Q codebooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -93,22 +93,3 @@ class FrameAnswer:
 
 def _best(logits: Tensor) -> Frame:
     return tuple(logits.argmax(-1).tolist())
-
-
-@torch.inference_mode()
-def say_naive(talker: FrameTalkerModel, fused: Tensor, levels: int, max_frames: int) -> list[Frame]:
-    """The slow twin of `FrameAnswer` on a whole text: each frame by the training forward on all before it."""
-    frames, said = list[Frame](), list[Frame]()
-    while len(frames) < max_frames:
-        step: Sequence[Tensor] = list(talker.chain(talker.batch([fused], [_codes(talker, frames)])))
-        for k in range(levels + 1):
-            logits = talker.logits(k, step[k][0, -1])
-            frames.append(_best(logits))
-            if frames[-1][0] == talker.sizes.eos:
-                return said
-            said.append(_best(logits[:, : talker.sizes.codebook_size]))
-    return said
-
-
-def _codes(talker: FrameTalkerModel, frames: Sequence[Frame]) -> Tensor:
-    return torch.tensor(frames, dtype=torch.long).view(-1, talker.sizes.num_codebooks)

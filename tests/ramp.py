@@ -2,7 +2,7 @@
 
 A frame is Q ramps behind each other, one for each codebook; that of id n is (n + o / part) / codebook_size,
 o = 0..part-1, where part = hop / Q samples. A chunk lost, doubled, moved or cut short shows in the samples themselves.
-The decoder holds back `look_ahead` frames, as a vocoder with a future context does.
+The decoder holds back `look_ahead` frames, as a vocoder with a future context does. Importing this registers it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field
 
+from vita_mctp.codecs.registry import register
+from vita_mctp.data.tokenize import CodecSource
 from vita_mctp.errors import CheckpointError
 from vita_mctp.schema import Schema
 from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, IntArray, Wave, WaveChunk
 
+register("ramp", tokenizer="ramp:RampTokenizer", decoder="ramp:RampDecoder")
 SETTINGS_FILE = "ramp.json"
 _Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
@@ -98,3 +101,8 @@ class RampDecoder(_Ramp):
         """(n,) or (n, Q) -> n * hop samples."""
         ramp = np.arange(self.part, dtype=np.float64) / self.part
         return ((ids.reshape(-1, 1) + ramp) / self.codebook_size).astype(np.float32).reshape(-1)
+
+
+@dataclass(frozen=True)
+class RampSource(CodecSource):
+    """A codec's folder for other processes, which import this module to read it."""
