@@ -35,11 +35,13 @@ def build_demo(speech_lm: SpeechLM, model: str = NANO) -> Any:
     from vita_mctp.serving.options import ServerOptions, served_name
 
     app = build_app(speech_lm, ServerOptions(served_name(model)))
+    talker = speech_lm.speaking
     about = {
         "model": served_name(model),
         "mode": speech_lm.decoding().mode.name,
         "modes": list(speech_lm.modes),
-        "hint": MODE_HINT if speech_lm.speaking is None else SPEED_HINT,
+        "blocks": speech_lm.language_model.runner.num_blocks if talker is None else talker.talker.sizes.mtp_levels,
+        "hint": MODE_HINT if talker is None else SPEED_HINT,
         "examples": list(EXAMPLES.values()) if model == NANO else [],
         "limits": ABOUT_NANO if model == NANO else "",
     }

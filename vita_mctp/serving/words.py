@@ -24,9 +24,10 @@ EXAMPLES = {
 """One question of each kind that the nano model knows."""
 
 ABOUT_NANO = (
-    "nano is a model of a few megabytes that knows these kinds of question and nothing else. It learned from synthetic "
-    "voices alone: a real voice or a noisy room will often be misheard, and it then answers something wrong without "
-    "noticing. Each question is answered by itself, without those before it."
+    "nano is a model of a few megabytes that knows these kinds of question and nothing else: to any other it says "
+    "something wrong. It learned from synthetic voices and some natural ones: a voice that it never heard or a noisy "
+    "room is at times misheard, and it then answers something wrong without noticing. Each question is answered by "
+    "itself, without those before it. Verified and Vanilla answer rightly most often, Turbo least."
 )
 
 MODE_HINT = (

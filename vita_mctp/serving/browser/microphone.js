@@ -8,8 +8,8 @@ const WHY = {
 const INSECURE = "Browsers give a microphone to pages on this computer or over HTTPS only. "
   + "Start the demo with --ssl-certificate and --ssl-key, or type.";
 
-// take: called with each chunk of 16-bit samples as an ArrayBuffer. Rejects with an Error that a visitor can read.
-export async function openMicrophone(take) {
+// take: called with each chunk of 16-bit samples as an ArrayBuffer; lost: when the microphone is gone. Rejects with an Error that a visitor can read.
+export async function openMicrophone(take, lost) {
   if (!window.isSecureContext || !navigator.mediaDevices) throw new Error(INSECURE);
   let stream;
   try {
@@ -18,6 +18,7 @@ export async function openMicrophone(take) {
   } catch (error) {
     throw new Error(WHY[error.name] ?? `The microphone does not work (${error.name}). Try another one, or type.`);
   }
+  for (const track of stream.getTracks()) track.onended = lost;
   const context = new AudioContext();
   await context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
   const capture = new AudioWorkletNode(context, "capture");

@@ -1,22 +1,24 @@
 // The conversation page: buttons, the microphone, the session and the player, wired together.
 
+import { Kept } from "./kept.js";
 import { openMicrophone } from "./microphone.js";
 import { Player, RATE } from "./player.js";
 import { Session, decode, encode } from "./session.js";
-import { Turns, element } from "./turns.js";
+import { Turns, button, cell, element, heardWords } from "./turns.js";
 
 const PREFIX = 300; // ms that the server puts before speech
 const $ = (id) => document.getElementById(id);
-const player = new Player(() => { if (!live.answering) idle(); });
+const player = new Player(over);
 const turns = new Turns($("turns"), replay, again);
 // What happens now, and what happened; tests and a browser's console read it.
-const live = { answering: null, hands: false, held: false, interruptions: [], first: new Map(), asked: 0, player, turns,
+const live = { answering: null, hands: false, held: false, interruptions: [], asked: 0, next: null, player, turns,
   sent: () => position };
 globalThis.live = live;
-const aside = new Set(); // answers that are no part of the conversation: the same question in another mode
 const silenced = new Set(); // answers of which no more is to be heard
 let microphone = null;
 let session = null;
+let conversation = null; // {id: when it began, title, model}
+let kept = null; // where the browser keeps conversations
 let sent = []; // [position in samples, time] of the latest chunks
 let position = 0;
 
@@ -30,8 +32,33 @@ function idle() {
   show(live.hands ? "Listening: speak whenever you like." : "Press Hands-free, hold the other button, or type.");
 }
 
+// What was asked for is made and heard: the same question in the second mode is next, if there is one.
+function over() {
+  if (live.answering || player.playing) return;
+  const { next } = live;
+  live.next = null;
+  if (next) again(next.question, next.mode);
+  else idle();
+}
+
+async function keep(turn) {
+  const named = turn.role === "user" && !conversation.title;
+  if (named) conversation.title = turn.words;
+  try {
+    await kept?.keep(conversation, turn);
+    if (named) await kept?.show(conversation.id);
+  } catch {
+    show("This browser has no room for another answer; remove some conversations.", true);
+  }
+}
+
 const handlers = {
-  closed: (reason) => { hush(); listen(false); show(`The connection ended${reason ? `: ${reason}` : ""}. Press New conversation.`, true); },
+  closed: async (reason) => {
+    hush();
+    live.answering = null;
+    await listen(false);
+    show(`The connection ended${reason ? `: ${reason}` : ""}. Press New conversation.`, true);
+  },
   error: ({ error }) => { if (error.code !== "response_cancel_not_active") show(error.message, true); },
   "input_audio_buffer.speech_started": ({ audio_start_ms }) => {
     interrupt((audio_start_ms + PREFIX) * RATE / 1000);
@@ -39,45 +66,67 @@ const handlers = {
   },
   "input_audio_buffer.speech_stopped": () => { live.asked = performance.now(); },
   "conversation.item.added": ({ item }) => {
+    if (item.role !== "user" || turns.get(item.id)) return;
     $("about").open = false;
-    if (item.role !== "user") return;
-    turns.add(item.id, "user");
-    if (item.content[0]?.text) turns.write(item.id, item.content[0].text, true);
+    const words = item.content[0]?.text ?? "";
+    const turn = turns.add({ id: item.id, role: "user", words, finished: Boolean(words) });
+    if (words) keep(turn);
   },
   "conversation.item.input_audio_transcription.delta": ({ item_id, delta }) => turns.write(item_id, delta),
   "conversation.item.input_audio_transcription.completed": ({ item_id, transcript }) => {
-    turns.write(item_id, transcript, true);
-    $("said").textContent = `You said: ${transcript}`;
+    turns.update(item_id, { words: transcript || "(no words)" });
+    $("said").textContent = `You said: ${transcript || "no words"}`;
+    session.send("conversation.item.retrieve", { item_id });
+  },
+  "conversation.item.input_audio_transcription.failed": ({ item_id }) => {
+    turns.update(item_id, { words: "(not written down)" });
+    session.send("conversation.item.retrieve", { item_id });
+  },
+  "conversation.item.retrieved": ({ item: { id, content: [{ audio }] } }) => {
+    keep(turns.update(id, { recording: audio, sound: [decode(audio)], finished: true }));
   },
   "response.created": ({ response }) => {
     live.answering = response.id;
-    live.question = response.metadata?.question;
+    live.item = null;
+    live.aside = response.metadata;
     $("stop").disabled = false;
     show(live.hands ? "Answering; speak to interrupt." : "Answering.");
   },
   "response.output_item.added": ({ item }) => {
     live.item = item.id;
-    if (live.question) aside.add(item.id);
-    turns.add(item.id, "assistant", live.question);
+    const { question = turns.lastQuestion, mode = $("mode").value } = live.aside ?? {};
+    turns.add({ id: item.id, role: "assistant", question, mode, aside: Boolean(live.aside) });
   },
+  "vita_mctp.response.tokens.delta": ({ item_id, ...made }) => turns.grow(item_id, made),
   "response.output_audio_transcript.delta": ({ item_id, delta }) => turns.write(item_id, delta),
   "response.output_audio.delta": ({ item_id, delta }) => {
     if (silenced.has(item_id)) return; // it was on its way
     const samples = decode(delta);
     const wait = player.push(item_id, samples);
-    turns.get(item_id)?.sound.push(samples);
-    if (!live.first.has(item_id)) live.first.set(item_id, (performance.now() - live.asked) / 1000 + wait);
+    const turn = turns.get(item_id);
+    turn.sound.push(samples);
+    if (turn.first === undefined) turns.update(item_id, { first: (performance.now() - live.asked) / 1000 + wait });
   },
   "response.done": ({ response }) => {
     live.answering = null;
-    const item = response.output[0];
-    const text = item?.content[0]?.transcript ?? "";
-    if (item) turns.finish(item.id, response.metrics, live.first.get(item.id), response.status === "cancelled");
-    if (text) $("said").textContent = `Answer: ${text}`;
+    finish(response);
     if (response.status === "failed") show(response.status_details.error.message, true);
-    else if (!player.playing) idle();
+    else over();
   },
 };
+
+function finish({ metrics, status, output: [{ id, content }] }) {
+  const turn = turns.update(id, { finished: true, interrupted: status === "cancelled" });
+  const text = content[0].transcript;
+  if (text) $("said").textContent = `${turn.aside ? `In mode ${turn.mode}` : "Answer"}: ${text}`;
+  if (metrics?.levels.length) {
+    const { mode, tokens_per_second: speed, real_time_factor: factor, kinds, levels } = metrics;
+    turns.update(id, { mode, speed, factor, kinds, levels });
+    const second = $("beside").value;
+    if (second && status === "completed" && !turn.aside) live.next = { question: turn.question, mode: second };
+  }
+  keep(turn);
+}
 
 // The user spoke, from this sample on: what plays is over, and the server hears how much was heard.
 function interrupt(from) {
@@ -89,24 +138,29 @@ function interrupt(from) {
 // Empties the player, and lets nothing more in of the answer that is being made.
 function hush() {
   const cut = player.stop();
-  const item = cut?.item ?? (live.answering && live.item);
+  const turn = turns.get(cut?.item ?? (live.answering && live.item));
+  live.next = null;
   if (live.answering) silenced.add(live.item);
-  if (turns.get(item) && !aside.has(item)) session.truncate(item, cut?.played ?? 0, RATE);
+  if (!turn) return cut;
+  turn.heard = cut?.played ?? 0;
+  if (!turn.aside) session.truncate(turn.id, turn.heard, RATE);
+  if (turn.finished) keep(turn);
   return cut;
 }
 
-async function replay(sound) {
+async function replay({ sound }) {
   hush();
   await player.open();
   for (const samples of sound) player.push("replay", samples);
 }
 
-async function again(question) {
+// Asks once more, and not as part of the conversation.
+async function again(question, mode = $("mode").value) {
   await player.open();
   quiet();
   live.asked = performance.now();
-  const input = [{ type: "item_reference", id: question }];
-  session.send("response.create", { response: { conversation: "none", metadata: { question }, input } });
+  const input = turns.upTo(question).map((id) => ({ type: "item_reference", id }));
+  session.send("response.create", { response: { conversation: "none", mode, metadata: { question, mode }, input } });
 }
 
 // Ends the answer that is being made or heard.
@@ -121,8 +175,32 @@ function begin() {
   session = live.session = new Session(handlers);
   session.update({
     mode: $("mode").value,
+    token_events: true,
     audio: { input: { transcription: { model: "whisper-1" }, turn_detection: detection() } },
   });
+}
+
+// A new conversation, or one that was kept.
+async function go(chosen = null) {
+  const said = chosen ? await kept.turns(chosen.id) : [];
+  if (session) hush();
+  session?.close();
+  live.answering = null;
+  turns.clear();
+  conversation = chosen ?? { id: Date.now(), title: "", model: about.model };
+  begin();
+  for (const turn of said) {
+    const words = heardWords(turn);
+    turn.aside ||= !words && !turn.recording; // there is nothing to tell the server
+    turns.add(turn);
+    if (!turn.aside) session.recall(turn, words);
+  }
+  await kept?.show(conversation.id);
+  idle();
+  if (!chosen) return;
+  $("about").open = false;
+  $("log").focus();
+  $("said").textContent = `Conversation: ${chosen.title}`;
 }
 
 const detection = () => (live.hands ? { type: "server_vad", prefix_padding_ms: PREFIX } : null);
@@ -137,12 +215,18 @@ function take(buffer) {
 async function ready() {
   await player.open();
   try {
-    microphone ??= await openMicrophone(take);
+    microphone ??= await openMicrophone(take, lost);
     return true;
   } catch (error) {
     show(error.message, true);
     return false;
   }
+}
+
+async function lost() {
+  microphone = null;
+  await listen(false);
+  show("The microphone is gone. Connect it, or allow it again, and press Hands-free; or type.", true);
 }
 
 async function listen(on) {
@@ -192,24 +276,33 @@ $("hold").onkeydown = ({ key, repeat }) => { if (!repeat && (key === " " || key 
 $("hold").onkeyup = ({ key }) => { if (key === " " || key === "Enter") release(); };
 $("stop").onclick = () => { quiet(); idle(); };
 $("mode").onchange = () => session.update({ mode: $("mode").value });
-$("anew").onclick = () => { hush(); session.close(); live.answering = null; turns.clear(); begin(); idle(); };
+$("anew").onclick = () => go();
+document.addEventListener("keydown", ({ key }) => { if (key === "Escape") $("stop").click(); });
 $("type").onsubmit = (event) => {
   event.preventDefault();
   if ($("typed").value.trim()) ask($("typed").value.trim());
   $("typed").value = "";
 };
 
+$("kept").open = matchMedia("(min-width: 60rem)").matches;
+try {
+  kept = await Kept.open($("kept").querySelector("ul"), go);
+} catch {
+  $("keeping").textContent = "This browser keeps none: a conversation ends with its page.";
+}
 const about = await (await fetch("about.json")).json();
 $("model").textContent = about.model;
 $("hint").textContent = about.hint;
 $("limits").textContent = about.limits;
 $("about").hidden = !about.limits && !about.examples.length;
-for (const mode of about.modes) $("mode").append(new Option(mode, mode, false, mode === about.mode));
+for (const mode of about.modes) {
+  $("mode").append(new Option(mode, mode, false, mode === about.mode));
+  $("beside").append(new Option(mode, mode));
+}
+for (let level = 1; level <= about.blocks; level += 1) $("blocks").append(cell({ kinds: ["text"], levels: [level] }, 0));
 for (const example of about.examples) {
   const entry = element("li");
-  const button = element("button", example);
-  button.onclick = () => ask(example);
-  entry.append(button);
+  entry.append(button(example, () => ask(example)));
   $("examples").append(entry);
 }
-begin();
+go();

@@ -15,7 +15,7 @@ export class Session {
     const address = new URL("v1/realtime", document.baseURI);
     address.protocol = address.protocol.replace("http", "ws");
     this.socket = new WebSocket(address);
-    this.opened = new Promise((resolve) => { this.socket.onopen = resolve; });
+    this.opened = new Promise((resolve) => { this.socket.onopen = this.socket.onerror = resolve; });
     this.socket.onmessage = ({ data }) => {
       const event = JSON.parse(data);
       handlers[event.type]?.(event);
@@ -37,13 +37,20 @@ export class Session {
     await this.send("response.create");
   }
 
+  // Tells this session what an earlier one said, under the same id. recording: 16-bit samples in base64.
+  recall({ id, role, recording }, words) {
+    const text = { type: role === "user" ? "input_text" : "output_text", text: words };
+    const content = recording ? { type: "input_audio", audio: recording, transcript: words } : text;
+    return this.send("conversation.item.create", { item: { id, role, content: [content] } });
+  }
+
   truncate(item, samples, rate) {
     const end = Math.floor(samples * 1000 / rate);
     return this.send("conversation.item.truncate", { item_id: item, content_index: 0, audio_end_ms: end });
   }
 
   close() {
-    this.socket.onclose = null;
+    this.socket.onclose = this.socket.onmessage = null;
     this.socket.close();
   }
 }
