@@ -107,6 +107,10 @@ def test_a_question_is_asked_again_in_another_mode(demo: str, tmp_path: Path) ->
         page.run("document.querySelector('[title^=\"the same question\"]').click()")
         page.until(f"{SPOKEN} >= 2")
         assert page.run("document.querySelectorAll('#turns > li.user').length") == 1
+        made = page.run(
+            "[...live.turns.turns.values()].slice(1).map(({ kinds, levels }) => kinds.map((k, i) => [k, levels[i]]))"
+        )
+        assert made == list(told_tokens(page).values())
         assert "turbo" in page.run(f"{LAST}.innerText")
         assert not page.run("document.querySelector('#status.wrong')")
 
@@ -154,7 +158,7 @@ def test_two_modes_beside_each_other_and_conversations_that_are_kept(demo: str, 
         page.until(f"!globalThis.before && {names}.length === 2")
         assert page.run(names) == ["how much is seven plus six", "what is eight plus twelve"]
         page.run("document.querySelectorAll('#kept li')[1].querySelector('button').click()")
-        page.until(f"{SPOKEN} === 2")
+        page.until(f"{SPOKEN} === 2 && document.activeElement.id === 'log'")
         assert page.run(f"[...{answers}].map((entry) => [entry.innerText, {cells}])") == [
             [text, tokens] for text, tokens, _ in shown
         ]
@@ -168,6 +172,7 @@ def test_two_modes_beside_each_other_and_conversations_that_are_kept(demo: str, 
         assert "twenty" in page.run(f"{LAST}.innerText") and not page.run("document.querySelector('#status.wrong')")
         page.run("document.querySelector('#kept [aria-label=\"Remove: what is eight plus twelve\"]').click()")
         page.until(f"{names}.length === 1 && live.turns.turns.size === 0")
+        page.until("document.activeElement.tagName === 'SUMMARY'")
         assert errors(page) == [] and hosts(page) <= {urlsplit(demo).hostname, ""}
 
 

@@ -55,8 +55,7 @@ export class Turns {
     (user ? this.list : this.answersTo(turn.question)).append(view.entry);
     this.turns.set(turn.id, turn);
     this.views.set(turn.id, view);
-    this.draw(turn);
-    return turn;
+    return this.update(turn.id, {});
   }
 
   answersTo(question) {
@@ -70,7 +69,10 @@ export class Turns {
   // changes: values of the turn's that are known now.
   update(id, changes) {
     const turn = this.get(id);
-    if (turn) this.draw(Object.assign(turn, changes));
+    if (!turn) return undefined;
+    this.draw(Object.assign(turn, changes));
+    const { entry, answers } = this.views.get(id);
+    if (!answers) entry.scrollIntoView({ block: "end" });
     return turn;
   }
 
@@ -79,11 +81,14 @@ export class Turns {
   // Tokens behind those that are known: `kinds` and `levels`, in their order.
   grow(id, { kinds, levels }) {
     const turn = this.get(id);
-    if (turn) this.update(id, { kinds: [...turn.kinds, ...kinds], levels: [...turn.levels, ...levels] });
+    if (!turn) return;
+    turn.kinds.push(...kinds);
+    turn.levels.push(...levels);
+    this.draw(turn); // without scrolling, which has the browser lay the page out at once: there are many of them
   }
 
   draw(turn) {
-    const { entry, text, tokens, facts, line, hear, ask, answers } = this.views.get(turn.id);
+    const { entry, text, tokens, facts, line, hear, ask } = this.views.get(turn.id);
     const over = Boolean(turn.finished);
     entry.classList.toggle("finished", over);
     text.textContent = turn.words || "…";
@@ -94,7 +99,6 @@ export class Turns {
     hear.hidden = !over || !turn.sound.length;
     ask.hidden = !over || !turn.question;
     line.hidden = hear.hidden && !facts.textContent;
-    if (!answers) entry.scrollIntoView({ block: "end" });
   }
 }
 
