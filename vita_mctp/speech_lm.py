@@ -392,6 +392,11 @@ class SpeechLM:
             raise ConfigError(f"mode {chosen.name} is a talker's, which this model has not; wanted {', '.join(MODES)}")
         return Decoding(chosen, sampling, limit)
 
+    def request(self, prompt: Prompt, decoding: Decoding) -> Request:
+        """What the engine is asked for."""
+        limit, eos_ids = decoding.max_new_tokens, self.defaults.eos_ids
+        return Request(prompt.ids, decoding.mode, limit, decoding.sampling, eos_ids, heard=prompt.heard)
+
     def generate(
         self,
         prompt: Prompt,
@@ -409,8 +414,7 @@ class SpeechLM:
             given = ", ".join([*options, *(["mode"] if mode is not None else [])])
             raise ConfigError(f"a decoding came, and {given} beside it; give one of the two")
         chosen = decoding or self.decoding(prompt.task, mode, **options)
-        limit, eos_ids = chosen.max_new_tokens, self.defaults.eos_ids
-        request = Request(prompt.ids, chosen.mode, limit, chosen.sampling, eos_ids, heard=prompt.heard)
+        request = self.request(prompt, chosen)
         if self._speaking is None or chosen.talker is None or not prompt.task.speaks:
             return self.worker.stream(request, cancel)
         from vita_mctp.decoding.speaking import speak_events

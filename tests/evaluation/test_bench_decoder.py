@@ -23,7 +23,7 @@ from vita_mctp.bench.decoder import (
 from vita_mctp.bench.models import LoadedDecoder
 from vita_mctp.codecs.cosyvoice2.decoder import CosyVoice2Decoder
 from vita_mctp.codecs.flow_decoder.windows import Windows
-from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, load_decoder, parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder, parse_decoder_config
 from vita_mctp.codecs.released import read_tagged_yaml
 from vita_mctp.types import FloatArray
 
@@ -34,14 +34,15 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def smooth() -> LoadedDecoder:
-    parts = load_decoder(GOLDENS / "decoder")
+    parts = Glm4VoiceDecoder.from_folder(GOLDENS / "decoder")
     windows = Windows(chunk_sizes=(10,), context=30, steps=(1,))
     return LoadedDecoder("smooth", Glm4VoiceDecoder(parts.flow, parts.hift, windows), (10,), CPU)
 
 
 @pytest.fixture(scope="module")
 def reference() -> LoadedDecoder:
-    return LoadedDecoder("reference", Glm4VoiceReferenceDecoder(load_decoder(GOLDENS / "decoder")), (10,), CPU)
+    decoder = Glm4VoiceReferenceDecoder(Glm4VoiceDecoder.from_folder(GOLDENS / "decoder"))
+    return LoadedDecoder("reference", decoder, (10,), CPU)
 
 
 def noise(seconds: float, rate: int = 1000) -> FloatArray:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vita_mctp.codecs.base import check_ids
-from vita_mctp.codecs.cosyvoice2.decoder import BLOCK_SIZE, FRAMES_PER_CODE, CosyVoice2Flow, DecoderParts, load_decoder
+from vita_mctp.codecs.cosyvoice2.decoder import BLOCK_SIZE, FRAMES_PER_CODE, CosyVoice2Decoder, CosyVoice2Flow
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
 from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 from vita_mctp.codecs.flow_decoder.hift import SourceNoise, noise_at, phase_of
@@ -93,8 +93,8 @@ class CosyVoice2ReferenceDecoder:
     num_codebooks = 1
     block_size = BLOCK_SIZE
 
-    def __init__(self, parts: DecoderParts, noise: Callable[[int], SeededNoise] = SeededNoise) -> None:
-        self.flow, self.hift, self.voice = parts
+    def __init__(self, parts: CosyVoice2Decoder, noise: Callable[[int], SeededNoise] = SeededNoise) -> None:
+        self.flow, self.hift, self.voice = parts.flow, parts.hift, parts.voice
         self.noise = noise
         self.codebook_size = self.flow.config.vocab_size
         self.frame_rate = Fraction(self.flow.config.input_frame_rate)
@@ -110,8 +110,8 @@ class CosyVoice2ReferenceDecoder:
         dtype: torch.dtype = torch.float32,
         voice: str | None = None,
     ) -> CosyVoice2ReferenceDecoder:
-        """As for `load_decoder`."""
-        return cls(load_decoder(folder, voice, device, dtype))
+        """As `CosyVoice2Decoder`."""
+        return cls(CosyVoice2Decoder.from_folder(folder, device, dtype, voice=voice))
 
     def start(self, seed: int = 0) -> ReferenceState:
         return ReferenceState(self.noise(seed))

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase
-from vita_mctp.codecs.glm4_voice.decoder import HOP_LENGTH, SAMPLE_RATE, DecoderParts, Glm4Flow, load_decoder
+from vita_mctp.codecs.glm4_voice.decoder import HOP_LENGTH, SAMPLE_RATE, Glm4Flow, Glm4VoiceDecoder
 from vita_mctp.errors import ConfigError
 from vita_mctp.types import AudioBlock, AudioCodes, Code, FloatArray, Wave, WaveChunk
 
@@ -131,13 +131,13 @@ class Glm4VoiceReferenceDecoder:
     name = "glm4_voice"
     num_codebooks = 1
 
-    def __init__(self, parts: DecoderParts, draw_noise: DrawNoise = draw_noise) -> None:
+    def __init__(self, parts: Glm4VoiceDecoder, draw_noise: DrawNoise = draw_noise) -> None:
         self.flow, self.hift, self.draw_noise = parts.flow, parts.hift, draw_noise
         self.released = ReleasedFlow(parts.flow)
-        self.codebook_size = parts.config.flow.vocab_size
-        self.frame_rate = parts.config.frame_rate
-        self.sample_rate: int = parts.config.sample_rate
-        self.block_size = parts.config.flow.encoder.block_size
+        self.codebook_size = parts.codebook_size
+        self.frame_rate = parts.frame_rate
+        self.sample_rate: int = parts.sample_rate
+        self.block_size = parts.block_size
         self.overlap_frames = int(OVERLAP_CODES / self.frame_rate * Fraction(self.sample_rate, self.hift.hop_length))
         self.window = torch.hamming_window(2 * self.overlap_frames, periodic=False, dtype=torch.float64)
 
@@ -146,7 +146,7 @@ class Glm4VoiceReferenceDecoder:
         cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Glm4VoiceReferenceDecoder:
         """`dtype` is the flow's. Raises CheckpointError for a folder that is not a whole decoder."""
-        return cls(load_decoder(folder, device=device, dtype=dtype))
+        return cls(Glm4VoiceDecoder.from_folder(folder, device=device, dtype=dtype))
 
     def start(self, seed: int = 0) -> ReferenceState:
         """The released scripts seed each call with 42 whatever is asked, and so `seed` has no effect."""

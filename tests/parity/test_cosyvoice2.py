@@ -17,16 +17,16 @@ from glm4_reference_decoder import vocode
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vita_mctp.codecs.cosyvoice2.decoder import RELEASED, CosyVoice2Config, CosyVoice2Flow, DecoderParts, load_decoder
+from vita_mctp.codecs.cosyvoice2.decoder import RELEASED, CosyVoice2Config, CosyVoice2Decoder, CosyVoice2Flow
 from vita_mctp.codecs.flow_decoder.flow import CodeWindows, attended_keys, time_steps
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, starting_phase
 from vita_mctp.types import AudioBlock
 
 
 @pytest.fixture(scope="module")
-def opened(cosyvoice2_folder: Callable[..., Path]) -> Callable[[Any], DecoderParts]:
+def opened(cosyvoice2_folder: Callable[..., Path]) -> Callable[[Any], CosyVoice2Decoder]:
     """A case's model through the real loader, with its voice prompt."""
-    return cache(lambda case: load_decoder(cosyvoice2_folder(case.folder, case.tensors), None))
+    return cache(lambda case: CosyVoice2Decoder.from_folder(cosyvoice2_folder(case.folder, case.tensors)))
 
 
 def recorded_outputs(flow: CosyVoice2Flow) -> dict[str, Tensor]:
@@ -50,9 +50,9 @@ def recorded_outputs(flow: CosyVoice2Flow) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def test_every_stage_of_the_flow(cosyvoice2_flow: Any, opened: Callable[[Any], DecoderParts]) -> None:
+def test_every_stage_of_the_flow(cosyvoice2_flow: Any, opened: Callable[[Any], CosyVoice2Decoder]) -> None:
     case, given = cosyvoice2_flow, cosyvoice2_flow.tensors
-    flow, _, voice = opened(case)
+    flow, voice = opened(case).flow, opened(case).voice
     is_last, noise = not case.stem.endswith("_more"), load_file(case.folder / "noise.safetensors")["z"]
     codes = given["token"].long()
     every = torch.cat([voice.codes[None], codes], 1)
@@ -87,7 +87,7 @@ def source_noise(phase_raw: Tensor, base: Tensor, samples: int) -> SourceNoise:
 
 
 @torch.inference_mode()
-def test_every_stage_of_the_vocoder(cosyvoice2_hift: Any, opened: Callable[[Any], DecoderParts]) -> None:
+def test_every_stage_of_the_vocoder(cosyvoice2_hift: Any, opened: Callable[[Any], CosyVoice2Decoder]) -> None:
     case, given = cosyvoice2_hift, cosyvoice2_hift.tensors
     hift, mel = opened(case).hift, given["mel"]
     noise = source_noise(given["phase_raw"], given["noise_base"], mel.shape[-1] * hift.hop_length)
@@ -118,7 +118,7 @@ class RecordedNoise:
 
 @torch.inference_mode()
 def test_streaming_call_by_call(
-    cosyvoice2_stream: Any, opened: Callable[[Any], DecoderParts], monkeypatch: pytest.MonkeyPatch
+    cosyvoice2_stream: Any, opened: Callable[[Any], CosyVoice2Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, given = cosyvoice2_stream, cosyvoice2_stream.tensors
     parts, calls = opened(case), iter(range(100))

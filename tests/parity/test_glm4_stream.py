@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vita_mctp.codecs.flow_decoder.hift import SourceNoise, starting_phase
-from vita_mctp.codecs.glm4_voice.decoder import DecoderParts, load_decoder
+from vita_mctp.codecs.glm4_voice.decoder import Glm4VoiceDecoder
 from vita_mctp.types import AudioBlock, AudioCodes
 
 Tolerances = Callable[[Path], dict[str, Any]]
 
 
 @cache
-def load_parts(folder: Path) -> DecoderParts:
-    return load_decoder(folder)
+def load_parts(folder: Path) -> Glm4VoiceDecoder:
+    return Glm4VoiceDecoder.from_folder(folder)
 
 
 class Recorder(Glm4VoiceReferenceDecoder):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vita_mctp.codecs.base import AudioDecoder
 from vita_mctp.codecs.flow_decoder.hift import Hift
-from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, load_decoder, parse_decoder_config
+from vita_mctp.codecs.glm4_voice.decoder import Glm4Flow, Glm4VoiceDecoder, parse_decoder_config
 from vita_mctp.errors import CheckpointError
 from vita_mctp.types import AudioBlock, AudioCodes
 
@@ -125,7 +125,7 @@ def test_a_folder_in_safetensors_speaks_the_same(folder: Path, decoder: AudioDec
 
 
 def test_loading_leaves_no_empty_tensor_no_gradient_and_no_weight_norm(released: Path) -> None:
-    parts = load_decoder(released)
+    parts = Glm4VoiceDecoder.from_folder(released)
     assert not any(name.endswith("weight_g") for name in parts.hift.state_dict())
     for module in (parts.flow, parts.hift):
         assert not module.training
@@ -159,7 +159,7 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, part: str, change: Chan
     change(tensors)
     torch.save(tensors, folder / f"{part}.pt")
     with pytest.raises(CheckpointError, match=message):
-        load_decoder(folder)
+        Glm4VoiceDecoder.from_folder(folder)
 
 
 class NotATensor:
@@ -178,14 +178,14 @@ class NotATensor:
 def test_a_file_cut_short_or_unsafe_is_one_line(folder: Path, spoil: Callable[[Path], Any]) -> None:
     spoil(folder / "hift.pt")
     with pytest.raises(CheckpointError, match=r"hift.pt is cut short.*download the whole of") as caught:
-        load_decoder(folder)
+        Glm4VoiceDecoder.from_folder(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "hift.pt").unlink()
     with pytest.raises(CheckpointError, match=r"neither hift\.pt nor hift\.safetensors"):
-        load_decoder(folder)
+        Glm4VoiceDecoder.from_folder(folder)
 
 
 def test_the_tail_is_spoken_when_the_last_block_is_empty(decoder: AudioDecoder) -> None:

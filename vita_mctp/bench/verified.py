@@ -149,21 +149,28 @@ def _decode(loaded: LoadedModel, asked: Asked, mode: Mode, spelling: Spelling, t
         steps.append((drafts, engine.advance([state])[0]))
     tally.seconds += spent(loaded.device) - start
     events = [event for _, new in steps for event in new]
-    codes = passes = 0
     for drafts, new in steps:
         for i, draft in enumerate(drafts):
             tally.drafted[i, spelling.classify(draft)] += 1
             tally.accepted[i, spelling.classify(draft)] += i < len(new) and new[i].level != BACKBONE
         tally.blocks += _ran(state, len(drafts))
-        for i, event in enumerate(new):
-            passes += i == 0 if mode.verified else event.level == BACKBONE
-            codes += event.kind is TokenKind.AUDIO
-            if codes == spelling.first_block and event.kind is TokenKind.AUDIO:
-                tally.first_sound += passes
+    passes, first_sound = count_passes([new for _, new in steps], mode, spelling.first_block)
     tally.tokens, tally.passes = tally.tokens + len(events), tally.passes + passes
+    tally.first_sound += first_sound
     text = spelling.decode(event.id for event in events if event.kind is TokenKind.TEXT)
     tally.right += asked.right is not None and text.strip() == asked.right
     return tuple(event.id for event in events)
+
+
+def count_passes(steps: Iterable[Sequence[TokenEvent]], mode: Mode, first_block: int) -> tuple[int, int]:
+    """Of the backbone in an answer's steps: all, and those until there are so many codes; 0 where there never are."""
+    passes = codes = first = 0
+    for events in steps:
+        for number, event in enumerate(events):
+            passes += number == 0 if mode.verified else event.level == BACKBONE
+            codes += event.kind is TokenKind.AUDIO
+            first = passes if not first and codes >= first_block else first
+    return passes, first
 
 
 def _ran(state: SequenceState, drafts: int) -> int:

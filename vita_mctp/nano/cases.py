@@ -21,7 +21,6 @@ import soxr
 
 from vita_mctp.audio import cut_to_speech, read_wave
 from vita_mctp.bench.verified import Asked, Spelling
-from vita_mctp.decoding.request import Request
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.benchmarks import (
     ASR,
@@ -256,10 +255,8 @@ def draft_sets(
             task = Task.TTS if part == "eval_sentences" else Task.SPEECH_TO_SPEECH
             heard = spoken.text if task is Task.TTS else speech_lm.hear(Wave(spoken.samples, SAMPLE_RATE))
             decoding = speech_lm.decoding(task, "vanilla", seed=seed, temperature=0.0)
-            prompt = speech_lm.prompt(heard, task)
-            limit, eos_ids = decoding.max_new_tokens, speech_lm.defaults.eos_ids
-            request = Request(prompt.ids, decoding.mode, limit, decoding.sampling, eos_ids, str(index))
-            asked.append(Asked(request, answers.get(spoken.text)))
+            request = speech_lm.request(speech_lm.prompt(heard, task), decoding)
+            asked.append(Asked(replace(request, id=str(index)), answers.get(spoken.text)))
         sets[name] = asked
     sets[f"questions, temperature {temperature:g}"] = [
         replace(each, request=replace(each.request, sampling=replace(each.request.sampling, temperature=temperature)))

@@ -65,19 +65,8 @@ class CodecTrainer(nn.Module):
     def forward(self, batch: CodecBatch) -> dict[str, Tensor]:
         """Each loss by name; `total` is what is minimised."""
         points, _ = self.encoder(batch.inputs)
-        by_step, phones, words = self.readout(points)
-        steps = batch.num_frames // self.config.patch_frames
-        codes = batch.num_frames // self.config.frames_per_code
-        losses = {
-            "frame_phone": functional.cross_entropy(
-                by_step.float().flatten(0, 1), batch.phone_frames.flatten(), ignore_index=IGNORED
-            )
-            if bool((batch.phone_frames != IGNORED).any())
-            else by_step.sum() * 0.0,
-            "phone_ctc": ctc(phones, steps, batch.phones),
-            "word_ctc": ctc(words, 2 * codes, batch.words),
-            "mel": self._mel_loss(points, batch),
-        }
+        losses = readout_losses(self.readout, points, batch, self.config)
+        losses["mel"] = self._mel_loss(points, batch)
         losses["total"] = losses["mel"] + 0.5 * losses["frame_phone"] + losses["phone_ctc"] + 0.5 * losses["word_ctc"]
         return losses
 
@@ -88,6 +77,19 @@ class CodecTrainer(nn.Module):
         frames = self.mel_decoder(points[rows])
         valid = torch.arange(frames.shape[1])[None] < batch.num_frames[rows][:, None]
         return (frames.float() - batch.targets[rows]).abs()[valid].mean()
+
+
+def readout_losses(readout: Readout, points: Tensor, batch: CodecBatch, config: NanoCodecConfig) -> dict[str, Tensor]:
+    """What is read behind the quantiser: phones and words by CTC, and phones by frame where these are known."""
+    by_step, phones, words = readout(points)
+    found = {
+        "phone_ctc": ctc(phones, batch.num_frames // config.patch_frames, batch.phones),
+        "word_ctc": ctc(words, 2 * (batch.num_frames // config.frames_per_code), batch.words),
+    }
+    labels, flat = batch.phone_frames.flatten(), by_step.float().flatten(0, 1)
+    known = bool((labels != IGNORED).any())
+    found["frame_phone"] = functional.cross_entropy(flat, labels, ignore_index=IGNORED) if known else flat.sum() * 0.0
+    return found
 
 
 def ctc(logits: Tensor, lengths: Tensor, labels: list[IntArray]) -> Tensor:

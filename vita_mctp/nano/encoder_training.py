@@ -27,7 +27,7 @@ from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, NanoCodec
 from vita_mctp.codecs.nano.networks import NanoEncoder
 from vita_mctp.models.registry import SpeechModel
 from vita_mctp.nano.codec_data import BatchMaker, CodecBatch, FeatureStore
-from vita_mctp.nano.codec_training import Readout, ctc
+from vita_mctp.nano.codec_training import Readout, readout_losses
 from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.fitting import Schedule, fit, resume
@@ -132,7 +132,9 @@ class EncoderLosses:
             kept = unrounded(pupil.encoder, self._heard(known))
         losses: dict[str, Tensor] = {}
         for name, batch, digits in (("natural", natural, heard), ("known", known, kept)):
-            losses |= self._read(pupil.readout, name, batch, digits)
+            points = self.teacher.quantizer.points(straight_through(digits))
+            read = readout_losses(pupil.readout, points, batch, self.config)
+            losses |= {f"{name}_{what}": loss for what, loss in read.items()}
         total = torch.stack(list(losses.values())).sum() * 0.5
         if step >= self.schedule.readout_steps:
             losses["kept"], losses["kept_answers"] = self._kept(known, kept)
@@ -143,20 +145,6 @@ class EncoderLosses:
 
     def _heard(self, batch: CodecBatch) -> Tensor:
         return as_heard(batch, self.rng, self.config, self.schedule.clean)
-
-    def _read(self, readout: Readout, name: str, batch: CodecBatch, digits: Tensor) -> dict[str, Tensor]:
-        by_step, phones, words = readout(self.teacher.quantizer.points(straight_through(digits)))
-        steps = batch.num_frames // self.config.patch_frames
-        codes = batch.num_frames // self.config.frames_per_code
-        found = {
-            f"{name}_phones": ctc(phones, steps, batch.phones),
-            f"{name}_words": ctc(words, 2 * codes, batch.words),
-        }
-        if bool((batch.phone_frames != IGNORED).any()):
-            found[f"{name}_frames"] = functional.cross_entropy(
-                by_step.float().flatten(0, 1), batch.phone_frames.flatten(), ignore_index=IGNORED
-            )
-        return found
 
     def _kept(self, batch: CodecBatch, digits: Tensor) -> tuple[Tensor, Tensor]:
         """Mean distance to the digits that the undisturbed speech had: of the askers, of the answer voice.

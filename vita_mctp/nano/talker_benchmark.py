@@ -10,7 +10,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from vita_mctp.audio import cut_to_speech
 from vita_mctp.checkpoints.opening import OpenedModel, find_model, open_model
 from vita_mctp.codecs.nano import NanoDecoder, codes_of_digits
 from vita_mctp.decoding.frames import FrameAnswer
-from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.speaking import FrameStream, SpokenStream, speak_whole
 from vita_mctp.decoding.talker import Contract, TalkerAnswer, TalkerOptions
 from vita_mctp.environment import look_around, weights_hash
@@ -101,10 +100,8 @@ def _written(speech_lm: SpeechLM, work: Path, n: int) -> Iterator[Written]:
         asked = corpus.utterance(index)
         recording, right = Wave(asked.samples, SAMPLE_RATE), right_of[asked.text]
         question, started = cut_to_speech(recording) or recording, time.process_time()
-        prompt, decoding = speech_lm.prompt(speech_lm.hear(question)), speech_lm.decoding()
-        limit, eos = decoding.max_new_tokens, speech_lm.defaults.eos_ids
-        request = Request(prompt.ids, decoding.mode, limit, decoding.sampling, eos, keeps_hidden=True)
-        events = list(speech_lm.worker.stream(request))
+        request = speech_lm.request(speech_lm.prompt(speech_lm.hear(question)), speech_lm.decoding())
+        events = list(speech_lm.worker.stream(replace(request, keeps_hidden=True)))
         taken = time.process_time() - started
         text = speech_lm.tokenizer.decode([event.id for event in events[:-1]])
         expected = round(seconds_of[right] * float(sound.frame_rate))

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from vita_mctp.bench import Line, Panel, spent
+from vita_mctp.bench.verified import count_passes
 from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.request import Request
@@ -29,7 +30,7 @@ from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.study import Facts, Result, StudyOptions, Table
 from vita_mctp.study.masking import JUDGE, Counts
 from vita_mctp.study.samples import QUESTIONS, speak_answers, stage_models
-from vita_mctp.types import BACKBONE, AudioCodes, AudioFeatures, Task, TokenKind, Wave
+from vita_mctp.types import Task, Wave
 
 MODES = ("vanilla", "verified", "balance", "boost", "turbo", "1,1")
 QUICK_MODES = ("vanilla", "boost")
@@ -137,34 +138,23 @@ def _costs(speech_lm: SpeechLM, options: StudyOptions, modes: Sequence[str]) -> 
     for number, index in enumerate((indices[0], *indices)):
         heard = speech_lm.hear(Wave(corpus.utterance(index).samples, SAMPLE_RATE))
         for mode in modes:
-            found = cost_of(speech_lm, _request(speech_lm, heard, mode))
+            decoding = speech_lm.decoding(Task.SPEECH_TO_SPEECH, mode, temperature=0.0)
+            found = cost_of(speech_lm, speech_lm.request(speech_lm.prompt(heard, mode=decoding.mode), decoding))
             costs[mode] += [found] if number else []
     return costs
-
-
-def _request(speech_lm: SpeechLM, heard: AudioCodes | AudioFeatures, mode: str) -> Request:
-    task = Task.SPEECH_TO_SPEECH
-    decoding = speech_lm.decoding(task, mode, temperature=0.0)
-    prompt = speech_lm.prompt(heard, task, mode=decoding.mode)
-    limit, eos_ids = decoding.max_new_tokens, speech_lm.defaults.eos_ids
-    return Request(prompt.ids, decoding.mode, limit, decoding.sampling, eos_ids, heard=prompt.heard)
 
 
 def cost_of(speech_lm: SpeechLM, request: Request) -> Cost:
     engine = Engine(speech_lm.language_model.runner, classify=speech_lm.tokenizer.vocabulary.kind)
     device = torch.device(speech_lm.language_model.device)
     first_block = (*speech_lm.settings.block_sizes, speech_lm.audio_decoder.block_size)[0]
-    tokens = passes = codes = first = 0
-    start = spent(device)
+    start, steps = spent(device), []
     state = engine.start(request)
     while state.reason is None:
-        [events] = engine.advance([state])
-        for number, event in enumerate(events):
-            passes += number == 0 if request.mode.verified else event.level == BACKBONE
-            codes += event.kind is TokenKind.AUDIO
-            first = passes if not first and codes >= first_block else first
-        tokens += len(events)
-    return Cost(tokens, passes, first or passes, spent(device) - start)
+        steps += engine.advance([state])
+    seconds = spent(device) - start
+    passes, first = count_passes(steps, request.mode, first_block)
+    return Cost(sum(map(len, steps)), passes, first or passes, seconds)
 
 
 def _mode_facts(scores: Mapping[str, Scores], costs: Mapping[str, Sequence[Cost]], seed: int) -> Facts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -181,32 +181,6 @@ class CosyVoice2Flow(Flow):
         return masked(states.transpose(1, 2), mask).transpose(1, 2)
 
 
-class DecoderParts(NamedTuple):
-    """A folder's content, in eval mode and without gradients, and the voice to speak in."""
-
-    flow: CosyVoice2Flow
-    hift: Hift
-    voice: VoicePrompt
-
-
-def load_decoder(
-    folder: Path, voice: str | None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> DecoderParts:
-    """dtype: the flow's. voice: a file, None for that of the folder.
-
-    Raises CheckpointError when a file is not there, cut short or does not fit; the message names it.
-    """
-    config = load_config(folder)
-    path = folder / VOICE_FILE if voice is None else Path(voice)
-    if not path.is_file():
-        raise CheckpointError(
-            f"no voice at {path}: prepare one with `vita-mctp convert voice RECORDING {folder} {path}`"
-        )
-    flow, hift = without_memory(lambda: (CosyVoice2Flow(config.flow), Hift(config.hift)))
-    fill_parts(flow, hift, folder, REMEDY, device, dtype)
-    return DecoderParts(flow, hift, VoicePrompt.read(path, config.flow, FRAMES_PER_CODE))
-
-
 class CosyVoice2Decoder(WindowedDecoder):
     """Codes -> wave, offline or in blocks; the samples do not depend on how a stream is cut."""
 
@@ -221,10 +195,17 @@ class CosyVoice2Decoder(WindowedDecoder):
         windows: Mapping[str, Any] | None = None,
         voice: str | None = None,
     ) -> Self:
-        """windows: fields of `Windows` that differ from `WINDOWS`; the rest is as for `load_decoder`.
+        """windows: fields of `Windows` that differ from `WINDOWS`. voice: a file, None for that of the folder.
 
-        Raises ConfigError for windows that cannot work.
+        dtype: the flow's. Raises CheckpointError when a file is not there, cut short or does not fit, ConfigError for
+        windows that cannot work.
         """
         cut = Windows.parse({**WINDOWS, **(windows or {})}, f"windows of the audio decoder {cls.name}")
-        flow, hift, prompt = load_decoder(folder, voice, device, dtype)
-        return cls(flow, hift, BLOCK_SIZE, cut, prompt)
+        config, path = load_config(folder), folder / VOICE_FILE if voice is None else Path(voice)
+        if not path.is_file():
+            raise CheckpointError(
+                f"no voice at {path}: prepare one with `vita-mctp convert voice RECORDING {folder} {path}`"
+            )
+        flow, hift = without_memory(lambda: (CosyVoice2Flow(config.flow), Hift(config.hift)))
+        fill_parts(flow, hift, folder, REMEDY, device, dtype)
+        return cls(flow, hift, BLOCK_SIZE, cut, VoicePrompt.read(path, config.flow, FRAMES_PER_CODE))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -200,14 +200,6 @@ class Glm4Flow(Flow):
         return masked(self.length_regulator(stretched, mask), mask).transpose(1, 2)
 
 
-class DecoderParts(NamedTuple):
-    """A folder's content, in eval mode and without gradients."""
-
-    config: DecoderConfig
-    flow: Glm4Flow
-    hift: Hift
-
-
 class Glm4VoiceDecoder(WindowedDecoder):
     """Codes -> wave, offline or in blocks; the samples do not depend on how a stream is cut."""
 
@@ -230,15 +222,7 @@ class Glm4VoiceDecoder(WindowedDecoder):
         Raises CheckpointError for a folder that is not a whole decoder, ConfigError for windows that cannot work.
         """
         cut = Windows.parse(windows or {}, f"windows of the audio decoder {cls.name}")
-        parts = load_decoder(folder, device=device, dtype=dtype)
-        return cls(parts.flow, parts.hift, cut)
-
-
-def load_decoder(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> DecoderParts:
-    """Opens the folder for inference; as `fill_parts`."""
-    config = load_decoder_config(folder)
-    parts = without_memory(lambda: DecoderParts(config, Glm4Flow(config.flow), Hift(config.hift)))
-    fill_parts(parts.flow, parts.hift, folder, DECODER_REMEDY, device, dtype)
-    return parts
+        config = load_decoder_config(folder)
+        flow, hift = without_memory(lambda: (Glm4Flow(config.flow), Hift(config.hift)))
+        fill_parts(flow, hift, folder, DECODER_REMEDY, device, dtype)
+        return cls(flow, hift, cut)

@@ -128,28 +128,19 @@ class XyConfig(Schema, extra="ignore"):
 
     @model_validator(mode="after")
     def _check_widths(self) -> Self:
-        semantic, acoustic, quantizer = (
-            self.semantic_encoder_kwargs,
-            self.acoustic_encoder_kwargs,
-            self.quantizer_kwargs,
-        )
-        adapter, before, after = (
-            self.semantic_encoder_adapter_kwargs,
-            self.pre_rvq_adapter_kwargs,
-            self.post_rvq_adapter_kwargs,
-        )
+        semantic, acoustic = self.semantic_encoder_kwargs, self.acoustic_encoder_kwargs
+        adapter, before = self.semantic_encoder_adapter_kwargs, self.pre_rvq_adapter_kwargs
+        quantizer, after = self.quantizer_kwargs, self.post_rvq_adapter_kwargs
         down, up, decoder = self.downsample_kwargs, self.upsample_kwargs, self.acoustic_decoder_kwargs
-        heads = {
-            "semantic_encoder": (semantic.d_model, semantic.encoder_attention_heads),
-            "acoustic_encoder": (acoustic.d_model, acoustic.encoder_attention_heads),
-            "semantic_encoder_adapter": (adapter.d_model, adapter.encoder_attention_heads),
-            "pre_rvq_adapter": (before.d_model, before.encoder_attention_heads),
-            "post_rvq_adapter": (after.d_model, after.encoder_attention_heads),
-            "acoustic_decoder": (decoder.d_model, decoder.decoder_attention_heads),
+        widths = {
+            name: (part.d_model, part.encoder_attention_heads)
+            for name, part in self
+            if isinstance(part, EncoderConfig | AdapterConfig)
         }
+        widths["acoustic_decoder_kwargs"] = (decoder.d_model, decoder.decoder_attention_heads)
         agree(
             [
-                *((f"{name}_kwargs: d_model % heads", width % count, 0) for name, (width, count) in heads.items()),
+                *((f"{name}: d_model % heads", width % count, 0) for name, (width, count) in widths.items()),
                 ("acoustic_encoder_kwargs: num_mel_bins", acoustic.num_mel_bins, semantic.num_mel_bins),
                 ("semantic_encoder_adapter_kwargs: input_dim", adapter.input_dim, semantic.d_model),
                 ("pre_rvq_adapter_kwargs: input_dim", before.input_dim, adapter.output_dim + acoustic.d_model),
