@@ -15,7 +15,7 @@ from vita_mctp.decoding.modes import MODES
 from vita_mctp.decoding.request import Request
 from vita_mctp.errors import MissingExtraError
 from vita_mctp.models.vita import VitaMctpConfig
-from vita_mctp.nano import drafts
+from vita_mctp.nano.cases import draft_sets
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.types import TokenKind
 
@@ -65,7 +65,7 @@ def test_the_prompts_are_held_out_ones(tmp_path, monkeypatch) -> None:  # type: 
     speech_lm = SpeechLM.from_pretrained("nano")
     sizes = {"questions": 2, "sentences": 1}
     try:
-        sets, spelling = drafts.draft_sets(speech_lm, tmp_path, **sizes, temperature=0.5, seed=3)
+        sets, spelling = draft_sets(speech_lm, tmp_path, **sizes, temperature=0.5, seed=3)
     except MissingExtraError:
         pytest.skip("no synthesiser")
     assert [len(asked) for asked in sets.values()] == [2, 2, 1, 2]
