@@ -12,7 +12,7 @@ from vita_mctp.decoding import runners
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES
 from vita_mctp.decoding.request import Request
-from vita_mctp.decoding.runners import runner_for
+from vita_mctp.decoding.runners import onnx, runner_for
 from vita_mctp.decoding.runners.cycles import CycleRunner
 from vita_mctp.decoding.runners.eager import EagerLevels
 from vita_mctp.decoding.runners.onnx import OnnxLevels
@@ -66,14 +66,24 @@ def test_a_model_too_large_to_be_held_twice_keeps_its_own_forward(
     assert levels_of(make_tiny_model(seed=5, num_blocks=2).float()) is EagerLevels
 
 
-def test_caches_end_with_their_request(make_tiny_model: Callable[..., torch.nn.Module]) -> None:
+def test_caches_go_to_the_next_request_and_few_are_kept(
+    make_tiny_model: Callable[..., torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "_MOST_SPARE", 2)
     engine = Engine(runner_for(make_tiny_model(seed=5, num_blocks=2).float()))
-    state = engine.start(REQUEST)
-    while state.reason is None:
-        engine.advance([state])
-    cache = weakref.ref(next(iter(state.memory.slot.caches.values())))
-    del state
-    assert cache() is None
+    states = [engine.start(REQUEST) for _ in range(3)]
+    caches = [weakref.ref(state.memory.slot.caches) for state in states]
+    while states[0].reason is None:
+        engine.advance(states)
+    used = [state.ids for state in states]
+    states.clear()
+    kept = [reference() for reference in caches if reference() is not None]
+    assert len(kept) == 2
+    again = engine.start(REQUEST)
+    assert again.memory.slot.caches in kept
+    while again.reason is None:
+        engine.advance([again])
+    assert again.ids == used[0]
 
 
 def test_batches_of_many_sizes_keep_no_memory_of_each(make_tiny_model: Callable[..., torch.nn.Module]) -> None:

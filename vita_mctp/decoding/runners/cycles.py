@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import Any, Protocol
 
@@ -269,11 +270,11 @@ class CycleRunner:
 
     def _hand_on(self, state: SequenceState, index: int, start: int, hidden: Any) -> None:
         """Hidden rows from `start` on become a segment's input; what it can never read, or not again, is dropped."""
-        segments = state.memory.segments
+        segments, reach = state.memory.segments, state.cursor.reach
         for segment in segments[index:]:
-            if segment.first >= state.cursor.reach:
+            if segment.first >= reach:
                 segment.rows = None
-        if index == len(segments) or segments[index].first >= state.cursor.reach:
+        if index == len(segments) or segments[index].first >= reach:
             return
         segment = segments[index]
         if segment.rows is None:
@@ -296,15 +297,12 @@ def _check_finite(scores: Scores) -> None:
 
 
 class _Task:
-    """One request's part of a step.
-
-    passes: backbone passes, 0 for as many as the others make; drafts: what the chain behind them is to make.
-    """
+    """One request's part of a step. passes, drafts: as `_cycle` gives them."""
 
     def __init__(self, state: SequenceState) -> None:
         self.state = state
         self.tokens: list[Token] = []
-        self.passes, self.drafts = self._cycle()
+        self.passes, self.drafts = _cycle(state.cursor)
         self.ended = False
         self._new: list[int] = []
 
@@ -328,18 +326,20 @@ class _Task:
         self.ended = token in self.state.request.eos_ids or self.room == 0
         _, self.state.cursor = self.state.cursor.step()
 
-    def _cycle(self) -> tuple[int, int]:
-        mode, cursor = self.state.request.mode, self.state.cursor
-        if mode.verified:
-            return 1, cursor.num_blocks
-        levels: list[int] = []
-        for _ in range(_PASSES + cursor.num_blocks):
-            level, cursor = cursor.step()
-            if level == BACKBONE and (len(levels) == _PASSES or (levels and levels[-1] != BACKBONE)):
-                break
-            levels.append(level)
-        drafts = len(levels) - levels.count(BACKBONE)
-        return (levels.count(BACKBONE), drafts) if drafts else (0, 0)
+
+@lru_cache(maxsize=1024)
+def _cycle(cursor: PlanCursor) -> tuple[int, int]:
+    """Backbone passes, 0 for as many as the others make, and the drafts behind them."""
+    if cursor.mode.verified:
+        return 1, cursor.num_blocks
+    levels: list[int] = []
+    for _ in range(_PASSES + cursor.num_blocks):
+        level, cursor = cursor.step()
+        if level == BACKBONE and (len(levels) == _PASSES or (levels and levels[-1] != BACKBONE)):
+            break
+        levels.append(level)
+    drafts = len(levels) - levels.count(BACKBONE)
+    return (levels.count(BACKBONE), drafts) if drafts else (0, 0)
 
 
 class _Chain:

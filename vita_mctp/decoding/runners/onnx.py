@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import ref
+from weakref import finalize, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,30 @@ _SCREENED_FROM = 8 << 20
 """Bytes of a head from which greedy choices are made by `screened`; on a smaller one it costs more than it saves."""
 
 
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """Keys and values (1, heads, capacity, head size) by (part, layer)."""
+_CAPACITY_STEP = 256
+"""Positions: caches have room for a multiple of it, so that what one request leaves fits the next."""
 
-    caches: Mapping[tuple[str, int], FloatArray]
+_MOST_SPARE = 16
+"""Requests whose caches stay for others: they are bound where they are called, and their memory is there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Caches:
+    """Keys and values (layers, 2, 1, heads, capacity, head size)."""
+
+    array: FloatArray
+
+    @property
+    def capacity(self) -> int:
+        return self.array.shape[4]
+
+
+class Slot:
+    """Caches of one request. With it they become spare, if few are."""
+
+    def __init__(self, caches: Caches, spare: list[Caches]) -> None:
+        self.caches = caches
+        finalize(self, lambda: spare.append(caches) if len(spare) < _MOST_SPARE else None).atexit = False
 
 
 class OnnxLevels:
@@ -68,14 +87,19 @@ class OnnxLevels:
         screened = screened and bool(np.isfinite(self._head).all())  # a damaged head shows in its logits
         self._screen = Screen.of(self._head) if screened else None
         self._calls: dict[tuple[int, int, int, bool], _Call] = {}
+        self._spare: list[Caches] = []
         self._filler = self.open(1)
 
     def open(self, capacity: int) -> Slot:
         """Caches for so many positions."""
-        shape = self.shape
-        dims = (1, shape.kv_heads, capacity, shape.padded_head_size)
-        layers = range(shape.backbone_layers + shape.blocks)
-        return Slot({(part, layer): np.zeros(dims, np.float32) for layer in layers for part in "kv"})
+        shape, spare = self.shape, self._spare
+        for i, caches in enumerate(spare):
+            if caches.capacity >= capacity:
+                return Slot(spare.pop(i), spare)
+        capacity = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
+        layers = shape.backbone_layers + shape.blocks
+        dims = (layers, 2, 1, shape.kv_heads, capacity, shape.padded_head_size)
+        return Slot(Caches(np.zeros(dims, np.float32)), spare)
 
     def backbone(self, reads: Sequence[Read]) -> list[Made]:
         if len(reads) > _BATCHES[-1]:
@@ -139,7 +163,7 @@ class OnnxLevels:
             call = self._calls[key] = _Call(compiled, layers, batch)
             if screen is not None:
                 call.bind(HEAD, self._head, True)
-        positions = call.positions([read.slot for read in reads])
+        positions = call.positions([read.slot.caches for read in reads])
         nobody = Read(
             self._filler, 0, np.zeros(1, np.int64), 0, hidden=np.zeros((1, self.shape.hidden_size), np.float32)
         )
@@ -152,7 +176,7 @@ class OnnxLevels:
 class _Call:
     """A session with the memory that its inputs and outputs lie in; bound anew only where that changes.
 
-    A slot belongs to its request: what is bound of one that has ended is never run, and not kept alive.
+    Caches that are bound are not kept alive by it, and never run once they are gone.
     """
 
     def __init__(self, compiled: onnxruntime.InferenceSession, layers: range, batch: int) -> None:
@@ -161,7 +185,7 @@ class _Call:
         self._ports = [(p.name, p.shape, p.type, True) for p in compiled.get_inputs()]
         self._ports += [(p.name, p.shape, p.type, False) for p in compiled.get_outputs()]
         self._ports = [port for port in self._ports if not port[0].startswith(("past_", "new_", HEAD))]
-        self._slots: list[ref[Slot] | None] = [None] * batch
+        self._slots: list[ref[Caches] | None] = [None] * batch
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._key = (0, 0)
         self._keep: dict[tuple[int, int], dict[str, npt.NDArray[Any]]] = {}
@@ -182,21 +206,20 @@ class _Call:
         self._arrays, self._key = arrays, (rows, chosen)
         return arrays
 
-    def positions(self, slots: Sequence[Slot]) -> list[int]:
-        """Where each slot goes: where it is bound, else where none of them is."""
+    def positions(self, slots: Sequence[Caches]) -> list[int]:
+        """Where each slot's caches go: where they are bound, else where none of them are."""
         bound = {reference(): i for i, reference in enumerate(self._slots) if reference is not None}
-        taken = {bound[slot] for slot in slots if slot in bound}
+        taken = {bound[caches] for caches in slots if caches in bound}
         free = iter(i for i in range(len(self._slots)) if i not in taken)
-        return [bound[slot] if slot in bound else next(free) for slot in slots]
+        return [bound[caches] if caches in bound else next(free) for caches in slots]
 
     def run(self, reads: Sequence[Read]) -> None:
         """reads: of each position."""
-        for i, (slot, bound) in enumerate(zip([read.slot for read in reads], self._slots, strict=True)):
-            if bound is None or bound() is not slot:
-                self._slots[i] = ref(slot)
+        for i, (caches, bound) in enumerate(zip([read.slot.caches for read in reads], self._slots, strict=True)):
+            if bound is None or bound() is not caches:
+                self._slots[i] = ref(caches)
                 for layer in self._layers:
-                    for part in "kv":
-                        cache = slot.caches[part, layer]
+                    for part, cache in zip("kv", caches.array[layer], strict=True):
                         self.bind(cache_name("past", part, layer, i), cache, True)
                         self.bind(cache_name("new", part, layer, i), cache, False)
         counts = [len(read.ids) for read in reads]

@@ -86,17 +86,9 @@ class _Builder(OnnxGraph):
         return self.node("SimplifiedLayerNormalization", [x, self.weight(name)], axis=-1, epsilon=eps, stash_type=1)
 
     def add_norm(self, x: str, y: str, name: str) -> tuple[str, str]:
-        """RMS norm of x + y, and x + y."""
-        total = self.fresh("residual")
-        outputs = [self.fresh("normed"), "", "", total]
-        self.node(
-            "SkipSimplifiedLayerNormalization",
-            [x, y, self.weight(name)],
-            outputs,
-            MICROSOFT,
-            epsilon=self.shape.rms_eps,
-        )
-        return outputs[0], total
+        """RMS norm of x + y, and x + y; over many rows two nodes take half the time of ONNX Runtime's one for both."""
+        total = self.node("Add", [x, y])
+        return self.rms_norm(total, name), total
 
     def split_slots(self, x: str, axis: int) -> list[str]:
         return [x] if self.slots == 1 else self.node("Split", [x, "rows_of_slot"], self.slots, axis=axis)
@@ -166,8 +158,9 @@ class _Builder(OnnxGraph):
 
     def mlp(self, layer: int, x: str) -> str:
         prefix = f"model.layers.{layer}.mlp."
-        both = np.concatenate([self.weights[f"{prefix}{part}_proj.weight"] for part in ("gate", "up")])
-        gate, up = self.node("Split", [self.linear(x, f"{prefix}gate_up", both)], 2, axis=-1, num_outputs=2)
+        gate, up = (
+            self.linear(x, f"{prefix}{part}", self.weights[f"{prefix}{part}_proj.weight"]) for part in ("gate", "up")
+        )
         active = self.node("Mul", [self.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0), up])
         return self.linear(active, f"{prefix}down", self.weights[f"{prefix}down_proj.weight"])
 
