@@ -11,7 +11,7 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from vita_mctp.answer import Answer, AnswerEvent, Clock, SoundStream, collect, stream_answer
 from vita_mctp.audio import cut_question
@@ -223,14 +223,14 @@ class SpeechLM:
         sample_rate: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
+        instructions: str = "",
         transcript: bool = False,
         **options: Unpack[GenerationOptions],
     ) -> Answer:
         """Answers a spoken question aloud. transcript: whether `Answer.heard` says what was heard."""
-        asked, task, voice = self._read_wave(question, sample_rate), Task.SPEECH_TO_SPEECH, voice_prompt
-        return collect(
-            self.stream(asked, task, mode, history=history, voice_prompt=voice, transcript=transcript, **options)
-        )
+        asked = self._read_wave(question, sample_rate)
+        beside: Any = {"history": history, "voice_prompt": voice_prompt, "instructions": instructions}
+        return collect(self.stream(asked, Task.SPEECH_TO_SPEECH, mode, transcript=transcript, **beside, **options))
 
     def say(
         self,
@@ -276,6 +276,7 @@ class SpeechLM:
         sample_rate: int | None = None,
         history: Sequence[Turn] = (),
         voice_prompt: Recording | None = None,
+        instructions: str = "",
         transcript: bool = False,
         each_token: bool = False,
         cancel: Cancel | None = None,
@@ -290,6 +291,7 @@ class SpeechLM:
         history: the turns of earlier answers, oldest first; the prompt holds the last `max_history_turns` questions of
         them with what followed. Caches of what was read may stay; answers do not depend on them.
         voice_prompt: a recording of the voice to speak in.
+        instructions: a system text of the user's, which stands behind the model's own, for the tasks that answer.
         transcript: what was heard comes as `Heard` before `Done`, by a pass of its own, for a model that transcribes.
         each_token: each `TokenEvent` comes too, before the text or sound that it completes.
         Times count from the first `next`, when the question, already read, is handed over.
@@ -299,6 +301,7 @@ class SpeechLM:
         task = _task(task)
         decoding = self.decoding(task, mode, **options)
         self._check_voice(task, voice_prompt is not None)
+        self._check_instructions(task, instructions)
         voice = None if voice_prompt is None else self._read_wave(voice_prompt)
         earlier = recent_turns(history, self.settings.max_history_turns)
         if transcript and not task.hears:
@@ -306,7 +309,7 @@ class SpeechLM:
         if transcript:
             self._chat.turn(Task.ASR, "")  # refused here and now by a model that does not transcribe
         asked, cut = self._cut(self._read(question, task, sample_rate))
-        return self._stages(asked, task, decoding, earlier, voice, cancel, cut, transcript, each_token)
+        return self._stages(asked, task, decoding, earlier, voice, instructions, cancel, cut, transcript, each_token)
 
     def _stages(
         self,
@@ -315,6 +318,7 @@ class SpeechLM:
         decoding: Decoding,
         history: tuple[Turn, ...],
         voice: Wave | None,
+        instructions: str,
         cancel: Cancel | None,
         cut: tuple[float, float],
         transcript: bool,
@@ -325,7 +329,8 @@ class SpeechLM:
         heard = question if isinstance(question, str) else self.hear(question)
         if task.hears:
             clock.mark("heard")
-        prompt = self.prompt(heard, task, history=history, voice=speaker, mode=decoding.mode)
+        beside: Any = {"history": history, "voice": speaker, "instructions": instructions}
+        prompt = self.prompt(heard, task, mode=decoding.mode, **beside)
         tokens = self.generate(prompt, decoding, cancel)
         mode, seed = decoding.mode.name, decoding.sampling.seed
         spoken = self.speak(tokens, prompt, mode=mode, seed=seed, clock=clock, cancel=cancel, each_token=each_token)
@@ -349,20 +354,22 @@ class SpeechLM:
         *,
         history: Sequence[Turn] = (),
         voice: AudioCodes | AudioFeatures | None = None,
+        instructions: str = "",
         mode: Mode | None = None,
     ) -> Prompt:
-        """The ids of a question, which is a text or what `hear` gave; history as for `stream`.
+        """The ids of a question, which is a text or what `hear` gave; history and instructions as for `stream`.
 
         voice: what `hear` gave for a recording of the voice to speak in. mode: what is to be asked for in its rhythm.
-        Raises ConfigError for a history or a voice that the task or the model has no use of.
+        Raises ConfigError for a history, a voice or instructions that the task or the model has no use of.
         """
         task = _task(task)
         self._check_voice(task, voice is not None)
+        self._check_instructions(task, instructions)
         turn = self._chat.turn(task, question if isinstance(question, str) else self._segment(question))
         speaker = None if voice is None else self._segment(voice)
         earlier = recent_turns(history, self.settings.max_history_turns)
         chat = self._chat if mode is None else self._chat_in.get(mode.counts, self._chat)
-        return replace(chat.ask(turn, task, voice=speaker, history=earlier), question=turn)
+        return replace(chat.ask(turn, task, voice=speaker, history=earlier, instructions=instructions), question=turn)
 
     def decoding(
         self,
@@ -470,6 +477,12 @@ class SpeechLM:
             raise ConfigError(f"the task {task.value} makes no speech; leave the voice prompt out")
         if given and not self.settings.voice_prompts:
             raise ConfigError("this model has one voice and was not trained with voice prompts; leave the voice out")
+
+    def _check_instructions(self, task: Task, given: str) -> None:
+        if given and task in (Task.ASR, Task.TTS):
+            raise ConfigError(f"the task {task.value} answers nothing; leave the instructions out")
+        if given and not self.settings.follows_instructions:
+            raise ConfigError("this model knows few words and one system text; leave the instructions out")
 
     def _read_wave(self, recording: Recording, sample_rate: int | None = None) -> Wave:
         if not isinstance(recording, Wave):

@@ -11,8 +11,9 @@ from vita_mctp.answer import AnswerEvent
 from vita_mctp.cancel import Cancel
 from vita_mctp.conversation.items import History, Item, Playback, cut_turn
 from vita_mctp.conversation.reply import ModelReplies, ReplyOptions
+from vita_mctp.errors import ConfigError
 from vita_mctp.speech_lm import SpeechLM
-from vita_mctp.types import Done, Role, StopReason, TextDelta, TokenKind, Turn, Wave, WaveChunk
+from vita_mctp.types import Done, Prompt, Role, StopReason, Task, TextDelta, TokenKind, Turn, Wave, WaveChunk
 
 WAVE = Wave((0.4 * np.sin(np.arange(16_000) / 9)).astype(np.float32), 16_000)
 
@@ -52,6 +53,36 @@ def test_what_held_no_speech_is_no_part_of_the_next_prompt(replies: ModelReplies
     assert all_of(replies, [noise, excuse, asked])[-1].codes == all_of(replies, [asked])[-1].codes
     earlier = [Item(Role.USER, wave=WAVE), Item(Role.ASSISTANT, "please say it again")]
     assert all_of(replies, [*earlier, asked])[-1].codes != all_of(replies, [asked])[-1].codes
+
+
+def test_instructions_stand_behind_the_model_s_own_system_text(
+    replies: ModelReplies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Prompt] = []
+    generate = replies.speech_lm.generate
+
+    def listen(prompt: Prompt, *options: object) -> object:
+        asked.append(prompt)
+        return generate(prompt, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(replies.speech_lm, "generate", listen)
+    told = [Item(Role.SYSTEM, "be five"), Item(Role.USER, wave=WAVE)]
+    all_of(replies, told, instructions="thank you")
+    all_of(replies, [Item(Role.SYSTEM, "be five"), Item(Role.USER, "what is two")], instructions="thank you")
+    heard, typed, spoken = (replies.speech_lm.tokenizer.decode(prompt.ids) for prompt in asked)
+    assert heard.startswith("system\nYour Name: Luke") and "manner.\n\nthank you\n\nbe five\nuser" in heard
+    assert typed.startswith("system\nthank you\n\nbe five\nuser\nwhat is two")
+    assert "thank you" not in spoken and spoken.startswith("user\nConvert the text to speech")
+    with pytest.raises(ConfigError, match="instructions"):
+        replies.speech_lm.prompt("two", Task.TTS, instructions="thank you")
+
+
+def test_who_cannot_read_instructions_answers_as_if_there_were_none() -> None:
+    nano, question = ModelReplies(SpeechLM.from_pretrained("nano")), Item(Role.USER, "what is two plus three")
+    told = all_of(nano, [Item(Role.SYSTEM, "You are a pirate."), question], instructions="Sing.", speaks=False)
+    assert told[-1].text == all_of(nano, [question], speaks=False)[-1].text
+    with pytest.raises(ConfigError, match="leave the instructions out"):
+        nano.speech_lm.stream(WAVE, instructions="Sing.")
 
 
 def test_a_cancel_from_another_thread_ends_the_stream_and_frees_the_engine(replies: ModelReplies) -> None:

@@ -25,6 +25,7 @@ from vita_mctp.errors import AudioError
 from vita_mctp.serving.metrics import Metrics
 from vita_mctp.serving.options import ServerOptions
 from vita_mctp.serving.realtime.protocol import RealtimeProtocol
+from vita_mctp.types import Wave
 
 KNOWN = {
     literal: model
@@ -200,3 +201,34 @@ Session.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestSession = Session.TestCase
+
+
+def test_a_response_s_own_instructions_and_voice_go_first() -> None:
+    asked: list[ReplyOptions] = []
+
+    class Noting(ScriptedReplies):
+        def reply(self, items: Sequence[Item], options: ReplyOptions, cancel: Cancel) -> Iterator[AnswerEvent]:
+            asked.append(options)
+            return super().reply(items, options, cancel)
+
+    voices = {name: Wave(np.zeros(160, np.float32), 16_000) for name in ("anna", "berta")}
+    said: list[dict[str, Any]] = []
+    protocol = RealtimeProtocol(
+        Noting(), ServerOptions(voices=voices), Metrics(), said.append, run=lambda job: job(), detector=LevelDetector()
+    )
+    session = {"instructions": "be kind", "audio": {"output": {"voice": "anna"}}}
+    typed = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]}
+    own = {"instructions": "be short", "audio": {"output": {"voice": "Berta"}}}
+    for event in (
+        {"type": "session.update", "session": session},
+        {"type": "conversation.item.create", "item": typed},
+        {"type": "response.create"},
+        {"type": "response.create", "response": own},
+        {"type": "response.create", "response": {"audio": {"output": {"voice": "nobody"}}}},
+    ):
+        protocol.receive(json.dumps(event))
+    assert [(each.instructions, each.voice) for each in asked] == [
+        ("be kind", voices["anna"]),
+        ("be short", voices["berta"]),
+    ]
+    assert said[-1]["error"]["code"] == "invalid_voice"

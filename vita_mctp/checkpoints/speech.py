@@ -73,6 +73,11 @@ class SpeechSettings(Schema):
     """All words that it was taught, which are then all that it reads and says; none: any text, as it is written."""
     self_check: SelfCheck | None = None
 
+    @property
+    def follows_instructions(self) -> bool:
+        """Whether its prompt has room for a system text of the user's; whoever knows few words cannot read one."""
+        return not self.spoken_words
+
     @classmethod
     def from_folder(cls, folder: Path) -> SpeechSettings:
         """Raises CheckpointError naming what the folder lacks or the key that is not known."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vita_mctp.cli import PROGRAM, write
-from vita_mctp.cli.options import KEY_VARIABLE, Attention, Device, Quantize, Seed, command, flag, new_app, opt
+from vita_mctp.cli.options import Attention, Device, Quantize, Seed, command, flag, new_app, opt
 from vita_mctp.errors import ConfigError
+from vita_mctp.serving import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from vita_mctp.bench import Study

@@ -136,9 +136,6 @@ _MODE = (
 )
 _BESIDE = "of a released model, where it is not found beside it"
 
-KEY_VARIABLE = "VITA_MCTP_API_KEY"
-"""Environment variable that holds a key of the server's API."""
-
 Json = Annotated[bool, flag("--json", "print JSON: one object, or one for each event of an answer")]
 Device = Annotated[str, opt("DEVICE", "cpu, cuda, cuda:1, mps ...")]
 Quantize = Annotated[str | None, opt("int8|int4", "weight-only; needs the extra quant")]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 from vita_mctp.cli import leave, write
-from vita_mctp.cli.options import KEY_VARIABLE, ModelOptions, command, new_app, opt
+from vita_mctp.cli.options import ModelOptions, command, new_app, opt
 from vita_mctp.cli.talk import load_model
 from vita_mctp.errors import ConfigError, MissingExtraError
+from vita_mctp.serving import KEY_VARIABLE
 
 app = new_app()
 
@@ -53,7 +52,7 @@ def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -
         raise MissingExtraError('the server needs FastAPI; get it with: pip install "vita-mctp[serve]"')
     from vita_mctp.serving.app import build_app
     from vita_mctp.serving.metrics import log_to_stderr
-    from vita_mctp.serving.options import Limits, ServerOptions, served_name
+    from vita_mctp.serving.options import Limits, ServerOptions, read_keys, served_name
     from vita_mctp.serving.run import serve as run
 
     keys = read_keys(listening.api_keys)
@@ -73,21 +72,6 @@ def serve(listening: ListenOptions, limits: LimitOptions, model: ModelOptions) -
         started=lambda address: write(f"{name} is served at {address}/v1; Ctrl-C ends it\n"),
     )
     leave()
-
-
-def read_keys(path: str | None) -> tuple[str, ...]:
-    """Raises ConfigError for a file that cannot be read or has no key."""
-    given = os.environ.get(KEY_VARIABLE, "").strip()
-    keys = (given,) if given else ()
-    if path is None:
-        return keys
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the API keys in {path}: {error}; wanted a text file, a key a line") from None
-    if not lines:
-        raise ConfigError(f"{path} holds no API key; put one on each line, or leave --api-keys out")
-    return (*keys, *lines)
 
 
 def _named(voices: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ class ReplyOptions:
     """speaks: whether the answer has sound. voice: a recording to speak in. The rest as for `SpeechLM.stream`.
 
     each_token: of a written answer that is then read aloud, those of the reading.
+    instructions: left out for a model that cannot read them: stock clients send some unasked.
     """
 
     speaks: bool = True
@@ -27,6 +28,7 @@ class ReplyOptions:
     max_new_tokens: int | None = None
     voice: Wave | None = None
     each_token: bool = False
+    instructions: str = ""
 
 
 class Replies(Protocol):
@@ -55,12 +57,17 @@ class ModelReplies:
         self.longest_seconds = speech_lm.settings.max_question_seconds
 
     def reply(self, items: Sequence[Item], options: ReplyOptions, cancel: Cancel) -> Iterator[AnswerEvent]:
-        """A typed question is answered in text, and the text then spoken: models learn no spoken answer to it."""
+        """A typed question is answered in text, and the text then spoken: models learn no spoken answer to it.
+
+        What the role of the system says before the question is part of the instructions.
+        """
         last = next((i for i in reversed(range(len(items))) if items[i].role is Role.USER), None)
         if last is None:
             raise ConversationError("nothing_to_answer", "nobody has asked anything yet; send a question first")
         question = items[last]
-        history = self._history(items[:last])
+        told = [options.instructions, *(item.text for item in items[:last] if item.role is Role.SYSTEM)]
+        options = replace(options, instructions="\n\n".join(text for text in told if text))
+        history = self._history([item for item in items[:last] if item.role is not Role.SYSTEM])
         if question.wave is not None:
             events = self._stream(question.wave, Task.SPEECH_TO_SPEECH, options, cancel, history)
             yield from events if options.speaks else (event for event in events if not isinstance(event, WaveChunk))
@@ -97,6 +104,7 @@ class ModelReplies:
     def _stream(
         self, question: Wave | str, task: Task, options: ReplyOptions, cancel: Cancel, history: tuple[Turn, ...] = ()
     ) -> Iterator[AnswerEvent]:
+        answers = task in (Task.SPEECH_TO_SPEECH, Task.TEXT)
         return self.speech_lm.stream(
             question,
             task,
@@ -107,6 +115,7 @@ class ModelReplies:
             history=history,
             voice_prompt=options.voice if task.speaks else None,
             each_token=options.each_token,
+            instructions=options.instructions if answers and self.speech_lm.settings.follows_instructions else "",
             cancel=cancel,
         )
 

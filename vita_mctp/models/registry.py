@@ -86,8 +86,9 @@ class Chat(Protocol):
         *,
         voice: Sequence[int] | AudioFeatures | None = None,
         history: Sequence[Turn] = (),
+        instructions: str = "",
     ) -> Prompt:
-        """All before the answer."""
+        """All before the answer. instructions: a system text of the user's, beside the model's own."""
 
     def speech(self, codes: Iterable[int]) -> tuple[int, ...]:
         """Content that is one recording, of a model that hears codes."""

@@ -62,6 +62,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         "owned_by": "vita-mctp",
         "max_question_seconds": settings.max_question_seconds,
         "max_history_turns": settings.max_history_turns,
+        "follows_instructions": settings.follows_instructions,
         "sample_rate": service.replies.sample_rate,
     }
 

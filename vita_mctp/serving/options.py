@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vita_mctp.errors import ConfigError
+from vita_mctp.serving import KEY_VARIABLE
 from vita_mctp.serving.errors import ApiError
 from vita_mctp.types import Wave
 
@@ -90,6 +93,21 @@ class ServerOptions:
         given = sha256((key or "").encode()).digest()
         matches = [hmac.compare_digest(given, sha256(known.encode()).digest()) for known in self.api_keys]
         return any(matches)
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """Raises ConfigError for a file that cannot be read or has no key."""
+    given = os.environ.get(KEY_VARIABLE, "").strip()
+    keys = (given,) if given else ()
+    if path is None:
+        return keys
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the API keys in {path}: {error}; wanted a text file, a key a line") from None
+    if not lines:
+        raise ConfigError(f"{path} holds no API key; put one on each line, or leave --api-keys out")
+    return (*keys, *lines)
 
 
 def served_name(model: str) -> str:

@@ -127,14 +127,16 @@ class ChatFormat:
         system: str | None = "",
         voice: Sequence[int] | AudioFeatures | None = None,
         history: Sequence[Turn] = (),
+        instructions: str = "",
     ) -> Prompt:
         """The system turn if there is one, the dialogue so far, the question, and the head of the answer.
 
         system: "" takes the task's own text, which only spoken questions have; None leaves it out. voice: the ids or
-        the features of a segment of speech in the voice that is to answer.
+        the features of a segment of speech in the voice that is to answer. instructions: of the user, behind that text.
         """
         own = self.style.system if task is Task.SPEECH_TO_SPEECH else None
-        return self.prompt([*self._system(own if system == "" else system, voice), *history, question], task)
+        text = with_instructions(own if system == "" else system, instructions)
+        return self.prompt([*self._system(text, voice), *history, question], task)
 
     def prompt(self, turns: Sequence[Turn], task: Task) -> Prompt:
         """Finished turns and the head of the answer."""
@@ -246,6 +248,11 @@ def in_a_rhythm(messages: Sequence[Message], ratios: Sequence[Ratio], draw: int)
     if ratio == ratios[0] or role_of(messages[0]) is not Role.SYSTEM:
         return messages, ratios[0]
     return [replace(messages[0], content=name_rhythm(messages[0].content, ratio.counts)), *messages[1:]], ratio
+
+
+def with_instructions(system: str | None, instructions: str) -> str:
+    """A system text, a blank line and what the user wants of the model: what it was trained on stays as it was."""
+    return "\n\n".join(text for text in (system, instructions) if text)
 
 
 def name_rhythm(system: str, counts: Sequence[int]) -> str:

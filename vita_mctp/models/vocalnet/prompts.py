@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.text.chat import IGNORED
+from vita_mctp.text.chat import IGNORED, with_instructions
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.types import AudioFeatures, HeardAudio, Prompt, Role, Task, Turn
 
@@ -97,9 +97,10 @@ class VocalNetChat:
         *,
         voice: Sequence[int] | AudioFeatures | None = None,
         history: Sequence[Turn] = (),
+        instructions: str = "",
     ) -> Prompt:
         """The system turn, the dialogue so far, the question, and the head of the answer. It has one voice."""
-        ids, heard = self._opening(), list[HeardAudio]()
+        ids, heard = self._opening(instructions), list[HeardAudio]()
         for turn in (*history, question):
             ids += self._head(turn.role)
             heard += [audio.moved(len(ids)) for audio in turn.heard]
@@ -145,9 +146,9 @@ class VocalNetChat:
             ids += [SPEECH, *self._tokenizer.encode_ordinary(piece)]
         return ids + self._ids(self.form.tail)
 
-    def _opening(self) -> list[int]:
+    def _opening(self, instructions: str = "") -> list[int]:
         *head, last = self._heading(Role.SYSTEM)
-        system = self._tokenizer.encode_ordinary(last + self.form.system)
+        system = self._tokenizer.encode_ordinary(last + with_instructions(self.form.system, instructions))
         return [*self._ids(self.form.opening), *self._ids(head), *system, *self._ids(self.form.tail)]
 
     def _close(self, ids: list[int]) -> list[int]:

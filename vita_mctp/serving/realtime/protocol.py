@@ -162,6 +162,11 @@ class RealtimeProtocol:
         if body.mode is not None:
             parse_mode(body.mode, num_blocks=0)
             options = replace(options, mode=body.mode)
+        if body.instructions is not None:
+            options = replace(options, instructions=body.instructions)
+        if body.audio is not None and body.audio.output is not None and body.audio.output.voice is not None:
+            voice = self._options.voice(body.audio.output.voice, "response.audio.output.voice")
+            options = replace(options, voice=voice)
         items = None if body.input is None else [self._referred(item) for item in body.input]
         with self.conversation.lock:
             self._speaking.asked = body

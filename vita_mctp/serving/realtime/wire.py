@@ -57,6 +57,7 @@ Modalities = Annotated[list[Literal["text", "audio"]], Field(min_length=1, max_l
 TokenLimit = Annotated[int, Field(ge=1, le=1 << 20)] | Literal["inf"]
 Identifier = Annotated[str, Field(min_length=1, max_length=100)]
 Milliseconds = Annotated[int, Field(ge=0, le=1 << 31)]
+Instructions = Annotated[str, Field(max_length=65_536)]
 NoFunctions = Annotated[list[Any] | None, Field(max_length=0, alias="tools")]
 
 
@@ -104,7 +105,7 @@ class Config(Wire):
     type: Literal["realtime"] = "realtime"
     model: str | None = None
     output_modalities: Modalities = ["audio"]
-    instructions: str | None = None
+    instructions: Instructions | None = None
     audio: Audio = Audio()
     max_output_tokens: TokenLimit = "inf"
     functions: NoFunctions = None
@@ -115,8 +116,8 @@ class Config(Wire):
 
     def reply_options(self) -> ReplyOptions:
         most = None if self.max_output_tokens == "inf" else self.max_output_tokens
-        speaks = "audio" in self.output_modalities
-        return ReplyOptions(speaks, self.mode, self.seed, self.temperature, most, each_token=self.token_events)
+        speaks, told, each = "audio" in self.output_modalities, self.instructions or "", self.token_events
+        return ReplyOptions(speaks, self.mode, self.seed, self.temperature, most, each_token=each, instructions=told)
 
     def conversation_options(self) -> ConversationOptions:
         detected, reply = self.audio.input.turn_detection, self.reply_options()
@@ -146,6 +147,7 @@ class ItemBody(Wire):
 
 class ResponseOutput(Wire):
     format: Format | None = None
+    voice: str | dict[str, str] | None = None
 
 
 class ResponseAudio(Wire):
@@ -153,8 +155,9 @@ class ResponseAudio(Wire):
 
 
 class ResponseBody(Wire):
-    """What one reply is to be. mode: of decoding, beyond OpenAI's fields."""
+    """What one reply is to be; what is not said is as the session's. mode: of decoding, beyond OpenAI's fields."""
 
+    instructions: Instructions | None = None
     output_modalities: Modalities | None = None
     audio: ResponseAudio | None = None
     conversation: Literal["auto", "none"] = "auto"
