@@ -65,8 +65,8 @@ class ModelReplies:
         if last is None:
             raise ConversationError("nothing_to_answer", "nobody has asked anything yet; send a question first")
         question = items[last]
-        told = [options.instructions, *(item.text for item in items[:last] if item.role is Role.SYSTEM)]
-        options = replace(options, instructions="\n\n".join(text for text in told if text))
+        system = [options.instructions, *(item.text for item in items[:last] if item.role is Role.SYSTEM)]
+        options = replace(options, instructions="\n\n".join(text for text in system if text))
         history = self._history([item for item in items[:last] if item.role is not Role.SYSTEM])
         if question.wave is not None:
             events = self._stream(question.wave, Task.SPEECH_TO_SPEECH, options, cancel, history)

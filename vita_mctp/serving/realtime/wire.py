@@ -116,8 +116,8 @@ class Config(Wire):
 
     def reply_options(self) -> ReplyOptions:
         most = None if self.max_output_tokens == "inf" else self.max_output_tokens
-        speaks, told, each = "audio" in self.output_modalities, self.instructions or "", self.token_events
-        return ReplyOptions(speaks, self.mode, self.seed, self.temperature, most, each_token=each, instructions=told)
+        speaks, system, each = "audio" in self.output_modalities, self.instructions or "", self.token_events
+        return ReplyOptions(speaks, self.mode, self.seed, self.temperature, most, each_token=each, instructions=system)
 
     def conversation_options(self) -> ConversationOptions:
         detected, reply = self.audio.input.turn_detection, self.reply_options()
