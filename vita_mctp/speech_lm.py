@@ -300,8 +300,8 @@ class SpeechLM:
         """
         task = _task(task)
         decoding = self.decoding(task, mode, **options)
-        self._check_voice(task, voice_prompt is not None)
-        self._check_instructions(task, instructions)
+        self.settings.check_voice(task, voice_prompt is not None)
+        self.settings.check_instructions(task, instructions)
         voice = None if voice_prompt is None else self._read_wave(voice_prompt)
         earlier = recent_turns(history, self.settings.max_history_turns)
         if transcript and not task.hears:
@@ -363,8 +363,8 @@ class SpeechLM:
         Raises ConfigError for a history, a voice or instructions that the task or the model has no use of.
         """
         task = _task(task)
-        self._check_voice(task, voice is not None)
-        self._check_instructions(task, instructions)
+        self.settings.check_voice(task, voice is not None)
+        self.settings.check_instructions(task, instructions)
         turn = self._chat.turn(task, question if isinstance(question, str) else self._segment(question))
         speaker = None if voice is None else self._segment(voice)
         earlier = recent_turns(history, self.settings.max_history_turns)
@@ -471,18 +471,6 @@ class SpeechLM:
         if isinstance(question, str) or not self.settings.cut_to_speech:
             return question, (0.0, 0.0)
         return cut_question(question)
-
-    def _check_voice(self, task: Task, given: bool) -> None:
-        if given and not task.speaks:
-            raise ConfigError(f"the task {task.value} makes no speech; leave the voice prompt out")
-        if given and not self.settings.voice_prompts:
-            raise ConfigError("this model has one voice and was not trained with voice prompts; leave the voice out")
-
-    def _check_instructions(self, task: Task, given: str) -> None:
-        if given and task in (Task.ASR, Task.TTS):
-            raise ConfigError(f"the task {task.value} answers nothing; leave the instructions out")
-        if given and not self.settings.follows_instructions:
-            raise ConfigError("this model knows few words and one system text; leave the instructions out")
 
     def _read_wave(self, recording: Recording, sample_rate: int | None = None) -> Wave:
         if not isinstance(recording, Wave):

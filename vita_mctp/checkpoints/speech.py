@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from vita_mctp.audio.io import Source, read_wave
-from vita_mctp.errors import CheckpointError
+from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.schema import Schema
 from vita_mctp.text.chat import SPEECH_TO_SPEECH_SYSTEM
 from vita_mctp.text.vocabulary import VocabularyKind
@@ -90,6 +90,20 @@ class SpeechSettings(Schema):
 
     def but(self, **changes: Any) -> SpeechSettings:
         return self.model_copy(update=changes)
+
+    def check_voice(self, task: Task, given: bool) -> None:
+        """Raises ConfigError for a voice prompt that nothing could be done with."""
+        if given and not task.speaks:
+            raise ConfigError(f"the task {task.value} makes no speech; leave the voice prompt out")
+        if given and not self.voice_prompts:
+            raise ConfigError("this model has one voice and was not trained with voice prompts; leave the voice out")
+
+    def check_instructions(self, task: Task, given: str) -> None:
+        """Raises ConfigError for instructions that nothing could be done with."""
+        if given and task in (Task.ASR, Task.TTS):
+            raise ConfigError(f"the task {task.value} answers nothing; leave the instructions out")
+        if given and not self.follows_instructions:
+            raise ConfigError("this model knows few words and one system text; leave the instructions out")
 
     def read_recording(self, source: Source, sample_rate: int | None = None) -> Wave:
         """A question or a voice as this model hears it; AudioError for what is unusable or too long."""

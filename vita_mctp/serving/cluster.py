@@ -55,8 +55,8 @@ def app(options: ClusterOptions) -> Any:
     if options.sessions:
         from ray.serve.config import RequestRouterConfig
 
-        by_session = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-        routing = {"request_router_config": RequestRouterConfig(request_router_class=by_session)}
+        hashing = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+        routing = {"request_router_config": RequestRouterConfig(request_router_class=hashing)}
 
     def build() -> FastAPI:
         """In a replica."""
