@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from vita_mctp.decoding.frames import Frame, FrameTalkerModel, _best
-from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.decoding.request import Classify, Request, Result, SequenceState, all_text
 from vita_mctp.decoding.runners.eager import as_numpy
 from vita_mctp.decoding.talker import TalkerModel, TalkerOptions
 from vita_mctp.models.registry import SpeechModel
+from vita_mctp.study.samples import teacher_forced_chain
 from vita_mctp.types import TokenEvent
 
 

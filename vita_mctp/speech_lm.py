@@ -23,10 +23,9 @@ from vita_mctp.checkpoints.saving import push_folder, save_opened
 from vita_mctp.checkpoints.speech import SpeechSettings
 from vita_mctp.codecs.base import AudioDecoder, AudioTokenizer
 from vita_mctp.codecs.shared import SharedDecoder
-from vita_mctp.decoding.defaults import GenerationDefaults
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
-from vita_mctp.decoding.options import GenerationOptions, sampling_of
+from vita_mctp.decoding.options import GenerationDefaults, GenerationOptions, sampling_of
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.sampling import SamplingParams
 from vita_mctp.decoding.worker import EngineWorker

@@ -9,13 +9,13 @@ from naive import generate_naive
 
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
-from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.cycles import CycleRunner
 from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.runners.onnx import OnnxLevels
 from vita_mctp.decoding.runners.packed import PackedLevels
 from vita_mctp.decoding.sampling import SamplingParams
+from vita_mctp.study.samples import teacher_forced_chain
 
 tokens = st.integers(0, 47)
 modes = (

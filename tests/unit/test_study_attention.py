@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.study.attention import Looks, captured_attention, numbers
+from vita_mctp.study.samples import teacher_forced_chain
 
 WORDS, CODES = 5, 400
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.study.blocks import ZEROED, Repeated, stage_table, tally, with_random_blocks, zeroed
-from vita_mctp.study.samples import AlignedAnswer
+from vita_mctp.study.samples import AlignedAnswer, teacher_forced_chain
 from vita_mctp.types import Task, TokenKind
 
 SIZE, LENGTH, START = 48, 60, 6

@@ -12,10 +12,10 @@ import pytest
 
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode
-from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.decoding.request import Request
 from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.sampling import SamplingParams, candidates, softmax
+from vita_mctp.study.samples import teacher_forced_chain
 
 chi2, ncx2 = (getattr(pytest.importorskip("scipy.stats"), name) for name in ("chi2", "ncx2"))
 

@@ -18,11 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vita_mctp.bench import Line, Panel
-from vita_mctp.decoding.naive import teacher_forced_chain
 from vita_mctp.evaluation.metrics import Estimate, compare, ratio
 from vita_mctp.evaluation.report import percent
 from vita_mctp.study import Facts, Heat, Result, StudyOptions
-from vita_mctp.study.samples import NOTHING, AlignedAnswer, Studied, aligned_answers, open_studied, speak_answers
+from vita_mctp.study.samples import (
+    NOTHING,
+    AlignedAnswer,
+    Studied,
+    aligned_answers,
+    open_studied,
+    speak_answers,
+    teacher_forced_chain,
+)
 from vita_mctp.types import Task
 
 Floats = NDArray[np.float64]

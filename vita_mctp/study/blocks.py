@@ -18,13 +18,19 @@ import torch
 from torch import Tensor
 
 from vita_mctp.bench import Line, Panel
-from vita_mctp.decoding.naive import teacher_forced_chain
-from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.metrics import Estimate, compare, ratio
 from vita_mctp.evaluation.report import interval, percent
 from vita_mctp.study import Facts, Result, StudyOptions, Table
 from vita_mctp.study.attention import TASKS
-from vita_mctp.study.samples import AlignedAnswer, Studied, aligned_answers, open_studied, speak_answers, stage_models
+from vita_mctp.study.samples import (
+    AlignedAnswer,
+    Studied,
+    aligned_answers,
+    open_studied,
+    speak_answers,
+    stage_models,
+    teacher_forced_chain,
+)
 from vita_mctp.types import TokenKind
 
 KINDS = {TokenKind.TEXT: "text", TokenKind.AUDIO: "codes"}
@@ -113,10 +119,8 @@ def tally(model: Any, answers: Sequence[AlignedAnswer], kind: Any, deepest: int 
 
 def run(options: StudyOptions) -> Result:
     """Raises as `open_studied` and `speak_answers`, and ConfigError for a model without blocks of this kind."""
-    studied = open_studied(options)
+    studied = open_studied(options, blocks=True)
     model: Any = studied.model
-    if not model.config.num_nextn_predict_layers or not hasattr(model, "mtp_hidden_norms"):
-        raise ConfigError(f"{options.model} has no MCTP blocks; wanted: a model with some; name another one")
     corpus = speak_answers(options.folder / "speech", options.n, options.seed)
     stages = {name: open_studied(replace(options, model=str(folder))) for name, folder in stage_models(options)}
     result = Result("What each block knows, and what from", _NOTES + ((_STAGE_NOTE,) if stages else ()))

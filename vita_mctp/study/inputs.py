@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.metrics import compare, ratio
 from vita_mctp.evaluation.report import interval, percent
 from vita_mctp.nano.corpus import build_planned
@@ -37,10 +36,8 @@ IGNORED = -100
 
 def run(options: StudyOptions) -> Result:
     """Raises as `open_studied` and `speak_answers`, and ConfigError for a model without blocks of this kind."""
-    studied = open_studied(options)
+    studied = open_studied(options, blocks=True)
     model: Any = studied.model
-    if not model.config.num_nextn_predict_layers or not hasattr(model, "mtp_hidden_norms"):
-        raise ConfigError(f"{options.model} has no MCTP blocks; wanted: a model with some; name another one")
     count, steps = (_QUICK_LESSONS, _QUICK_STEPS) if options.quick else (_LESSONS, _STEPS)
     items = [Item(text, "sentence", ANSWER_VOICE) for text in answer_like(count, options.seed)[0]]
     spoken = build_planned(options.folder / "lessons", {"sentences": items}, options.seed)

@@ -1,6 +1,8 @@
 """Answers whose words are known in time: flite says when each word of the answer voice sounds.
 
 T positions of a sequence. The sequences are those that a model is trained on: text and codes by the ratio 1,10,4,10.
+`teacher_forced_chain` gives every level's logits on one, computed from nothing, with no cache: a level's token depends
+only on true tokens, never on its own earlier guesses, so what the engine gets from its caches must equal these.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vita_mctp.checkpoints.opening import find_model, open_model
 from vita_mctp.codecs.nano import NanoTokenizer
@@ -24,7 +28,7 @@ from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan
 from vita_mctp.speech_lm import SpeechLM
 from vita_mctp.study import StudyOptions
 from vita_mctp.text.interleave import BOOST_RATIO, interleave
-from vita_mctp.types import AudioCodes, Task, TokenKind, Wave
+from vita_mctp.types import AudioCodes, HeardAudio, Task, TokenKind, Wave
 
 QUESTIONS, ANSWERS, SENTENCES = "eval_questions", "eval_answers", "eval_sentences"
 NOTHING = -1
@@ -59,8 +63,10 @@ class Studied:
         return self.speech_lm.tokenizer.vocabulary.kind(token)
 
 
-def open_studied(options: StudyOptions) -> Studied:
-    """With attention that is computed step by step. Raises ConfigError for a model that makes no codes of its own."""
+def open_studied(options: StudyOptions, *, blocks: bool = False) -> Studied:
+    """With attention that is computed step by step. Raises ConfigError for a model that makes no codes of its own, or,
+    where `blocks` are wanted, has none of MCTP's kind.
+    """
     opened = open_model(options.model)
     model = opened.load_model(dtype=options.dtype, device=options.device, attn="eager")
     speech_lm = SpeechLM.from_opened(opened, device=options.device, model=model)
@@ -68,6 +74,8 @@ def open_studied(options: StudyOptions) -> Studied:
         raise ConfigError(
             f"{options.model} speaks by a talker; wanted: a model that writes codes; see study predictors"
         )
+    if blocks and not (model.config.num_nextn_predict_layers and hasattr(model, "mtp_hidden_norms")):
+        raise ConfigError(f"{options.model} has no MCTP blocks; wanted: a model with some; name another one")
     return Studied(model, speech_lm)
 
 
@@ -178,3 +186,33 @@ def _word_of_tokens(pieces: Sequence[str]) -> list[int]:
 
 def _find(ids: Sequence[int], part: Sequence[int]) -> int:
     return next(i for i in range(len(ids)) if list(ids[i : i + len(part)]) == list(part))
+
+
+@torch.inference_mode()
+def teacher_forced_chain(
+    model: SpeechModel, ids: Sequence[int], deepest: int | None = None, heard: Sequence[HeardAudio] = ()
+) -> list[Tensor]:
+    """Logits of levels 0..deepest (default: all that `ids` are long enough for).
+
+    Entry 0 is the backbone's (T, V), row p predicting token p + 1. Entry k is level k's (T-k, V): it starts at position
+    k, reading token p and the hidden state of level k - 1 at p - 1.
+    """
+    device = next(model.parameters()).device
+    length = len(ids)
+    embeds = model.embed(torch.tensor([list(ids)], device=device))
+    positions = torch.arange(length, device=device)[None]
+    hidden = model.backbone(model.listen(embeds, [heard]), positions, attention_mask=_causal_mask(embeds))
+    chain = [model.logits(hidden)[0]]
+    deepest = model.config.num_nextn_predict_layers if deepest is None else deepest
+    for level in range(1, min(deepest, length - 1) + 1):
+        seen = embeds[:, level:]
+        hidden = model.block(level - 1, seen, hidden[:, :-1], positions[:, level:], attention_mask=_causal_mask(seen))
+        chain.append(model.logits(hidden)[0])
+    return chain
+
+
+def _causal_mask(embeds: Tensor) -> Tensor:
+    """Additive causal mask (1, 1, T, T) for embeds (1, T, H)."""
+    length = embeds.shape[1]
+    mask = torch.full((length, length), torch.finfo(embeds.dtype).min, dtype=embeds.dtype, device=embeds.device)
+    return mask.triu(1)[None, None]
