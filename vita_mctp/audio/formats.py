@@ -10,7 +10,7 @@ import os
 import struct
 import subprocess
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -39,16 +39,17 @@ _UNKNOWN = 0xFFFFFFFF
 """Size in the header of a WAV whose end is not known."""
 
 
-class Encoder(Protocol):
+class Encoder:
     """Bytes of one sound, as its samples come."""
 
-    def push(self, samples: FloatArray) -> bytes: ...
+    def push(self, samples: FloatArray) -> bytes:
+        raise NotImplementedError
 
-    def finish(self) -> bytes: ...
+    def finish(self) -> bytes:
+        raise NotImplementedError
 
     def close(self) -> None:
         """For a sound that is given up; needless behind `finish`."""
-        ...
 
 
 def new_encoder(name: str, sample_rate: int) -> Encoder:
@@ -74,7 +75,7 @@ def encode(name: str, wave: Wave) -> bytes:
     return bytes(data)
 
 
-class PcmEncoder:
+class PcmEncoder(Encoder):
     """16-bit little-endian samples at `target_rate`."""
 
     def __init__(self, sample_rate: int, target_rate: int) -> None:
@@ -86,11 +87,8 @@ class PcmEncoder:
     def finish(self) -> bytes:
         return pcm16(self._resampler.finish())
 
-    def close(self) -> None:
-        pass
 
-
-class WavEncoder:
+class WavEncoder(Encoder):
     def __init__(self, sample_rate: int) -> None:
         self._header = b"RIFF" + struct.pack("<I", _UNKNOWN) + b"WAVEfmt "
         self._header += struct.pack("<IHHIIHH", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
@@ -103,11 +101,8 @@ class WavEncoder:
     def finish(self) -> bytes:
         return self.push(np.zeros(0, np.float32))
 
-    def close(self) -> None:
-        pass
 
-
-class SoundfileEncoder:
+class SoundfileEncoder(Encoder):
     """What libsndfile writes of a file as it grows.
 
     A FLAC comes whole at the end, since its beginning says its length. An MP3 goes without its first frame, which is
@@ -184,7 +179,7 @@ class _Sink(io.RawIOBase):
         return True
 
 
-class AacEncoder:
+class AacEncoder(Encoder):
     """ADTS frames of ffmpeg's."""
 
     def __init__(self, sample_rate: int) -> None:

@@ -42,6 +42,9 @@ from vita_mctp.study.samples import (
 )
 from vita_mctp.types import TokenKind, Wave
 
+_Way = tuple[int, ...]
+"""The phones of a word."""
+
 Allowed = Callable[[NDArray[np.int64], int], NDArray[np.bool_]]
 """(the words that positions write, the word being spoken) -> which of them stay visible."""
 
@@ -234,19 +237,28 @@ def _panel(task: str, facts: Facts, names: tuple[str, ...]) -> Panel:
 
 def pronunciations(task: str, answers: Sequence[AlignedAnswer], made: Sequence[NDArray[np.int64]], seed: int) -> Facts:
     """Of words that the references speak in several ways: how often the codes under a masking are of the right one."""
-    said = [pronounced(answer.utterance) for answer in answers]
-    ways: dict[str, Counter[tuple[int, ...]]] = {}
-    for answer, phones in zip(answers, said, strict=True):
-        for word, way in zip(answer.text.split(), phones, strict=True):
-            ways.setdefault(word, Counter())[way] += 1
+    said = [list(zip(each.text.split(), pronounced(each.utterance), strict=True)) for each in answers]
+    ways: dict[str, Counter[_Way]] = {}
+    for word, way in (pair for pairs in said for pair in pairs):
+        ways.setdefault(word, Counter())[way] += 1
     several = {word for word, found in ways.items() if len(found) > 1 and min(found.values()) > 1}
+    asked = [
+        [(i, word, way) for i, (word, way) in enumerate(pairs) if word in several and i in answer.spoken]
+        for answer, pairs in zip(answers, said, strict=True)
+    ]
+    own: list[dict[tuple[str, _Way], Counter[int]]] = [{} for _ in answers]
+    for found, answer, words in zip(own, answers, asked, strict=True):
+        for i, word, way in words:
+            found.setdefault((word, way), Counter()).update(_codes_of(answer.spoken, i, answer.ids))
     rows = {"the references": [np.array(answer.ids) for answer in answers]}
     rows |= {name: [ids[number] for ids in made] for number, name in enumerate(MASKINGS)}
-    spoken = _Ways.of(answers, said, several)
     facts = {}
     unmasked: Counts | None = None
     for name, ids in rows.items():
-        hits = [[spoken.way(i, word, row) == right for word, right in spoken.asked(i)] for i, row in enumerate(ids)]
+        hits = [
+            [_likeliest(own, n, word, _codes_of(answers[n].spoken, i, ids[n])) == way for i, word, way in words]
+            for n, words in enumerate(asked)
+        ]
         if any(hits):
             counts = [float(sum(each)) for each in hits], [float(len(each)) for each in hits]
             unmasked = counts if name == "nothing" else unmasked
@@ -256,58 +268,28 @@ def pronunciations(task: str, answers: Sequence[AlignedAnswer], made: Sequence[N
     return facts
 
 
-class _Ways:
-    """Codes of words by how they are spoken, in each reference."""
+def _codes_of(spoken: Sequence[int], word: int, ids: Sequence[int] | NDArray[np.int64]) -> list[int]:
+    """Of a word, with the code behind it, whose sound begins in it."""
+    first = spoken.index(word)
+    last = len(spoken) - 1 - list(reversed(spoken)).index(word)
+    return [int(ids[i]) for i in range(first, min(last + 2, len(ids)))]
 
-    def __init__(self) -> None:
-        self.words: list[list[tuple[int, str, tuple[int, ...]]]] = []
-        self.codes: list[dict[tuple[str, tuple[int, ...]], Counter[int]]] = []
-        self.at: list[tuple[int, ...]] = []
 
-    @classmethod
-    def of(
-        cls, answers: Sequence[AlignedAnswer], said: Sequence[Sequence[tuple[int, ...]]], several: set[str]
-    ) -> _Ways:
-        ways = cls()
-        for answer, phones in zip(answers, said, strict=True):
-            words = [
-                (i, word, way)
-                for i, (word, way) in enumerate(zip(answer.text.split(), phones, strict=True))
-                if word in several and i in answer.spoken
-            ]
-            codes: dict[tuple[str, tuple[int, ...]], Counter[int]] = {}
-            for i, word, way in words:
-                codes.setdefault((word, way), Counter()).update(ways.codes_of(answer.spoken, i, answer.ids))
-            ways.words.append(words)
-            ways.codes.append(codes)
-            ways.at.append(answer.spoken)
-        return ways
+def _likeliest(
+    own: Sequence[Mapping[tuple[str, _Way], Counter[int]]], answer: int, word: str, codes: Sequence[int]
+) -> _Way:
+    """The way in which a word was said that had these codes, by the other references. own: each one's codes."""
+    others: dict[_Way, Counter[int]] = {}
+    for number, found in enumerate(own):
+        for (spelled, way), counts in found.items():
+            if number != answer and spelled == word:
+                others.setdefault(way, Counter()).update(counts)
 
-    @staticmethod
-    def codes_of(spoken: Sequence[int], word: int, ids: Sequence[int] | NDArray[np.int64]) -> list[int]:
-        """Of a word, with the code behind it, whose sound begins in it."""
-        first = spoken.index(word)
-        last = len(spoken) - 1 - list(reversed(spoken)).index(word)
-        return [int(ids[i]) for i in range(first, min(last + 2, len(ids)))]
+    def likelihood(way: _Way) -> float:
+        counts = others[way]
+        return sum(log((counts[code] + 0.5) / (counts.total() + 500)) for code in codes)
 
-    def asked(self, answer: int) -> list[tuple[tuple[int, str], tuple[int, ...]]]:
-        return [((i, word), way) for i, word, way in self.words[answer]]
-
-    def way(self, answer: int, word: tuple[int, str], ids: NDArray[np.int64]) -> tuple[int, ...]:
-        """The likeliest by the other references."""
-        index, name = word
-        others: dict[tuple[int, ...], Counter[int]] = {}
-        for number, codes in enumerate(self.codes):
-            for (spelled, way), counts in codes.items():
-                if number != answer and spelled == name:
-                    others.setdefault(way, Counter()).update(counts)
-        codes_said = self.codes_of(self.at[answer], index, ids)
-
-        def likelihood(way: tuple[int, ...]) -> float:
-            counts = others[way]
-            return sum(log((counts[code] + 0.5) / (counts.total() + 500)) for code in codes_said)
-
-        return max(others, key=likelihood)
+    return max(others, key=likelihood)
 
 
 def _variant_table(task: str, facts: Facts) -> Table:
