@@ -21,13 +21,11 @@ from vita_mctp.codecs.flow_decoder.config import FlowConfig, HiftConfig, Layers,
 from vita_mctp.codecs.flow_decoder.flow import (
     CausalConv1d,
     CodeWindows,
-    ConditionalFlowMatching,
     ConformerLayer,
-    Estimator,
     Flow,
     InputLayer,
+    attend_in_turn,
     attended_keys,
-    relative_positions,
     steps_of,
 )
 from vita_mctp.codecs.flow_decoder.folder import VoicePrompt, fill_parts
@@ -146,20 +144,13 @@ class UpsampleEncoder(nn.Module):
         steps, ratio = steps_of(x, positions), FRAMES_PER_CODE
         own = length_mask(lengths, x, x.shape[1])
         x = masked(self.embed(x).transpose(1, 2), own).transpose(1, 2)
-        x = _attend(self.encoders, self.pre_lookahead_layer(x), attended_keys(steps, self.block_size, lengths))
+        x = attend_in_turn(self.encoders, self.pre_lookahead_layer(x), attended_keys(steps, self.block_size, lengths))
         x = self.up_layer(x.transpose(1, 2).repeat_interleave(ratio, dim=2)).transpose(1, 2)
         frames = (steps[..., None] * ratio + torch.arange(ratio, device=x.device)).flatten(1)
         ends = lengths and [length * ratio for length in lengths]
-        x = _attend(self.up_encoders, self.up_embed(x), attended_keys(frames, self.block_size * ratio, ends))
+        x = attend_in_turn(self.up_encoders, self.up_embed(x), attended_keys(frames, self.block_size * ratio, ends))
         y: Tensor = self.after_norm(x)
         return y
-
-
-def _attend(layers: nn.ModuleList, x: Tensor, seen: Tensor) -> Tensor:
-    relative = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
-    for layer in layers:
-        x = layer(x, relative, seen)
-    return x
 
 
 class CosyVoice2Flow(Flow):
@@ -168,11 +159,7 @@ class CosyVoice2Flow(Flow):
     config: CosyVoice2FlowConfig
 
     def __init__(self, config: CosyVoice2FlowConfig) -> None:
-        super().__init__(config)
-        self.encoder = UpsampleEncoder(config)
-        self.encoder_proj = nn.Linear(config.encoder.output_size, config.output_size)
-        guidance = config.decoder.cfm_params.inference_cfg_rate
-        self.decoder = ConditionalFlowMatching(guidance, Estimator(config.decoder.estimator))
+        super().__init__(config, UpsampleEncoder(config), config.encoder.output_size)
 
     def mean(self, windows: CodeWindows) -> Tensor:
         own = ragged_lengths(windows.lengths, windows.codes.shape[1])

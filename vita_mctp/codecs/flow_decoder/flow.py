@@ -104,6 +104,14 @@ class ConformerLayer(nn.Module):
         return y
 
 
+def attend_in_turn(layers: nn.ModuleList, x: Tensor, seen: Tensor) -> Tensor:
+    """(B, N, D) through conformer layers, with a bool mask (B or 1, 1, N, N)."""
+    relative = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
+    for layer in layers:
+        x = layer(x, relative, seen)
+    return x
+
+
 class InputLayer(nn.Module):
     """Linear and norm, scaled by sqrt(D) as absolute embeddings are."""
 
@@ -352,15 +360,16 @@ class CodeWindows(NamedTuple):
 
 
 class Flow(nn.Module):
-    """Codes -> log-mel frames. A codec's own class adds `encoder` and `decoder`, and says what `mean` is."""
+    """Codes -> log-mel frames. A codec's own class gives the encoder, of so many outputs, and says what `mean` is."""
 
-    decoder: ConditionalFlowMatching
-
-    def __init__(self, config: FlowConfig) -> None:
+    def __init__(self, config: FlowConfig, encoder: nn.Module, width: int) -> None:
         super().__init__()
         self.config: FlowConfig = config
         self.input_embedding = nn.Embedding(config.vocab_size, config.input_size)
         self.spk_embed_affine_layer = nn.Linear(config.spk_embed_dim, config.output_size)
+        self.encoder, self.encoder_proj = encoder, nn.Linear(width, config.output_size)
+        guidance = config.decoder.cfm_params.inference_cfg_rate
+        self.decoder = ConditionalFlowMatching(guidance, Estimator(config.decoder.estimator))
 
     @property
     def like(self) -> Tensor:

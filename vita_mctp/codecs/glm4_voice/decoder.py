@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from vita_mctp.codecs.flow_decoder.config import FlowConfig, HiftConfig, Layers, Rate, Size, agree
 from vita_mctp.codecs.flow_decoder.flow import (
     CodeWindows,
-    ConditionalFlowMatching,
     ConformerLayer,
-    Estimator,
     Flow,
     InputLayer,
+    attend_in_turn,
     attended_keys,
-    relative_positions,
     steps_of,
 )
 from vita_mctp.codecs.flow_decoder.folder import fill_parts
@@ -148,11 +146,8 @@ class BlockEncoder(nn.Module):
     def forward(self, x: Tensor, lengths: list[int] | None = None, positions: Tensor | None = None) -> Tensor:
         """(B, N, input size) -> (B, N, D); states beyond a stream's length have no meaning."""
         x = self.embed(x)
-        relative = relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
         seen = attended_keys(steps_of(x, positions), self.config.block_size, lengths)
-        for layer in self.encoders:
-            x = layer(x, relative, seen)
-        y: Tensor = self.after_norm(x)
+        y: Tensor = self.after_norm(attend_in_turn(self.encoders, x, seen))
         return y
 
 
@@ -179,12 +174,8 @@ class Glm4Flow(Flow):
     config: Glm4FlowConfig
 
     def __init__(self, config: Glm4FlowConfig) -> None:
-        super().__init__(config)
-        self.encoder = BlockEncoder(config.encoder)
-        self.encoder_proj = nn.Linear(config.encoder.output_size, config.output_size)
+        super().__init__(config, BlockEncoder(config.encoder), config.encoder.output_size)
         self.length_regulator = LengthRegulator(config.output_size, len(config.length_regulator.sampling_ratios))
-        guidance = config.decoder.cfm_params.inference_cfg_rate
-        self.decoder = ConditionalFlowMatching(guidance, Estimator(config.decoder.estimator))
 
     def encode_codes(self, codes: Tensor, lengths: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """(B, N) codes -> (B, N, M) states, one for each code; ids below 0 stand for 0."""
