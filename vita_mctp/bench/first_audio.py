@@ -153,7 +153,7 @@ def bench_first_audio(
     for mode in track(modes, "modes"):
         found = [first_sound(stages, loaded.device, question, mode, seed) for _ in range(warm_up + runs)][warm_up:]
         least = _least(stages, found[0], traffic, machine, mode)
-        for index, part in enumerate(_parts(stages)):
+        for index, part in enumerate(PARTS if stages.speaking is None else TALKER_PARTS):
             rows.append(_row(mode, part, [run.parts[index] for run in found], least[index]))
         rows.append(_row(mode, "sum", [sum(run.parts) for run in found], sum(least)))
     notes = (f"The question lasts {question.seconds:.2f} s.", *_NOTES)
@@ -190,10 +190,6 @@ def first_sound(
             answer.close()
             return FirstSound((heard - start, *_made(stages, seconds, events), spoken), events, len(prompt.ids))
     raise ConfigError(f"the model answered {len(events)} tokens without sound; ask it another --question")
-
-
-def _parts(stages: SpeechLM | RandomSpeechLM) -> tuple[str, ...]:
-    return PARTS if stages.speaking is None else TALKER_PARTS
 
 
 def _made(

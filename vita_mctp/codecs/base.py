@@ -76,16 +76,21 @@ class AudioDecoder(Protocol):
 
     def decode(self, codes: AudioCodes) -> Wave:
         """The whole wave at once."""
-        ...
+        chunk, _ = self.decode_block(codes.as_block(), self.start())
+        return Wave(chunk.samples, self.sample_rate)
 
 
 @runtime_checkable
-class BatchDecoder(Protocol):
+class BatchDecoder(AudioDecoder, Protocol):
     """A decoder that takes blocks of several streams at once; each gets what it would get alone."""
 
     def decode_blocks(
         self, blocks: Sequence[AudioBlock], states: Sequence[Any]
     ) -> list[tuple[WaveChunk, DecoderState]]: ...
+
+    def decode_block(self, block: AudioBlock, state: DecoderState) -> tuple[WaveChunk, DecoderState]:
+        [result] = self.decode_blocks([block], [state])
+        return result
 
 
 def decode_blocks(

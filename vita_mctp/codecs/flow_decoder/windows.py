@@ -26,13 +26,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vita_mctp.codecs.base import check_ids
+from vita_mctp.codecs.base import BatchDecoder, check_ids
 from vita_mctp.codecs.flow_decoder.flow import REFERENCE_STEPS, CodeWindows, Flow
 from vita_mctp.codecs.flow_decoder.folder import VoicePrompt
 from vita_mctp.codecs.flow_decoder.hift import Hift, SourceNoise, noise_at, phase_of
 from vita_mctp.errors import ConfigError
 from vita_mctp.schema import Schema
-from vita_mctp.types import AudioBlock, AudioCodes, Code, Wave, WaveChunk
+from vita_mctp.types import AudioBlock, Code, WaveChunk
 
 _MEL_STREAM = 1 << 64
 """Added to a seed, it separates the flow's noise from the vocoder's."""
@@ -139,7 +139,7 @@ class _Stretch:
     spoken: int
 
 
-class WindowedDecoder:
+class WindowedDecoder(BatchDecoder):
     """Flow, then HiFT, in windows (`codecs.base.AudioDecoder`); a codec adds its name and how its folder is read."""
 
     name: str
@@ -175,14 +175,6 @@ class WindowedDecoder:
         no_frames = none.new_zeros(self._bands, 0)
         phase = phase_of(seed, self.hift.m_source.harmonics).to(none.device)
         return SmoothState(seed, phase, mel=no_frames, source=none, withheld=no_frames, tail=none)
-
-    def decode(self, codes: AudioCodes) -> Wave:
-        chunk, _ = self.decode_block(codes.as_block(), self.start())
-        return Wave(chunk.samples, self.sample_rate)
-
-    def decode_block(self, block: AudioBlock, state: SmoothState) -> tuple[WaveChunk, SmoothState]:
-        [result] = self.decode_blocks([block], [state])
-        return result
 
     @torch.inference_mode()
     def decode_blocks(

@@ -15,6 +15,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 
 from vita_mctp.arrays import read_arrays
+from vita_mctp.codecs.base import BatchDecoder
 from vita_mctp.codecs.nano.config import (
     DECODER_FILE,
     ENCODER_FILE,
@@ -139,7 +140,7 @@ class StreamState(NamedTuple):
     begun: bool
 
 
-class NanoDecoder:
+class NanoDecoder(BatchDecoder):
     """Codes -> the answer voice, offline or in blocks.
 
     weights: of mel decoder and vocoder, by their names in their file.
@@ -167,10 +168,6 @@ class NanoDecoder:
         """This decoder draws nothing; `seed` is accepted and has no effect."""
         return StreamState(self._mel_decoder.start(), self._vocoder.start(), np.zeros(0, np.float32), False)
 
-    def decode_block(self, block: AudioBlock, state: StreamState) -> tuple[WaveChunk, StreamState]:
-        [result] = self.decode_blocks([block], [state])
-        return result
-
     def decode_blocks(
         self, blocks: Sequence[AudioBlock], states: Sequence[StreamState]
     ) -> list[tuple[WaveChunk, StreamState]]:
@@ -185,10 +182,6 @@ class NanoDecoder:
             chunk = WaveChunk(samples.clip(-1.0, 1.0), self.sample_rate, block.index, block.is_last)
             results.append((chunk, StreamState(mel, vocoder, overlap, state.begun or len(pieces) > 0)))
         return results
-
-    def decode(self, codes: AudioCodes) -> Wave:
-        chunk, _ = self.decode_block(codes.as_block(), self.start())
-        return Wave(chunk.samples, self.sample_rate)
 
     def _points(self, codes: IntArray) -> FloatArray:
         return grid_points(codes, self.config.levels)

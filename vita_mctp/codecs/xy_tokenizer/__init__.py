@@ -23,7 +23,7 @@ from torch import Tensor
 from vita_mctp.arrays import check_shapes
 from vita_mctp.audio.mel import HOP, SAMPLE_RATE, whisper_log_mel
 from vita_mctp.audio.resample import sinc_resample
-from vita_mctp.codecs.base import check_ids
+from vita_mctp.codecs.base import AudioDecoder, check_ids
 from vita_mctp.codecs.released import load_tensors, shapes_of, without_memory
 from vita_mctp.codecs.xy_tokenizer.networks import PACKED, QuantizerConfig, XyConfig, XyNetwork, sinusoids
 from vita_mctp.schema import Schema
@@ -143,7 +143,7 @@ class XyState:
     spoken: int = 0
 
 
-class XyDecoder(_Xy):
+class XyDecoder(_Xy, AudioDecoder):
     """Codes -> wave, offline or in blocks; the samples do not depend on how a stream is cut."""
 
     def __init__(self, config: XyConfig, network: XyNetwork, windows: XyWindows | None = None) -> None:
@@ -168,10 +168,6 @@ class XyDecoder(_Xy):
     def start(self, seed: int = 0) -> XyState:
         """Nothing here is random."""
         return XyState()
-
-    def decode(self, codes: AudioCodes) -> Wave:
-        chunk, _ = self.decode_block(codes.as_block(), self.start())
-        return Wave(chunk.samples, self.sample_rate)
 
     def decode_block(self, block: AudioBlock, state: XyState) -> tuple[WaveChunk, XyState]:
         """Raises ConfigError for an id that is none of this codec's."""
