@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -49,10 +49,15 @@ class Replies(Protocol):
 
 
 class ModelReplies:
-    """The replies of a `SpeechLM`. A model that was trained on single questions is given the last one alone."""
+    """The replies of a `SpeechLM`. A model that was trained on single questions is given the last one alone.
 
-    def __init__(self, speech_lm: SpeechLM) -> None:
-        self.speech_lm = speech_lm
+    measured: every answer is read through it.
+    """
+
+    def __init__(
+        self, speech_lm: SpeechLM, measured: Callable[[Iterator[AnswerEvent]], Iterator[AnswerEvent]] = iter
+    ) -> None:
+        self.speech_lm, self._measured = speech_lm, measured
         self.sample_rate = speech_lm.audio_decoder.sample_rate
         self.longest_seconds = speech_lm.settings.max_question_seconds
 
@@ -105,7 +110,7 @@ class ModelReplies:
         self, question: Wave | str, task: Task, options: ReplyOptions, cancel: Cancel, history: tuple[Turn, ...] = ()
     ) -> Iterator[AnswerEvent]:
         answers = task in (Task.SPEECH_TO_SPEECH, Task.TEXT)
-        return self.speech_lm.stream(
+        events = self.speech_lm.stream(
             question,
             task,
             options.mode,
@@ -118,6 +123,7 @@ class ModelReplies:
             instructions=options.instructions if answers and self.speech_lm.settings.follows_instructions else "",
             cancel=cancel,
         )
+        return self._measured(events)
 
     def _history(self, items: Sequence[Item]) -> tuple[Turn, ...]:
         if not self.speech_lm.settings.max_history_turns:

@@ -1,7 +1,7 @@
 """Where threads and the event loop meet: answers are made in threads, and awaited here.
 
-A gate lets so many answers be made at once, so many more wait, and refuses the rest at once: an answer that began is
-not to stutter.
+A gate lets so many answers be made at once, so many more wait, and refuses the rest at once, and before that whoever
+would make the others stutter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from vita_mctp.cancel import Cancel
 from vita_mctp.serving.errors import ApiError
+from vita_mctp.serving.load import Load
 from vita_mctp.serving.metrics import Metrics
 from vita_mctp.serving.options import Limits
 
@@ -56,8 +57,8 @@ async def in_thread(make: Callable[[Cancel], Iterator[T]], pool: Executor) -> As
 class Gate:
     """Belongs to one event loop."""
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
-        self._limits, self._metrics = limits, metrics
+    def __init__(self, limits: Limits, metrics: Metrics, load: Load) -> None:
+        self._limits, self._metrics, self._load = limits, metrics, load
         self._slots = asyncio.Semaphore(limits.running)
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self.running = self.waiting = self.conversations = 0
@@ -65,9 +66,11 @@ class Gate:
 
     @asynccontextmanager
     async def answer(self) -> AsyncIterator[None]:
-        """Held while an answer is made. Raises ApiError (429) when too many wait, (503) when the server ends."""
-        if self.draining:
-            raise self._refusal("draining", 503, "the server is about to end; ask another one")
+        """Held while an answer is made. Raises ApiError (429) when too many wait, (503) when the server ends.
+
+        The former also when those being made would stutter with one more.
+        """
+        self._check_load()
         if self._slots.locked() and self.waiting >= self._limits.waiting:
             raise self._refusal("queue", 429, "too many answers are waiting; ask again later")
         self.waiting += 1
@@ -90,8 +93,7 @@ class Gate:
 
     def enter_conversation(self) -> None:
         """Raises ApiError as `answer`; else `leave_conversation` is called at its end."""
-        if self.draining:
-            raise self._refusal("draining", 503, "the server is about to end; ask another one")
+        self._check_load()
         if self.conversations >= self._limits.conversations:
             raise self._refusal("conversations", 429, "too many conversations are open; come again later")
         self.conversations += 1
@@ -107,6 +109,14 @@ class Gate:
         end = time.monotonic() + seconds
         while (self.running or self.waiting) and time.monotonic() < end:
             await asyncio.sleep(0.05)
+
+    def _check_load(self) -> None:
+        """Whoever comes when nothing is made is let in: that is how the load is measured anew."""
+        if self.draining:
+            raise self._refusal("draining", 503, "the server is about to end; ask another one")
+        at_once = max(self.running, min(self.running + self.waiting + 1, self._limits.running))
+        if at_once > 1 and self._load.factor(at_once) > self._limits.real_time_factor:
+            raise self._refusal("load", 429, "one more answer would make those being played stutter; ask again later")
 
     def _refusal(self, reason: str, status: int, message: str) -> ApiError:
         self._metrics.refused.labels(reason).inc()

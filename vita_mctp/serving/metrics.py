@@ -28,6 +28,9 @@ class Metrics:
         self.running = Gauge("vita_answers_running", "Answers being made", registry=registry)
         self.waiting = Gauge("vita_answers_waiting", "Answers that wait", registry=registry)
         self.conversations = Gauge("vita_conversations", "Realtime conversations open", registry=registry)
+        self.real_time_factor = Gauge(
+            "vita_real_time_factor", "Seconds that a second of sound takes to make", registry=registry
+        )
         self.tokens = Counter("vita_tokens", "Tokens generated", registry=registry)
         self.audio = Counter("vita_audio_seconds", "Seconds of sound made", registry=registry)
         self.first_sound = Histogram(

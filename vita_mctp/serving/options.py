@@ -31,7 +31,9 @@ class Limits:
     """What one server takes on. running: answers made at once; waiting: those that wait for them, the next is refused.
 
     body_bytes: of a request or a message; seconds: of an uploaded recording. idle_seconds: after which a silent
-    Realtime connection is closed. drain_seconds: to finish answers in when the server is to end.
+    Realtime connection is closed. real_time_factor: of answers being made; who would push them
+    beyond it is refused: from 1.0 on they are played faster than they are made. drain_seconds: to finish answers in
+    when the server is to end.
     """
 
     running: int = 16
@@ -41,6 +43,7 @@ class Limits:
     seconds: float = 600.0
     text_characters: int = 4096
     idle_seconds: float = 900.0
+    real_time_factor: float = 0.9
     drain_seconds: float = 30.0
 
 

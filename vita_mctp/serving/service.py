@@ -19,6 +19,7 @@ from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.errors import ConfigError, VitaError
 from vita_mctp.serving.answers import Gate, in_thread
 from vita_mctp.serving.errors import as_api_error
+from vita_mctp.serving.load import Load
 from vita_mctp.serving.metrics import Metrics
 from vita_mctp.serving.options import ServerOptions
 from vita_mctp.serving.schemas import Body
@@ -37,20 +38,26 @@ class Service:
         if options.voices and not speech_lm.settings.voice_prompts:
             raise ConfigError("voices came for a model that was not trained with voice prompts; leave them out")
         self.options, self.metrics = options, Metrics()
-        self.replies = ModelReplies(speech_lm)
-        self.gate = Gate(options.limits, self.metrics)
+        self.load = Load()
+        self.replies = ModelReplies(speech_lm, self.load.measured)
+        self.gate = Gate(options.limits, self.metrics, self.load)
+        self.metrics.real_time_factor.set_function(lambda: self.load.factor(self.gate.running))
         self.answers = EarlierAnswers()
         # Threads that are used again keep their memory, new ones take more; a conversation may reply and transcribe.
         most = options.limits.running + options.limits.waiting + 2 * options.limits.conversations
         self.pool = ThreadPoolExecutor(max(1, most), thread_name_prefix="vita-mctp answer")
 
     def warm_up(self) -> None:
-        """Makes some answers at once, by all numbers up to `running`: nobody's first waits for what first use makes."""
-        speech_lm, rate = self.replies.speech_lm, self.replies.sample_rate
-        speech_lm.hear(Wave(np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate))
-        for doublings in range(self.options.limits.running.bit_length()):
-            with ThreadPoolExecutor(count := 1 << doublings) as pool:
-                list(pool.map(lambda _: list(speech_lm.stream("yes", Task.TTS, max_new_tokens=_WARM)), range(count)))
+        """Makes some answers at once, by all numbers up to `running`: nobody's first waits for what first use makes.
+
+        Then by the least and the most, to measure what they cost.
+        """
+        replies, rate, most = self.replies, self.replies.sample_rate, self.options.limits.running
+        replies.speech_lm.hear(Wave(np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate))
+        for doublings in range(most.bit_length()):
+            _at_once(1 << doublings, lambda: replies.speech_lm.stream("yes", Task.TTS, max_new_tokens=_WARM))
+        for count in (1, most):
+            _at_once(count, lambda: replies.say("yes", ReplyOptions(max_new_tokens=_WARM), Cancel()))
 
     def reply_options(
         self, body: Body, *, speaks: bool = True, max_new_tokens: int | None = None, voice: Wave | None = None
@@ -73,6 +80,11 @@ class Service:
                     yield event
             except VitaError as error:
                 raise as_api_error(error) from None
+
+
+def _at_once(count: int, make: Callable[[], Iterator[object]]) -> None:
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda _: list(make()), range(count)))
 
 
 class EarlierAnswers:
