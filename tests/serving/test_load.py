@@ -28,12 +28,9 @@ class Machine:
     def make(self, answers: int, seconds: int = 4) -> None:
         def events() -> Iterator[AnswerEvent]:
             yield TextDelta("five")
-            yield from [SECOND] * (seconds + 1)
+            yield from [SECOND] * seconds
 
         streams = [self.load.measured(events()) for _ in range(answers)]
-        for stream in streams:
-            next(stream)
-        self.time += 5.0  # before the first sound: a wait, and no gap
         for stream in streams:
             next(stream)
         for _ in range(seconds):

@@ -212,6 +212,7 @@ def serve(
     seconds: Annotated[float, opt("S", "that questions arrive for, at each number of streams", min=1)] = 30.0,
     questions: Annotated[int, opt("N", "asked at each number of clients, with --closed", min=1)] = 64,
     turns: Annotated[int, opt("N", "of each client, with --spoken", min=1)] = 10,
+    running: Annotated[int, opt("N", "answers that a server started here makes at once", "--max-running", min=1)] = 16,
     question: Annotated[Path, opt("FILE", "a recording to ask")] = Path("demo/examples/question.wav"),
 ) -> None:
     """Clients that know the server by its address alone."""
@@ -222,7 +223,8 @@ def serve(
     if closed and spoken:
         raise ConfigError("--closed and --spoken were given; wanted: one way of asking")
     choice = study.choice()
-    options = ["--model", choice.name, "--device", study.device]
+    options = ["--model", choice.name, "--device", study.device, "--max-running", str(running)]
+    options += ["--max-real-time-factor", "inf"] if closed else []  # they read as fast as they can, and play nothing
     with nullcontext((url, lambda: None)) if url else own_server(options) as (address, memory):
         name, key = Path(choice.name).name, os.environ.get(KEY_VARIABLE, "none")
         asker = Asker(address, question, name, key)

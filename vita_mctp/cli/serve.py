@@ -21,7 +21,7 @@ _VOICES = (
     "recordings of voices to speak in, by the names that clients send; for a model that was trained with voice prompts"
 )
 _BUSY = "the next one is refused with 429"
-_STUTTERS = f"at which answers would be made with one more (1: as they are played); beyond it {_BUSY}; inf: no limit"
+_STUTTERS = f"that answers would have with one more (from 1 on they stutter); beyond it {_BUSY}; inf: no limit"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LimitOptions:
     running: Annotated[int, opt("N", "answers made at once", "--max-running", min=1)] = 16
     waiting: Annotated[int, opt("N", f"answers that may wait; {_BUSY}", "--max-waiting", min=0)] = 32
     conversations: Annotated[int, opt("N", f"Realtime conversations; {_BUSY}", "--max-conversations", min=0)] = 64
-    real_time_factor: Annotated[float, opt("F", _STUTTERS, "--max-real-time-factor", min=0)] = 0.9
+    real_time_factor: Annotated[float, opt("F", _STUTTERS, "--max-real-time-factor", min=0)] = 0.5
     seconds: Annotated[float, opt("S", "of a recording to transcribe", "--max-seconds", min=1)] = 600.0
     drain_seconds: Annotated[float, opt("S", "to finish answers in after SIGTERM", min=0)] = 30.0
 

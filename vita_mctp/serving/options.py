@@ -32,7 +32,7 @@ class Limits:
 
     body_bytes: of a request or a message; seconds: of an uploaded recording. idle_seconds: after which a silent
     Realtime connection is closed. real_time_factor: of answers being made; who would push them
-    beyond it is refused: from 1.0 on they are played faster than they are made. drain_seconds: to finish answers in
+    beyond it is refused: from 1 on they are played faster than they are made. drain_seconds: to finish answers in
     when the server is to end.
     """
 
@@ -43,7 +43,7 @@ class Limits:
     seconds: float = 600.0
     text_characters: int = 4096
     idle_seconds: float = 900.0
-    real_time_factor: float = 0.9
+    real_time_factor: float = 0.5
     drain_seconds: float = 30.0
 
 

@@ -29,7 +29,7 @@ from vita_mctp.types import Done, Task, Wave, WaveChunk
 T = TypeVar("T")
 KEPT_SECONDS = 3600
 _KEPT_ANSWERS = 1000
-_WARM = 40
+_SAID, _WARM = "one two three four five six seven eight nine ten", 40
 """Tokens of an answer that nobody asked for."""
 
 
@@ -50,14 +50,14 @@ class Service:
     def warm_up(self) -> None:
         """Makes some answers at once, by all numbers up to `running`: nobody's first waits for what first use makes.
 
-        Then by the least and the most, to measure what they cost.
+        Then by some numbers again, the most first, to measure what they cost.
         """
         replies, rate, most = self.replies, self.replies.sample_rate, self.options.limits.running
         replies.speech_lm.hear(Wave(np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate))
         for doublings in range(most.bit_length()):
-            _at_once(1 << doublings, lambda: replies.speech_lm.stream("yes", Task.TTS, max_new_tokens=_WARM))
-        for count in (1, most):
-            _at_once(count, lambda: replies.say("yes", ReplyOptions(max_new_tokens=_WARM), Cancel()))
+            _at_once(1 << doublings, lambda: replies.speech_lm.stream(_SAID, Task.TTS, max_new_tokens=_WARM))
+        for count in (most, 1 + most // 4, 1, 1):
+            _at_once(count, lambda: replies.say(_SAID, ReplyOptions(max_new_tokens=_WARM), Cancel()))
 
     def reply_options(
         self, body: Body, *, speaks: bool = True, max_new_tokens: int | None = None, voice: Wave | None = None
