@@ -5,13 +5,17 @@ B batch, T samples, N frames of codes, Q codebooks. With Q = 1 codes are (N,), e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Any, Protocol, runtime_checkable
+from itertools import chain, islice
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.types import AudioBlock, AudioCodes, AudioFeatures, Code, Wave, WaveChunk
+from vita_mctp.types import AudioBlock, AudioCodes, AudioFeatures, Code, IntArray, Wave, WaveChunk
 
+_Piece = TypeVar("_Piece")
 DecoderState = Any
 """Opaque value owned by one stream; a decoder returns a new one and never keeps it."""
 
@@ -107,6 +111,16 @@ def check_ids(codes: Sequence[Code], codebook_size: int, codec: str) -> None:
     ids = [id for code in codes for id in (code if isinstance(code, tuple) else (code,))]
     if wrong := [id for id in ids if not 0 <= id < codebook_size]:
         raise ConfigError(f"got the id {wrong[0]}; wanted 0 to {codebook_size - 1}, the codes of {codec}")
+
+
+def encode_pieces(
+    cut: Sequence[Sequence[_Piece]], encode: Callable[[list[_Piece]], Iterable[IntArray]], at_once: int
+) -> list[IntArray]:
+    """The ids of several recordings, each cut into pieces, of which `encode` takes so many of them all at once."""
+    every = list(chain.from_iterable(cut))
+    batches = (every[start : start + at_once] for start in range(0, len(every), at_once))
+    ids = chain.from_iterable(map(encode, batches))
+    return [np.concatenate([np.zeros(0, np.int64), *islice(ids, len(pieces))]) for pieces in cut]
 
 
 class AudioChunker:

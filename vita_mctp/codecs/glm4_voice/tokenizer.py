@@ -13,11 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -27,6 +25,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from vita_mctp.arrays import check_shapes
 from vita_mctp.audio.resample import sinc_resample
+from vita_mctp.codecs.base import encode_pieces
 from vita_mctp.codecs.flow_decoder.config import Layers, Size, agree
 from vita_mctp.codecs.released import load_tensors, shapes_of, without_memory
 from vita_mctp.errors import CheckpointError
@@ -229,11 +228,7 @@ class Glm4VoiceTokenizer:
 
     def encode_batch(self, waves: Sequence[Wave], batch_size: int = BATCH_SIZE) -> list[AudioCodes]:
         """The codes of each wave; `batch_size` segments of them all are computed at once."""
-        cut = [self.segments(wave) for wave in waves]
-        every = list(chain.from_iterable(cut))
-        batches = (every[start : start + batch_size] for start in range(0, len(every), batch_size))
-        ids = chain.from_iterable(map(self._encode_segments, batches))
-        found = (np.concatenate([np.zeros(0, np.int64), *islice(ids, len(segments))]) for segments in cut)
+        found = encode_pieces([self.segments(wave) for wave in waves], self._encode_segments, batch_size)
         return [AudioCodes(each, self.codebook_size, self.frame_rate, self.name) for each in found]
 
     def segments(self, wave: Wave) -> list[FloatArray]:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vita_mctp.audio.mel import HOP, SAMPLE_RATE, whisper_log_mel
 from vita_mctp.audio.resample import sinc_resample
+from vita_mctp.codecs.base import encode_pieces
 from vita_mctp.codecs.flow_decoder.layers import length_mask, masked, named, ragged_lengths
 from vita_mctp.codecs.released import read_tensors, shapes_of, without_memory
 from vita_mctp.errors import CheckpointError
@@ -189,10 +188,8 @@ class S3Tokenizer:
         for wave in waves:
             samples = sinc_resample(wave.samples, wave.sample_rate, self.sample_rate)
             cut.append([self.features(samples[at : at + size]) for at in range(0, len(samples), size)])
-        every = list(chain.from_iterable(cut))
-        batches = (every[start : start + batch_size] for start in range(0, len(every), batch_size))
-        ids = chain.from_iterable(map(self._encode, batches))
-        return [self._joined(list(islice(ids, len(pieces)))) for pieces in cut]
+        found = encode_pieces(cut, self._encode, batch_size)
+        return [AudioCodes(each, self.codebook_size, self.frame_rate, self.name) for each in found]
 
     def features(self, samples: FloatArray) -> Tensor:
         """(T,) at `sample_rate` -> (M, F)."""
@@ -205,7 +202,3 @@ class S3Tokenizer:
         batch = pad_sequence([piece.T for piece in pieces], batch_first=True).transpose(1, 2).to(weight)
         rows = self.network.codes(self.network.encoder(batch, torch.tensor([piece.shape[1] for piece in pieces])))
         return [row[: -(-piece.shape[1] // FRAMES_PER_CODE)] for row, piece in zip(rows, pieces, strict=True)]
-
-    def _joined(self, pieces: Sequence[IntArray]) -> AudioCodes:
-        ids = np.concatenate([np.zeros(0, np.int64), *pieces])
-        return AudioCodes(ids, self.codebook_size, self.frame_rate, self.name)
