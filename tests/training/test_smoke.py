@@ -17,8 +17,7 @@ from smoke_stages import ROOT, SMOKE, STAGES, arguments, curve, tokenize
 from vita_mctp.checkpoints.loading import load_model
 from vita_mctp.cli import main
 from vita_mctp.speech_lm import SpeechLM
-from vita_mctp.training.curves import CURVES_FILE, read_curves
-from vita_mctp.training.run_folder import read_record
+from vita_mctp.training.run_folder import CURVES_FILE, read_curves, read_record
 from vita_mctp.training.stage import files_of, train_stage
 from vita_mctp.types import Done
 

@@ -200,7 +200,7 @@ def bench_drafts(
 ) -> Study:
     """Where drafts pay: a shape's costs of passes and blocks, and what an acceptance measured elsewhere makes of them.
 
-    tokens_a_pass, blocks_a_pass: as `bench.verified` counts them.
+    tokens_a_pass, blocks_a_pass: as `bench verified` counts them.
     """
     traffic, blocks = Traffic.of(loaded), loaded.runner.num_blocks
     rows = 1 + round(tokens_a_pass)
