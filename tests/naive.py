@@ -14,6 +14,7 @@ from torch import Tensor
 from vita_mctp.decoding.frames import Frame, FrameTalkerModel, _best
 from vita_mctp.decoding.request import Classify, Request, Result, SequenceState, all_text
 from vita_mctp.decoding.runners.eager import as_numpy
+from vita_mctp.decoding.sampling import is_typical, softmax
 from vita_mctp.decoding.talker import TalkerModel, TalkerOptions
 from vita_mctp.models.registry import SpeechModel
 from vita_mctp.study.samples import teacher_forced_chain
@@ -31,6 +32,30 @@ def generate_naive(model: SpeechModel, request: Request, classify: Classify = al
         logits = teacher_forced_chain(model, state.ids, deepest=level, heard=request.heard)[level][-1]
         events += state.record([(state.sampler.choose(as_numpy(logits), state.ids), level)], classify)
     return Result(request.id, tuple(events))
+
+
+def generate_lossy_naive(model: SpeechModel, request: Request) -> list[int]:
+    """The ids of a lossy mode: rounds of drafts, each by the whole chain, and their check, by the whole backbone."""
+    blocks, mode = model.config.num_nextn_predict_layers, request.mode
+    state = SequenceState.start(request, blocks, request.token_budget(model.config.vocab_size, 1 << 30))
+    drafts: list[int] = []
+    while state.reason is None:
+        for draft in [*drafts, None]:
+            scores = as_numpy(teacher_forced_chain(model, state.ids, deepest=0)[0][-1])
+            token = state.sampler.choose(scores, state.ids)
+            if draft is not None and is_typical(scores, draft, mode.typical):
+                token = draft
+            state.record([(token, 0)], all_text)
+            if token != draft or state.reason is not None:
+                break
+        drafts, product, seen = [], 1.0, list(state.ids)
+        room = state.budget - len(state.ids) + len(request.prompt_ids)
+        while len(drafts) < min(blocks, room) and product >= mode.stop_below and not request.eos_ids & set(drafts):
+            scores = as_numpy(teacher_forced_chain(model, seen, deepest=len(drafts) + 1)[-1][-1])
+            drafts.append(state.sampler.choose(scores, seen))
+            product *= float(softmax(scores)[drafts[-1]])
+            seen.append(drafts[-1])
+    return state.ids[len(request.prompt_ids) :]
 
 
 @torch.inference_mode()

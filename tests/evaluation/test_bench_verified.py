@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,9 @@ def test_counts_of_drafts_add_up(loaded: LoadedModel) -> None:
     answers = [generate_naive(loaded.model, request).ids for request in requests]
     texts = [" ".join(str(token) for token in ids if kind(token) is TokenKind.TEXT) for ids in answers]
     asked = [Asked(requests[0], texts[0]), *[Asked(request, "wrong") for request in requests[1:]]]
+    never_stops = replace(MODES["verified"], stop_below=0.0)
     spelling = Spelling(kind, lambda ids: " ".join(map(str, ids)), first_block=2)
-    study = bench_verified(loaded, MACHINE, sets={"five": asked}, spelling=spelling, stop_below=0.0)
+    study = bench_verified(loaded, MACHINE, sets={"five": asked}, spelling=spelling, verified=never_stops)
     found = {str(row["what"]): row["five"] for row in study.rows}
     assert found["Vanilla's ids exactly"] == found["Vanilla's ids exactly, 16 at once"] == found["answers"] == 5
     assert found["tokens"] == 60 and found["right, verified, %"] == found["right, vanilla, %"] == 20

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from naive import generate_naive
+from naive import generate_lossy_naive, generate_naive
 
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
@@ -201,3 +201,30 @@ def test_verified_equals_vanilla(make_tiny_model, seed, blocks, batch, stop, max
     results = Engine(runner, max_batch=max_batch).generate(batch)
     for request, result in zip(batch, results, strict=True):
         assert result.ids == generate_naive(model, request).ids
+
+
+@property_test
+@given(
+    seed=st.integers(0, 99),
+    blocks=st.integers(0, 8),
+    batch=st.lists(requests, min_size=1, max_size=3),
+    stop=st.sampled_from([0.0, 1e-4]),
+    typical=st.sampled_from([0.05, 0.3]),
+    kind=st.sampled_from(["eager", "onnx", "screened"]),
+)
+def test_lossy_equals_its_twin(make_tiny_model, seed, blocks, batch, stop, typical, kind):
+    model = make_tiny_model(seed, blocks)
+    runner = EagerRunner(model) if kind == "eager" else onnx_runner(model.float(), None, kind == "screened")
+    mode = replace(MODES["lossy"], stop_below=stop, typical=typical)
+    batch = [replace(request, mode=mode) for request in batch]
+    results = Engine(runner).generate(batch)
+    assert [list(result.ids) for result in results] == [generate_lossy_naive(model, request) for request in batch]
+
+
+def test_lossy_is_verified_with_other_answers(make_tiny_model):
+    model = make_tiny_model(seed=3, num_blocks=4)
+    changed = 0
+    for i in range(8):
+        request = Request((i, 7, 1), parse_mode("lossy,0.05", 4), 30)
+        changed += generate_lossy_naive(model, request) != list(generate_naive(model, request).ids)
+    assert changed >= 4

@@ -87,7 +87,7 @@ def test_reach_bounds_every_later_level(counts, num_blocks):
 
 def test_reach_is_tight_for_the_released_modes():
     reaches = {name: PlanCursor.start(mode, 10).reach for name, mode in MODES.items()}
-    assert reaches == {"vanilla": 0, "balance": 10, "boost": 10, "turbo": 10, "verified": 10}
+    assert reaches == {"vanilla": 0, "balance": 10, "boost": 10, "turbo": 10, "verified": 10, "lossy": 10}
 
 
 def test_cursor_is_a_value():
@@ -113,6 +113,7 @@ def test_vanilla_stays_vanilla_past_its_first_pair():
         ("3, 10", (3, 10)),
         ([1, 14], (1, 14)),
         (Mode("own", (2, 2)), (2, 2)),
+        ("lossy,.1", (8192, 0)),
         (None, (1, 6)),
     ],
 )
@@ -126,7 +127,8 @@ def test_no_mode_of_a_model_without_blocks_is_the_backbone_alone():
 
 
 @pytest.mark.parametrize(
-    "spec", ["fast", "", "1,10,4", "1,x", "-1,4", "1;10", [], [1], [1, -2], [1.5, 2], "0,0", "1,4,0,0"]
+    "spec",
+    ["fast", "", "1,10,4", "1,x", "-1,4", "1;10", "lossy,0", "lossy,1.5", [], [1], [1, -2], [1.5, 2], "0,0", "1,4,0,0"],
 )
 def test_parse_mode_refuses_in_one_line(spec):
     with pytest.raises(ConfigError) as error:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -153,12 +153,12 @@ def verified(
     stop_below: Annotated[
         float | None, opt("P", "product of probabilities that ends a chain (default: the mode's)")
     ] = None,
+    mode: Annotated[str, opt("MODE", "verified; or lossy, or lossy,0.1, which changes answers")] = "verified",
     work: Annotated[Path, opt("FOLDER", "for speech")] = Path("runs/drafts"),
 ) -> None:
     """Acceptance and speed of verified drafts."""
     from vita_mctp.bench.models import open_language_model
     from vita_mctp.bench.verified import bench_verified
-    from vita_mctp.decoding.modes import MODES
     from vita_mctp.nano.cases import draft_sets
     from vita_mctp.speech_lm import SpeechLM
 
@@ -166,8 +166,11 @@ def verified(
     loaded, speech_lm = open_language_model(choice), SpeechLM.from_pretrained(choice.model)
     sizes = {"questions": questions, "sentences": sentences}
     sets, spelling = draft_sets(speech_lm, work, **sizes, temperature=temperature, seed=study.seed)
-    stop = MODES["verified"].stop_below if stop_below is None else stop_below
-    measure = partial(bench_verified, loaded, sets=sets, spelling=spelling, stop_below=stop)
+    (chosen,) = _parse([mode])
+    if not chosen.verified:
+        raise ConfigError(f"--mode {mode} was given; wanted: verified or lossy")
+    chosen = chosen if stop_below is None else replace(chosen, stop_below=stop_below)
+    measure = partial(bench_verified, loaded, sets=sets, spelling=spelling, verified=chosen)
     _show(study, choice.name, False, measure, loaded.dtype)
 
 

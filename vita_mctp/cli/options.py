@@ -131,7 +131,8 @@ def flag(name: str, help: str) -> Any:
 _DEVICE = "cpu, cuda, cuda:1, mps ...; auto is a GPU with room for it, and the CPU for one as small as nano"
 _DTYPE = "float32, bfloat16, float16, or auto, as stored (default: what config.json names, float32 for nano)"
 _MODE = (
-    "vanilla, balance, boost, turbo, verified, or backbone and block counts such as 1,10; for VocalNet 1x, 3x, 5x "
+    "vanilla, balance, boost, turbo, verified, lossy (verified, but likely drafts stand too: other answers), or "
+    "backbone and block counts such as 1,10; for VocalNet 1x, 3x, 5x "
     "(default: the model's own"
 )
 _BESIDE = "of a released model, where it is not found beside it"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from vita_mctp.errors import ConfigError
@@ -23,6 +23,7 @@ class Mode:
     verified: the blocks draft behind each backbone token and the backbone's next pass verifies, so that the answer is
     that of `counts` without blocks. A chain of drafts ends with the one that makes the product of their probabilities
     less than `stop_below`.
+    typical: above 0, a verified mode is lossy: what `is_typical` finds at this threshold stands too.
     talker: a speed of a model that speaks by a talker, as `decoding.talker.parse_talker_mode` takes it: its text comes
     from the backbone alone.
     """
@@ -31,6 +32,7 @@ class Mode:
     counts: tuple[int, ...]
     verified: bool = False
     stop_below: float = 0.0
+    typical: float = 0.0
     talker: bool = False
 
     def __post_init__(self) -> None:
@@ -53,6 +55,7 @@ MODES: Mapping[str, Mode] = MappingProxyType(
             Mode("boost", (1, 10, 4, 10)),
             Mode("turbo", (1, 10)),
             Mode("verified", (8192, 0), verified=True, stop_below=0.1),
+            Mode("lossy", (8192, 0), verified=True, stop_below=0.1, typical=0.3),
         )
     }
 )
@@ -73,13 +76,15 @@ def parse_mode(spec: str | Sequence[int] | Mode | None, num_blocks: int) -> Mode
         name = spec.strip().lower()
         if name in MODES:
             return MODES[name]
+        if lossy := re.fullmatch(r"lossy,(0?\.\d*[1-9])", name):
+            return replace(MODES["lossy"], name=name, typical=float(lossy[1]))
         if re.fullmatch(r"\d+x(,\w+)?", name):
             return Mode(name, (1, 0), talker=True)
         try:
             counts = tuple(int(part) for part in name.split(","))
         except ValueError:
             raise ConfigError(
-                f"unknown mode {spec!r}; known: {', '.join(MODES)}, or 3x of a talker; or {_FORM}"
+                f"unknown mode {spec!r}; known: {', '.join(MODES)}, lossy,0.1, or 3x of a talker; or {_FORM}"
             ) from None
     else:
         counts = (1, num_blocks) if spec is None else tuple(spec)

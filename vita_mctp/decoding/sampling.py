@@ -118,6 +118,16 @@ def draw(ids: IntArray, scores: Scores, uniform: float) -> int:
     return int(ids[min(index, len(ids) - 1)])
 
 
+def is_typical(scores: Scores, token: int, threshold: float) -> bool:
+    """Whether a draft may stand for what scores (V,) would choose: typical acceptance (Cai et al. 2024, Medusa).
+
+    Its probability is at least the threshold, or, where scores are undecided, the threshold's root times exp(-entropy).
+    """
+    probabilities = softmax(scores.astype(np.float64))
+    entropy = -(probabilities * np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))).sum()
+    return bool(probabilities[token] >= min(threshold, threshold**0.5 * np.exp(-entropy)))
+
+
 def softmax(scores: Scores) -> Scores:
     """Probabilities (C,) of scores (C,), in their type."""
     powers = np.exp(scores - scores.max())

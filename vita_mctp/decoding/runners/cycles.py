@@ -8,8 +8,8 @@ hidden rows that the later one has not read.
 `verified`: a chain's drafts are kept beside the answer until the next backbone pass, which has to read them anyway,
 chooses for itself at each of them. Drafts equal to its choices stand (accepted), the first other one is replaced by its
 choice (recovered), or one more is won (bonus). The n-th token is chosen with the n-th random number whoever chooses,
-so that greedy and sampled answers are Vanilla's token for token. Leviathan et al. 2023 reach the same distribution by
-rejection, which keeps no token of Vanilla's.
+so that greedy and sampled answers are Vanilla's token for token; not so in `lossy`, where likely drafts stand too.
+Leviathan et al. 2023 reach the same distribution by rejection, which keeps no token of Vanilla's.
 
 Legend: Q rows of one request's read, R of them whose next token is chosen, H hidden size, V vocabulary size.
 """
@@ -27,7 +27,7 @@ import numpy as np
 from vita_mctp.decoding.modes import PlanCursor
 from vita_mctp.decoding.request import Request, SequenceState
 from vita_mctp.decoding.runners import Token
-from vita_mctp.decoding.sampling import Scores, softmax
+from vita_mctp.decoding.sampling import Scores, is_typical, softmax
 from vita_mctp.errors import AnswerError
 from vita_mctp.types import BACKBONE, HeardAudio, IntArray
 
@@ -210,7 +210,7 @@ class CycleRunner:
             memory, request = task.state.memory, task.state.request
             ids = np.array(task.ids_from(memory.read) + memory.drafts)
             heard = [audio.moved(-memory.read) for audio in request.heard if audio.start >= memory.read]
-            scored = not request.sampling.is_argmax
+            scored = not request.sampling.is_argmax or request.mode.typical > 0
             reads.append(Read(memory.slot, memory.read, ids, 1 + len(memory.drafts), heard, scored=scored))
         for task, rows in zip(tasks, self._backbone(tasks, reads), strict=True):
             self._verify(task, rows)
@@ -223,8 +223,8 @@ class CycleRunner:
         return results
 
     def _verify(self, task: _Task, rows: Made) -> None:
-        """Takes the backbone's choices as far as the drafts it read equal them, and one more."""
-        memory, state = task.state.memory, task.state
+        """Takes the backbone's choices as far as the drafts it read equal them, or are typical, and one more."""
+        memory, state, typical = task.state.memory, task.state, task.state.request.mode.typical
         drafts, memory.drafts = memory.drafts, []
         if task.length == len(state.request.prompt_ids):
             shown = rows.hidden[-len(rows.tokens) :] if rows.logits is None else rows.logits
@@ -233,6 +233,8 @@ class CycleRunner:
             token = rows.tokens[i]
             if not state.request.sampling.is_argmax:
                 token = state.sampler.choose(self.levels.scores(rows.logits[i]), task.ids_from(0))
+            if typical and i < len(drafts) and is_typical(self.levels.scores(rows.logits[i]), drafts[i], typical):
+                token = drafts[i]
             if state.request.keeps_hidden:
                 state.hidden.append(rows.hidden[len(rows.hidden) - len(rows.tokens) + i])
             accepted = i < len(drafts) and drafts[i] == token
