@@ -104,12 +104,12 @@ def test_chats(prompts_file: Path, name: str, vocabulary: str) -> None:
         if not (folder / "tokenizer.json").is_file():
             pytest.skip(f"VITA_MCTP_TOKENIZERS names no folder with {name}/tokenizer.json")
     form, recorded = FORMS[name], json.loads(prompts_file.read_text())
-    tokenizer = thinker_tokenizer(folder, form, LARGEST_VOCABULARY)
+    tokenizer = thinker_tokenizer(folder, form, LARGEST_VOCABULARY, 6561, 1)
     chat = VocalNetChat(tokenizer, form)
     for case in (each for each in recorded["cases"] if each["family"] == name):
         turns = [(turn["from"], turn["value"]) for turn in case["conversations"]]
         wanted = case[vocabulary]
-        assert chat.sample(turns) == (wanted["train_ids"], wanted["train_labels"]), case["name"]
+        assert chat.labelled(turns) == (wanted["train_ids"], wanted["train_labels"]), case["name"]
         if "infer_ids" in wanted:
             assert chat.prompt_ids(turns[:-1]) == wanted["infer_ids"], case["name"]
     for mark, ids in recorded["stop_ids"][name].items():

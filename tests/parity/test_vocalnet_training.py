@@ -1,9 +1,10 @@
-"""What VocalNet is trained on against the authors': merged chats, spoken rows, units, losses; adapters merged."""
+"""What VocalNet is trained on against the authors': spliced chats, spoken rows, units, losses; adapters merged."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from vocalnet_talkers import index_of, said, talker_in
 
 from vita_mctp.checkpoints.conversion import merge_lora
@@ -18,12 +20,13 @@ from vita_mctp.data.units import read_units
 from vita_mctp.decoding.speaking import speak_whole
 from vita_mctp.decoding.talker import TalkerOptions
 from vita_mctp.models.registry import Speaking, family_of
-from vita_mctp.models.vocalnet.prompts import SPEECH
-from vita_mctp.models.vocalnet.training import hidden_states, merge, spoken_rows, thinker_loss
+from vita_mctp.models.vocalnet.prompts import SPEECH, without_repeats
+from vita_mctp.text.chat import IGNORED, SpokenAnswer
+from vita_mctp.types import HeardAudio
 
 EMBEDDINGS, HIDDEN, LOSSES, MERGED = 1e-5, 2e-4, 5e-5, 2e-3
-IDS = {"llama": (128009, 128009, 128004), "qwen": (None, 151643, 151643)}
-"""Of each thinker the id that is not spoken, the one of the row spoken last, and the padding."""
+IDS = {"llama": (128009, 128004), "qwen": (151643, 151643)}
+"""Of each thinker the id of the row spoken last, and the padding."""
 
 
 def thinker(folder: Path, file: str) -> tuple[Any, str]:
@@ -82,34 +85,62 @@ def heard(model: Any, features: Tensor, lengths: Tensor) -> list[list[Tensor]]:
     return [[each[:count]] for each, count in zip(rows, counts, strict=True)]
 
 
-@torch.inference_mode()
+def spliced(model: Any, ids: Tensor, labels: Tensor, recordings: list[Tensor]) -> tuple[Tensor, Tensor, list[Any]]:
+    """Ids and labels with the positions that recordings take, and the recordings, of which `encode` gives the rows."""
+    model.encode = lambda features: features.rows
+    heard = list[Any]()
+    for rows in recordings:
+        start = ids.tolist().index(SPEECH)
+        taken = ids.new_zeros(len(rows))
+        ids = torch.cat([ids[:start], taken, ids[start + 1 :]])
+        labels = torch.cat([labels[:start], taken + IGNORED, labels[start + 1 :]])
+        heard.append(HeardAudio(SimpleNamespace(rows=rows, positions=len(rows)), start))  # type: ignore[arg-type]
+    return ids, labels, heard
+
+
+def spoken(labels: Tensor, kind: str) -> tuple[int, int]:
+    """Where the rows of a sample stand that are spoken, but for the last."""
+    known = (labels != IGNORED).nonzero().flatten().tolist()
+    return known[0], known[-1] + 1 - (1 if kind == "qwen" else 2)
+
+
+@torch.no_grad()
 def test_training(wiring_file: Path) -> None:
     folder, recorded = wiring_file.parent, load_file(wiring_file)
     model, kind = thinker(folder, wiring_file.name)
-    unspoken, text_end, pad = IDS[kind]
+    text_end, pad = IDS[kind]
     given = zip(recorded["input_ids"], recorded["labels"], strict=True)
     chats = [(ids[ids != pad], own[ids != pad]) for ids, own in given]
     rows = heard(model, recorded["encoder_features"], recorded["speech_lengths"])
-    merged = merge(model, chats, rows)
-    torch.testing.assert_close(merged.embeds, recorded["inputs_embeds"], atol=EMBEDDINGS, rtol=0.0)
-    assert torch.equal(merged.labels, recorded["merged_labels"])
-    hidden = hidden_states(model, merged)
+    samples = [spliced(model, *chat, each) for chat, each in zip(chats, rows, strict=True)]
+    ids = pad_sequence([sample[0] for sample in samples], True, pad)
+    labels = pad_sequence([sample[1] for sample in samples], True, IGNORED)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
     own = recorded["merged_attention_mask"].bool()
+    assert torch.equal(labels, recorded["merged_labels"])
+    embeds = model.listen(model.embed(ids), [sample[2] for sample in samples])
+    torch.testing.assert_close(embeds[own], recorded["inputs_embeds"][own], atol=EMBEDDINGS, rtol=0.0)
+    hidden = model.backbone(embeds, positions)
     torch.testing.assert_close(hidden[own], recorded["decoder_input_hidden"][own], atol=HIDDEN, rtol=0.0)
-    last = model.embed(torch.tensor([[text_end]]))[0, 0]
-    text = spoken_rows(hidden, merged.labels, unspoken, last)
-    for each, wanted in zip(text, recorded.get("decoder_rows", []), strict=False):
-        torch.testing.assert_close(each, wanted[: len(each)], atol=HIDDEN, rtol=0.0)
     talker, case = model.talker, index_of(folder)["files"][wiring_file.name]
-    streaming = [coin == "streaming" for coin in case.get("coins", ["non_streaming", "streaming"])]
-    losses = talker.losses(talker.batch(text, said(recorded["tgt_units"]), streaming))
-    assert talker.loss(losses).item() == pytest.approx(case["loss_value"], abs=LOSSES)
+    units = [tuple(each.tolist()) for each in said(recorded["tgt_units"])]
+    coins = case.get("coins", ["non_streaming", "streaming"])
+    answers = [
+        [SpokenAnswer(*spoken(each, kind), codes, text_end, streaming=coin == "streaming")]
+        for each, codes, coin in zip(labels, units, coins, strict=True)
+    ]
+    batch = model.spoken_batch(hidden, ids, [(row, answer) for row, (answer,) in enumerate(answers)])
+    for each, wanted in zip(batch.text, recorded.get("decoder_rows", []), strict=False):
+        torch.testing.assert_close(each[: len(wanted)], wanted[: len(each)], atol=HIDDEN, rtol=0.0)
     if "lm_loss_value" in case:
         head = torch.zeros_like(model.lm_head.weight)
         head[recorded["llm.embed_row_ids"]] = recorded["llm.lm_head_rows"].float()
         whole = torch.zeros(case.get("vocabulary", 151_936) - len(head), head.shape[1])
         model.lm_head.weight = torch.nn.Parameter(torch.cat([head, whole]))
-        assert thinker_loss(model, hidden, merged.labels).item() == pytest.approx(case["lm_loss_value"], abs=LOSSES)
+    output = model(ids, labels, positions, heard=[sample[2] for sample in samples], spoken=answers)
+    assert talker.loss(torch.stack(output.mtp_losses)).item() == pytest.approx(case["loss_value"], abs=LOSSES)
+    if "lm_loss_value" in case:
+        assert output.lm_loss.item() == pytest.approx(case["lm_loss_value"], abs=LOSSES)
 
 
 @torch.inference_mode()
@@ -120,9 +151,10 @@ def test_answering(wiring_infer_file: Path) -> None:
         model, kind = thinker(folder, "wiring_train_qwen.safetensors" if name == "qwen" else "wiring_train.safetensors")
         ids = torch.tensor([*case["input_ids"], *case["answer_ids"][:-1]])
         rows = heard(model, tensors[f"{name}.encoder_features"], torch.tensor([case["speech_length"]]))
-        merged = merge(model, [(ids, ids)], rows)
-        states = list(hidden_states(model, merged)[0, -len(case["answer_ids"]) :])
-        text_end = model.embed(torch.tensor([[IDS[kind][1]]]))[0, 0]
+        ids, _, recordings = spliced(model, ids, ids, rows[0])
+        embeds = model.listen(model.embed(ids[None]), [recordings])
+        states = list(model.backbone(embeds, torch.arange(len(ids))[None])[0, -len(case["answer_ids"]) :])
+        text_end = model.embed(torch.tensor([[IDS[kind][0]]]))[0, 0]
         wanted = tensors[f"{name}.decoder_rows"][0]
         torch.testing.assert_close(torch.stack([*states, text_end]), wanted, atol=HIDDEN, rtol=0.0)
         options = TalkerOptions(case["infer_mtp_token_num"], max_tokens=cases["max_tokens_per_decoder_call"])
@@ -140,14 +172,16 @@ def test_units(units_file: Path, tmp_path: Path) -> None:
         given = sample["unit_dict"]
         content = {name: np.array(given[name], given["dtype"]) for name in ("speech_token", "speech_token_len")}
         np.save(tmp_path / sample["units"], content, allow_pickle=True)
-        found.append(torch.from_numpy(read_units(tmp_path / sample["units"], talker.sizes.num_units)))
+        units = read_units(tmp_path / sample["units"], talker.sizes.num_units)
+        found.append(torch.tensor(without_repeats(units.tolist())))
         assert found[-1].tolist() == sample["units_after_dedupe"]
     for kind, case in recorded["families"].items():
-        unspoken, _, _ = IDS[kind]
         own = {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(kind)}
         chosen = case["decoder_batch_rows"]
         labels = own["labels"][chosen].masked_fill(own["attention_mask"][chosen] == 0, -100)
-        text = spoken_rows(own["llm_hidden"], labels, unspoken, own["txt_eos_emb"][0, 0])
+        spans = [slice(*spoken(each, kind)) for each in labels]
+        given = zip(own["llm_hidden"], spans, strict=True)
+        text = [torch.cat([states[span], own["txt_eos_emb"][0]]) for states, span in given]
         assert [len(rows) for rows in text] == case["rows_per_sample"]
         batch = talker.batch(text, [found[row] for row in chosen], [coin == "streaming" for coin in case["coins"]])
         for k in range(talker.sizes.mtp_levels + 1):

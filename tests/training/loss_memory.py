@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from vita_mctp.models.vita.losses import SharedHead
+from vita_mctp.models.losses import SharedHead
 
 
 def peak() -> int:

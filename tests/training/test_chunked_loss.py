@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita_mctp.models.vita import losses
-from vita_mctp.models.vita.losses import SharedHead
-from vita_mctp.models.vita.rows import IGNORED
+from vita_mctp.models import losses
+from vita_mctp.models.losses import SharedHead
+from vita_mctp.text.chat import IGNORED
 
 SCRIPT = Path(__file__).with_name("loss_memory.py")
 WORDS, SIZE, LENGTHS = 37, 8, (50, 41, 1)

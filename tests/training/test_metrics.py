@@ -51,7 +51,7 @@ def test_devices_are_known_by_a_part_of_their_name() -> None:
 
 
 def test_a_window_gives_losses_per_target_whatever_they_were_divided_by() -> None:
-    window = Window(2, torch.device("cpu"))
+    window = Window()
     for items in (10, None):
         divided = torch.tensor([4.0, 6.0]) * (torch.tensor([8, 4]) / items if items else 1)
         output = VitaMctpOutput(

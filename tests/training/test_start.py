@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.models.losses import SharedHead
 from vita_mctp.models.vita import VITA, VitaMctpConfig, VitaMctpForCausalLM
-from vita_mctp.models.vita.losses import SharedHead
 from vita_mctp.training.plan import plan
 from vita_mctp.training.recipe import load_recipe
 from vita_mctp.training.start import find_parent, released_folder, start_model

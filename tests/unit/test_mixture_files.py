@@ -25,7 +25,8 @@ def test_each_stage_holds_every_set_at_its_ratio(stage: int) -> None:
 def test_the_sources_tell_of_every_set_and_of_whether_it_streams() -> None:
     lines = [line.split(" | ") for line in (FOLDER / "SOURCES.md").read_text().splitlines() if line.startswith("| ")]
     rows = {cells[0].strip("| "): cells for cells in lines if cells[0] != "| name"}
-    assert set(rows) == {each.name for each in Mixture.from_file(FOLDER / "stage1.yaml").sets}
+    mixtures = ("stage1", "vocalnet", "vocalnet_m2", "vocalnet_m2_stage1")
+    assert set(rows) == {each.name for name in mixtures for each in Mixture.from_file(FOLDER / f"{name}.yaml").sets}
     assert {name for name, cells in rows.items() if cells[-1].startswith("yes")} == set(HUB_SETS)
     for name, hub_set in HUB_SETS.items():
         assert all(part.repository in rows[name][5] for part in hub_set.parts), name

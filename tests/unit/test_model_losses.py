@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.vita import VitaMctpForCausalLM, VitaMctpOutput, is_mctp_parameter
-from vita_mctp.models.vita.rows import IGNORED, Rows
+from vita_mctp.models.vita.rows import Rows
+from vita_mctp.text.chat import IGNORED
 
 MakeModel = Callable[..., VitaMctpForCausalLM]
 BLOCKS = 3

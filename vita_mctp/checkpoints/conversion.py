@@ -15,21 +15,33 @@ import torch
 from pydantic import ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from vita_mctp.checkpoints.loading import load_model
+from vita_mctp.checkpoints.opening import model_type_of
 from vita_mctp.checkpoints.speech import copy_speech
 from vita_mctp.checkpoints.weights import SINGLE_FILE, copy_others, new_folder, safetensors_files, verify_folder
 from vita_mctp.codecs.released import load_tensors
-from vita_mctp.errors import CheckpointError
-from vita_mctp.models.registry import TRAINED, family_of
+from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.models.registry import SPOKEN, TRAINED, family_of
+from vita_mctp.models.strict import quiet_transformers, refuse_incomplete
 from vita_mctp.schema import Schema, read_json
-from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.text.tokenizer import CONFIG_FILE, TOKENIZER_FILE, TextTokenizer
 from vita_mctp.text.vocabulary import PADDING_MULTIPLE, VocabularyKind, released_additions
+from vita_mctp.yaml_file import read_yaml
 
 _COPIED = ("generation_config.json", "LICENSE", "vocab.json", "merges.txt")
 
 ENCODER_FILE = "model.pt"
 
+_ENCODER_SIZES = (
+    "d_model",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "num_mel_bins",
+    "max_source_positions",
+)
 _SHARD_SIZE = "5GB"
 _OF_WEIGHTS = ("adapter_", "model.")
 """How names of files begin that are of no use beside merged weights."""
@@ -78,8 +90,53 @@ def convert_plus(base: Path, sensevoice: Path, target: Path, *, seed: int = 0) -
     with new_folder(target) as unfinished:
         encoder = load_tensors(file, "download model.pt of FunAudioLLM/SenseVoiceSmall")
         plain, tokenizer = _extended(base, VocabularyKind.CONTINUOUS, 0, seed)
-        model = family_of(TRAINED["sensevoice"]).with_encoder(plain, encoder, file, seed)
+        model = family_of(TRAINED["sensevoice"]).with_encoder(plain, encoder, file, seed, {})
         _write(model, tokenizer, base, unfinished, plain=False)
+    return target
+
+
+def convert_thinker(
+    base: Path, whisper: Path, target: Path, talker: str = "vocalnet", *, sizes: Path | None = None, seed: int = 0
+) -> Path:
+    """Writes what VocalNet or VocalNet-M2 begins stage 1 with: a language model, Whisper's encoder, and new parts.
+
+    Args:
+        base: a Llama, Qwen2.5 or Qwen3 with config.json, tokenizer.json and safetensors; its tokenizer is kept.
+        whisper: a folder in transformers' layout, of which the encoder alone is taken.
+        talker: a key of `SPOKEN`.
+        sizes: YAML with config keys, such as mtp_num, that differ from the released models' proportions.
+
+    Raises:
+        CheckpointError: `base` or `whisper` is not whole.
+        ConfigError: a base of another kind, unknown sizes, or such as contradict each other.
+        OutputError: as `convert_qwen`.
+    """
+    kind, known = model_type_of(base), SPOKEN[talker]
+    if kind not in known:
+        raise ConfigError(f"{base} holds a {kind} model; wanted one of {', '.join(known)}")
+    changes = {} if sizes is None else read_yaml(sizes)
+    if not isinstance(changes, dict):
+        raise ConfigError(f"{sizes} holds {type(changes).__name__}; wanted a mapping of sizes")
+    family = family_of(known[kind])
+    values = {
+        "encoder_sizes": {name: read_json(whisper / "config.json").get(name) for name in _ENCODER_SIZES},
+        **changes,
+    }
+    tensors: dict[str, Tensor] = {}
+    for folder in (base, whisper):
+        verify_folder(folder)
+    for file in safetensors_files(whisper):
+        found = load_tensors(file, "download the Whisper model again")
+        tensors |= {name.partition("encoder.")[2]: each for name, each in found.items() if "decoder." not in name}
+    with new_folder(target) as unfinished:
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        with quiet_transformers():
+            thinker, info = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True, **options)
+        refuse_incomplete(base, info)
+        model = family.with_encoder(thinker, tensors, whisper, seed, values)
+        model.save_pretrained(unfinished, max_shard_size=_SHARD_SIZE)
+        copy_others(base, unfinished, lambda path: path.name in (*_COPIED, TOKENIZER_FILE, CONFIG_FILE))
+        family.load_tokenizer(unfinished)  # refuses one that lacks the markers of its chats
     return target
 
 

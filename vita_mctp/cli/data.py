@@ -22,7 +22,7 @@ CHECK_FAILED = 1
 app, data = new_app(), new_app()
 app.add_typer(data, name="data")
 
-_FEATURES = "SenseVoiceSmall's, with am.mvn: keep also the features that VITA-Audio-Plus hears"
+_FEATURES = "SenseVoiceSmall's, with am.mvn, or whisper: keep also what VITA-Audio-Plus or VocalNet hears"
 
 _MOST_SECONDS = 86_400.0
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from vita_mctp.cli import write
 from vita_mctp.cli.options import arg, command, flag, new_app, opt
@@ -117,6 +117,21 @@ def plus(
     from vita_mctp.checkpoints.conversion import convert_plus
 
     _show([convert_plus(source, sensevoice, target, seed=seed)])
+
+
+@command(convert, help="give a Llama, Qwen2.5 or Qwen3 Whisper's encoder and a talker, to train VocalNet")
+def thinker(
+    source: Source,
+    target: Target,
+    whisper: Annotated[Path, opt("FOLDER", "of Whisper large-v3, in transformers' layout")],
+    talker: Annotated[Literal["vocalnet", "vocalnet-m2"], opt("KIND", "of the talker")] = "vocalnet",
+    sizes: Annotated[Path | None, opt("FILE", "YAML of config keys that differ from the released proportions")] = None,
+    seed: Seed = 0,
+) -> None:
+    """A language model in, what stage 1 of VocalNet or VocalNet-M2 begins with out."""
+    from vita_mctp.checkpoints.conversion import convert_thinker
+
+    _show([convert_thinker(source, whisper, target, talker, sizes=sizes, seed=seed)])
 
 
 @command(convert, help="merge LoRA adapters into their base, as VocalNet's stage 1 is")

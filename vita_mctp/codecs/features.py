@@ -112,6 +112,11 @@ class WhisperFrontEnd:
     def positions(frames: int) -> int:
         return (frames - _BEYOND + 1) // _FRAMES_OF_ROW
 
+    @classmethod
+    def positions_in(cls, seconds: float) -> int:
+        """Of a recording that long, before it is read; 0: too short."""
+        return cls.positions(mel_length(min(round(seconds * SAMPLE_RATE), LONGEST)) + _BEYOND)
+
     def encode(self, wave: Wave) -> AudioFeatures:
         """(F, M), a position for each tenth of a second. Raises AudioError below the first one."""
         samples = resample(wave, SAMPLE_RATE).samples[:LONGEST]

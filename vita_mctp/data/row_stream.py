@@ -21,16 +21,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from vita_mctp.data.mixture import Mixture, MixtureSampler
-from vita_mctp.data.token_store import TokenStore
+from vita_mctp.data.token_store import INDEX_FILE, TokenStore
+from vita_mctp.data.units import UnitStore
 from vita_mctp.errors import ConfigError, DataError
+from vita_mctp.models.registry import Chat
 from vita_mctp.schema import Schema
-from vita_mctp.text.chat import IGNORED, ChatFormat, Clip, FeatureSpan, Sample, in_a_rhythm
+from vita_mctp.text.chat import IGNORED, Clip, FeatureSpan, Sample, SpokenAnswer, in_a_rhythm
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.types import IntArray
 
@@ -47,6 +50,7 @@ class PackedRow:
     position_ids: IntArray
     ends: tuple[int, ...]
     features: tuple[FeatureSpan, ...] = ()
+    spoken: tuple[SpokenAnswer, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -98,13 +102,15 @@ class PackingReport:
 def join(samples: Sequence[Sample]) -> PackedRow:
     """The row of `samples` in their order, unpadded. Clips of features are numbered through the row."""
     ends = tuple(accumulate(map(len, samples)))
-    spans = [(start, span) for start, sample in zip((0, *ends), samples, strict=False) for span in sample.features]
+    placed = list(zip((0, *ends), samples, strict=False))
+    spans = [(start, span) for start, sample in placed for span in sample.features]
     return PackedRow(
         input_ids=np.concatenate([np.asarray(sample.ids, dtype=np.int64) for sample in samples]),
         labels=np.concatenate([np.asarray(sample.labels, dtype=np.int64) for sample in samples]),
         position_ids=np.concatenate([np.arange(len(sample), dtype=np.int64) for sample in samples]),
         ends=ends,
         features=tuple(replace(span, clip=clip, start=at + span.start) for clip, (at, span) in enumerate(spans)),
+        spoken=tuple(sample.spoken.moved(start) for start, sample in placed if sample.spoken is not None),
     )
 
 
@@ -126,6 +132,10 @@ def best_fit_decreasing(lengths: Sequence[int], max_length: int) -> list[list[in
             bins.append([index])
         insort(room, (free - length, number))
     return sorted(map(sorted, bins))
+
+
+STREAMED = 0.5
+"""Fraction of answers that a talker learns with the mask of a stream (VocalNet's authors toss a coin)."""
 
 
 @dataclass(frozen=True)
@@ -285,19 +295,31 @@ def _read_state(state: Mapping[str, Any], order: str) -> tuple[_Chunk, int]:
     return _Chunk(saved.position, saved.carried, PackingReport(**saved.packed)), saved.used
 
 
-def open_pools(mixture: Mixture, root: Path, chat: ChatFormat, *ratios: Ratio) -> dict[str, Pool]:
-    """Pools of the sets that the mixture draws from. ratios: how text and speech of answers are interleaved; see
-    `in_a_rhythm` for more than one.
+def open_pools(mixture: Mixture, root: Path, chat: Chat, *ratios: Ratio) -> dict[str, Pool]:
+    """Pools of the sets that the mixture draws from: token stores, or folders of one list as `UnitStore` reads it.
+
+    ratios: how text and speech of answers are interleaved; see `in_a_rhythm` for more than one.
 
     Raises DataError for a set that is not tokenised, ConfigError for sets of different codecs, or of one with more
     codes than the tokenizer has.
     """
-    stores = {each.name: TokenStore(root / each.path) for each in mixture.sets if each.ratio > 0}
-    _check_codecs(stores, chat.tokenizer.vocabulary.num_audio)
+    num_audio, codebooks = chat.codes
+    stores = {
+        each.name: UnitStore(file, num_audio, codebooks) if (file := _list_in(folder)) else TokenStore(folder)
+        for each in mixture.sets
+        if each.ratio > 0 and (folder := root / each.path)
+    }
+    _check_codecs({name: each for name, each in stores.items() if isinstance(each, TokenStore)}, num_audio)
     return {name: _pool(store, chat, ratios) for name, store in stores.items()}
 
 
-def _pool(store: TokenStore, chat: ChatFormat, ratios: tuple[Ratio, ...]) -> Pool:
+def _list_in(folder: Path) -> Path | None:
+    """The one JSON file of a folder that is no token store."""
+    files = [] if (folder / INDEX_FILE).is_file() else list(folder.glob("*.json"))
+    return files[0] if len(files) == 1 else None
+
+
+def _pool(store: TokenStore | UnitStore, chat: Chat, ratios: tuple[Ratio, ...]) -> Pool:
     def make(item: int, variant: int) -> Sample:
         stored = store[item]
         clips = [Clip(codes, taken or None) for codes, taken in zip(stored.codes, stored.positions, strict=True)]
@@ -306,8 +328,9 @@ def _pool(store: TokenStore, chat: ChatFormat, ratios: tuple[Ratio, ...]) -> Poo
             sample = chat.sample(messages, clips, ratio)
         except DataError as error:
             raise DataError(f"{stored.sample.where}: {error}") from error
-        spans = (replace(span, load=partial(store.features, item, span.clip)) for span in sample.features)
-        return replace(sample, features=tuple(spans))
+        spans = tuple(replace(span, load=partial(store.features, item, span.clip)) for span in sample.features)
+        spoken = sample.spoken and replace(sample.spoken, streaming=Random(variant).random() > STREAMED)
+        return replace(sample, features=spans, spoken=spoken)
 
     return Pool(len(store), make)
 

@@ -49,12 +49,13 @@ from vita_mctp.processes import run_jobs
 from vita_mctp.progress import track
 
 LINES_PER_SHARD = 1024
-FRONT_END = "sensevoice"
+FRONT_END, WHISPER = "sensevoice", Path("whisper")
 
 
 @dataclass(frozen=True)
 class CodecSource:
-    """Name and folder of an audio tokenizer; features: folder of SenseVoiceSmall's am.mvn, to keep features too."""
+    """Name and folder of an audio tokenizer. features: to keep features too, of SenseVoiceSmall the folder of its
+    am.mvn, WHISPER of Whisper, which needs none."""
 
     name: str
     folder: Path
@@ -205,11 +206,13 @@ class _Encoder:
         """digest: of the codec's folder now. Raises ConfigError, CheckpointError."""
         self._tokenizer = audio_tokenizer(source.name, source.folder, source.device)
         self._extractor, made_by = None, ""
-        if source.features is not None:
+        if source.features == WHISPER:
+            self._extractor, made_by = feature_extractor(WHISPER.name, WHISPER), WHISPER.name
+        elif source.features is not None:
             self._extractor = feature_extractor(FRONT_END, source.features)
             statistics = (source.features / STATISTICS_FILE).read_bytes()
             made_by = f"{FRONT_END} {hashlib.sha256(statistics).hexdigest()}"
-        size, rate = self._tokenizer.codebook_size, str(self._tokenizer.frame_rate)
+        size, rate = self._tokenizer.codebook_size, str(self._tokenizer.frame_rate * self._tokenizer.num_codebooks)
         self.identity = CodecIdentity(
             name=source.name, digest=digest, codebook_size=size, frame_rate=rate, features=made_by
         )
@@ -247,7 +250,7 @@ class _Encoder:
         except AudioError as error:
             raise DataError(f"{where}: {error}") from error
         self.encoded += wave.seconds
-        return TokenizedAudio(key, tuple(codes.ids.tolist()), wave.seconds, frames)
+        return TokenizedAudio(key, tuple(codes.ids.reshape(-1).tolist()), wave.seconds, frames)
 
     def _given(self, audio: GivenCodes, where: str) -> TokenizedAudio:
         codec = self.identity

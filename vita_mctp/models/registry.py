@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.text.chat import ChatFormat, PromptStyle
+from vita_mctp.text.chat import ChatFormat, Clip, Message, PromptStyle, Sample
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.types import AudioFeatures, HeardAudio, Prompt, Task, Turn
@@ -93,6 +93,13 @@ class Chat(Protocol):
     def speech(self, codes: Iterable[int]) -> tuple[int, ...]:
         """Content that is one recording, of a model that hears codes."""
 
+    @property
+    def codes(self) -> tuple[int, int]:
+        """How many an answer's codec has that is trained on, and its codebooks."""
+
+    def sample(self, messages: Sequence[Message], clips: Sequence[Clip], ratio: Any) -> Sample:
+        """A conversation to train on. Raises DataError for one that this model cannot learn from."""
+
 
 @dataclass(frozen=True, eq=False)
 class Speaking:
@@ -169,6 +176,9 @@ class ModelFamily(ABC):
     shrinks: ClassVar[re.Pattern[str]] = re.compile(r"(?:.*\.)?layers\.\d+\..*_proj")
     """Linear layers that quantisation makes smaller and that adapters sit on."""
 
+    parts: ClassVar[Mapping[str, str]] = {}
+    """Modules beside the language model that a recipe may train, by the names it has for them."""
+
     @property
     def config_class(self) -> type[Any]:
         found: type[Any] = self.model_class.config_class
@@ -200,8 +210,8 @@ class ModelFamily(ABC):
         """The model stored in a folder, every tensor accounted for; weights may stay mapped from their files."""
         return self.model_class.from_pretrained(folder, config=config, dtype=dtype, attn_implementation=kernel)
 
-    def load_tokenizer(self, folder: Path, kind: str, num_codes: int) -> TextTokenizer:
-        """Text, markers, and the audio vocabulary of `num_codes` codes."""
+    def load_tokenizer(self, folder: Path, kind: str | None = None, num_codes: int | None = None) -> TextTokenizer:
+        """Text, markers, and the audio vocabulary of `num_codes` codes; None: as the folder's tokenizer has it."""
         return TextTokenizer.from_folder(folder, kind, num_codes)
 
     def chat(self, tokenizer: TextTokenizer, style: PromptStyle) -> Chat:
@@ -217,10 +227,17 @@ class ModelFamily(ABC):
         if num_blocks != model.config.num_nextn_predict_layers:
             raise ConfigError(f"a {model.config.model_type} model has no blocks to add; leave their number out")
 
-    def with_encoder(self, backbone: Any, encoder: Mapping[str, Tensor], source: Path, seed: int) -> Any:
+    def new_values(self, hidden_size: int) -> dict[str, Any]:
+        """What a new model of this kind has in its config beside the values of a language model of that width."""
+        return {}
+
+    def with_encoder(
+        self, backbone: Any, encoder: Mapping[str, Tensor], source: Path, seed: int, values: Mapping[str, Any]
+    ) -> Any:
         """A new model of this kind: a language model, a released audio encoder's tensors, and what joins them.
 
-        Raises CheckpointError for tensors, read from `source`, that are no such encoder.
+        values: of its config, that differ from `new_values`. Raises CheckpointError for tensors, read from `source`,
+        that are no such encoder, ConfigError for values that contradict each other.
         """
         raise ConfigError(f"{type(self).__name__} has no audio encoder to join to a language model")
 
@@ -232,6 +249,14 @@ class ModelFamily(ABC):
         """Whether a parameter stays as it was in every stage."""
         return False
 
+    def forward_options(self, recipe: Any) -> dict[str, Any]:
+        """What a recipe says to the model's training forward."""
+        return {}
+
+    def inference_mode(self, ratio: Sequence[int]) -> Any:
+        """How a model trained with that rhythm decodes by default; None: as its parent."""
+        return None
+
     @abstractmethod
     def resize_vocabulary(self, model: Any, size: int, seed: int) -> None:
         """Gives embeddings and head `size` rows."""
@@ -239,6 +264,10 @@ class ModelFamily(ABC):
     @abstractmethod
     def flops_per_token(self, config: Any, *, backbone_trains: bool, context: int) -> float:
         """FLOPs that training needs for one token of samples of `context` tokens, without recomputation."""
+
+    def work_beside(self, model: Any) -> str:
+        """A line about training's work that no number of tokens says; "" where there is none."""
+        return ""
 
     @abstractmethod
     def activation_bytes(self, config: Any, positions: int) -> int:
@@ -259,6 +288,16 @@ _FAMILIES: dict[str, str | ModelFamily] = {
 
 TRAINED: dict[str | None, str] = {None: "qwen2_mtp", "sensevoice": "qwen2_mtp_sensevoice"}
 """The `model_type` that training makes, by the name of its audio encoder; None: it hears codes."""
+
+SPOKEN = {
+    "vocalnet": {"llama": "omni_speech2s_llama", "qwen2": "omni_speech2s_qwen", "qwen3": "omni_speech2s_qwen3"},
+    "vocalnet-m2": {"qwen2": "vocalnet_m2_qwen2", "qwen3": "vocalnet_m2_qwen3"},
+}
+"""The `model_type` of a talker's model, by the talker's name and that of the language model that writes."""
+
+
+def is_known(model_type: str) -> bool:
+    return model_type in _FAMILIES
 
 
 def register(model_type: str, family: str | ModelFamily) -> None:

@@ -51,7 +51,7 @@ class StrictLoading(_Base):
         except (SafetensorError, OSError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{name} cannot be read ({reason}): get it again") from error
-        _refuse_incomplete(name, info)
+        refuse_incomplete(name, info)
         head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
         if model.config.tie_word_embeddings and head is not None and head.weight is not embeddings.weight:
             raise CheckpointError(f"{name}: the config ties the head, but lm_head.weight differs from the embeddings")
@@ -107,7 +107,8 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _refuse_incomplete(name: str | Path, loaded: Mapping[str, Any]) -> None:
+def refuse_incomplete(name: str | Path, loaded: Mapping[str, Any]) -> None:
+    """loaded: transformers' loading info. Raises CheckpointError for a tensor missing, surplus or misshapen."""
     for tensor, stored, described in sorted(loaded["mismatched_keys"]):
         raise CheckpointError(f"{name}: {tensor} has shape {tuple(stored)}, the config wants {tuple(described)}")
     for problem, (verb, reason) in _PROBLEMS.items():

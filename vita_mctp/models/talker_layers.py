@@ -59,7 +59,9 @@ def run(
 
     mask: (B, Q, T) bool, True = attends; None: everything. A row that attends to nothing is meaningless, not NaN.
     """
-    bias = None if mask is None else _additive(mask, rows.dtype)
+    kind = rows.device.type  # in autocast products are narrower, where the least float32 would be infinite
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+    bias = None if mask is None else _additive(mask, dtype)
     if bias is None and rows.shape[1] > 1:  # the kernel takes no mask to mean causal
         bias = rows.new_zeros(1, 1, 1, 1)
     angles = None

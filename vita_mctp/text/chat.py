@@ -60,12 +60,32 @@ class FeatureSpan:
 
 
 @dataclass(frozen=True)
+class SpokenAnswer:
+    """What a talker learns to say: the text at positions [start, stop) of a sample, in these codes.
+
+    codes: of several codebooks frame by frame, end to end. text_end: id whose embedding is spoken last; None: none.
+    alone: the text stands without a question, so that no hidden state predicts it. streaming: by which mask.
+    """
+
+    start: int
+    stop: int
+    codes: tuple[int, ...]
+    text_end: int | None = None
+    alone: bool = False
+    streaming: bool = False
+
+    def moved(self, by: int) -> SpokenAnswer:
+        return replace(self, start=self.start + by, stop=self.stop + by)
+
+
+@dataclass(frozen=True)
 class Sample:
     """A training sample: ids and labels of equal length, labels unshifted, IGNORED where not trained on."""
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     features: tuple[FeatureSpan, ...] = ()
+    spoken: SpokenAnswer | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
@@ -156,6 +176,11 @@ class ChatFormat:
         """Content that is text; special tokens written in it are plain text."""
         return tuple(self.tokenizer.encode_ordinary(text))
 
+    @property
+    def codes(self) -> tuple[int, int]:
+        """How many audio codes there are, and codebooks."""
+        return self._v.num_audio, 1
+
     def sample(
         self,
         messages: Sequence[Message],
@@ -180,7 +205,7 @@ class ChatFormat:
             role = role_of(message)
             content = message.content
             if message.role == Role.USER.value:
-                requested = _spoken_text(content)
+                requested = spoken_text(content)
                 spoken = requested if requested is not None else (spoken if reference else "")
             elif role is Role.ASSISTANT:
                 content, spoken = spoken + content, (spoken if reference else "")
@@ -231,9 +256,9 @@ class ChatFormat:
                 continue
             clip = clips[number // 2]
             if discrete:
-                ids += self.speech(_codes_of(clip))
+                ids += self.speech(codes_of(clip))
             else:
-                length = _positions_of(clip)
+                length = positions_of(clip)
                 spans.append(FeatureSpan(number // 2, len(ids) + 1, length))
                 ids += self._placeholders(length)
         return ids, spans
@@ -267,18 +292,18 @@ def role_of(message: Message) -> Role:
     return _ROLES[message.role]
 
 
-def _spoken_text(content: str) -> str | None:
+def spoken_text(content: str) -> str | None:
     """The text that a TTS request wants spoken; None if the message is none."""
     return content.replace(TTS_INSTRUCTION + "\n", "").strip() if TTS_INSTRUCTION in content else None
 
 
-def _codes_of(clip: Clip) -> tuple[int, ...]:
+def codes_of(clip: Clip) -> tuple[int, ...]:
     if clip.codes is None:
         raise DataError("a recording is to be given as audio codes, and has none; tokenise it first")
     return clip.codes
 
 
-def _positions_of(clip: Clip) -> int:
+def positions_of(clip: Clip) -> int:
     if clip.positions is None:
         raise DataError("a recording is heard as features, which were not kept; tokenize it with --features")
     return clip.positions

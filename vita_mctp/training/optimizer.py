@@ -20,21 +20,23 @@ import torch
 from torch import nn
 
 from vita_mctp.errors import ConfigError, MissingExtraError
-from vita_mctp.models.registry import family_of
+from vita_mctp.models.registry import ModelFamily, family_of
 from vita_mctp.training.recipe import LoraRecipe, OptimizerRecipe, ScheduleRecipe
 
 _NOT_HIDDEN = ("embed_tokens", "lm_head")
 
 
-def set_trainable(model: Any, *, freeze_backbone: bool) -> int:
+def set_trainable(model: Any, *, freeze_backbone: bool, parts: Sequence[str] = ()) -> int:
     """Sets `requires_grad` on every parameter and returns the number of trainable values, counted afterwards.
 
-    Blocks are always trained. Raises ConfigError when what is trainable is not what was asked for, as with
-    tied or shared parameters.
+    Blocks are always trained, of the family's own parts those named. Raises ConfigError when what is trainable is not
+    what was asked for, as with tied or shared parameters, and for an unknown part.
     """
     family, chosen = family_of(model.config.model_type), 0
+    _modules_of(family, parts)
     for name, parameter in model.named_parameters():
-        frozen = freeze_backbone or family.is_never_trained(name)
+        part = next((part for part, module in family.parts.items() if f"{module}." in name), None)
+        frozen = (freeze_backbone if part is None else part not in parts) or family.is_never_trained(name)
         train = not frozen or family.is_block_parameter(model.config, name)
         parameter.requires_grad_(train)
         chosen += parameter.numel() if train else 0
@@ -44,8 +46,17 @@ def set_trainable(model: Any, *, freeze_backbone: bool) -> int:
     return trainable
 
 
-def add_adapters(model: Any, recipe: LoraRecipe) -> tuple[Any, int]:
+def _modules_of(family: ModelFamily, parts: Sequence[str]) -> list[str]:
+    """Names of the family's parts' modules. Raises ConfigError for an unknown part."""
+    if unknown := [part for part in parts if part not in family.parts]:
+        raise ConfigError(f"trains: got {unknown[0]!r}; wanted of {', '.join(family.parts) or 'nothing'}")
+    return [family.parts[part] for part in parts]
+
+
+def add_adapters(model: Any, recipe: LoraRecipe, parts: Sequence[str] = ()) -> tuple[Any, int]:
     """The model with adapters on every linear layer of backbone and blocks, and the number of weights they train.
+
+    parts: of the family's, that are trained whole beside them, in float32.
 
     Raises:
         ConfigError: something else than the adapters is trainable.
@@ -55,20 +66,31 @@ def add_adapters(model: Any, recipe: LoraRecipe) -> tuple[Any, int]:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise MissingExtraError('adapters need the package peft: pip install "vita-mctp[train]"') from error
-    values, pattern = adapter_weights(model, recipe), family_of(model.config.model_type).shrinks.pattern
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=recipe.dropout, target_modules=pattern)
+    family, values = family_of(model.config.model_type), adapter_weights(model, recipe, parts)
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=family.shrinks.pattern,
+        modules_to_save=_modules_of(family, parts) or None,
+    )
     adapted = get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     if trainable != values:
         raise ConfigError(f"{trainable} values are trainable, the adapters have {values}; check peft's version")
     return adapted, trainable
 
 
-def adapter_weights(model: Any, recipe: LoraRecipe) -> int:
-    """Weights of all adapters: two thin matrices beside each adapted one."""
-    adapted = family_of(model.config.model_type).shrinks
+def adapter_weights(model: Any, recipe: LoraRecipe, parts: Sequence[str] = ()) -> int:
+    """Weights of all adapters, two thin matrices beside each adapted one, and of the parts trained whole."""
+    family = family_of(model.config.model_type)
+    adapted, whole = family.shrinks, tuple(f"{module}." for module in _modules_of(family, parts))
     layers = [each for name, each in model.named_modules() if adapted.fullmatch(name) and isinstance(each, nn.Linear)]
-    return sum(recipe.rank * (each.in_features + each.out_features) for each in layers)
+    own = sum(each.numel() for name, each in model.named_parameters() if any(module in name for module in whole))
+    return own + sum(recipe.rank * (each.in_features + each.out_features) for each in layers)
 
 
 def split_groups(

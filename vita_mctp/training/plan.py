@@ -19,7 +19,7 @@ PEAK_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "H20": 148e12, "A100": 312e12
 """Dense bfloat16, from NVIDIA's data sheets, by a part of the device's name. Looked up in this order."""
 
 PADDED_VOCABULARY = 168072
-"""Qwen2.5's tokens, the 20 released additions and 16,384 audio codes, padded to a multiple of 8."""
+"""VITA-Audio's: Qwen2.5's tokens, the 20 released additions and 16,384 audio codes, padded to a multiple of 8."""
 
 GPUS = (1, 8, 16)
 ASSUMED_MFU = 0.35
@@ -48,20 +48,22 @@ def plan(recipe_path: Path, out: Path, settings: Sequence[str] = ()) -> str:
         model = family.model_class(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     if recipe.lora is None:
-        trainable = set_trainable(model, freeze_backbone=recipe.freeze_backbone)
+        trainable = set_trainable(model, freeze_backbone=recipe.freeze_backbone, parts=recipe.trains)
     else:
-        trainable = adapter_weights(model, recipe.lora)
+        trainable = adapter_weights(model, recipe.lora, recipe.trains)
     context = recipe.data.row_length
     flops = family.flops_per_token(config, backbone_trains=not recipe.freeze_backbone, context=context)
     tokens = recipe.num_steps * recipe.data.tokens_per_step
+    blocks = f" {recipe.num_mctp_blocks} blocks," if recipe.family is None else ""
     lines = [
-        f"{recipe.name}: stage {recipe.stage}, {recipe.num_mctp_blocks} blocks, from {recipe.parent or 'the backbone'}",
+        f"{recipe.name}: stage {recipe.stage},{blocks} from {recipe.parent or recipe.start or 'the backbone'}",
         _trained_line(recipe, trainable, total),
         f"data: {recipe.num_steps:,} steps of {recipe.data.tokens_per_step:,} tokens in rows of {context:,}: "
         f"{tokens / 1e9:.2f} G tokens",
         f"work: {flops / 1e9:.1f} GFLOP per token, {flops * tokens:.2e} FLOP; at {ASSUMED_MFU:.0%} MFU (assumed) "
         + ", ".join(f"{_gpu_hours(flops * tokens, name):,.0f} {name} hours" for name in PLANNED_FOR),
     ]
+    lines += [beside] if (beside := family.work_beside(model)) else []
     lines += _memory_lines(recipe, config, total, trainable)
     return "\n".join(lines) + "\n"
 
@@ -76,6 +78,7 @@ def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Any:
     family, shape, vocabulary = family_of(recipe.model_type), recipe.model, PADDED_VOCABULARY
     if recipe.backbone is not None:
         shape = BACKBONES[recipe.backbone].shape
+        vocabulary = vocabulary if recipe.family is None else BACKBONES[recipe.backbone].vocabulary
     elif recipe.tokenizer is not None:
         vocabulary = TextTokenizer.from_folder(recipe_folder / recipe.tokenizer).vocabulary.padded_size
     elif shape is not None:
@@ -84,11 +87,14 @@ def _planned_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Any:
         layers, sizes = shape.num_layers, shape.config_values() | {"vocab_size": vocabulary}
     else:
         start = _start_config(recipe, recipe_folder, out)
+        if recipe.family is not None:
+            return start
         layers, sizes = start.num_backbone_layers, {name: getattr(start, name) for name in _SIZES}
     return family.config_class(
         num_hidden_layers=layers + recipe.num_mctp_blocks,
         num_nextn_predict_layers=recipe.num_mctp_blocks,
         **sizes,
+        **family.new_values(sizes["hidden_size"]),
     )
 
 
@@ -101,10 +107,14 @@ def _start_config(recipe: Recipe, recipe_folder: Path, out: Path) -> Any:
 
 
 def _trained_line(recipe: Recipe, trainable: int, total: int) -> str:
+    parts = "".join(f", the {part}" for part in recipe.trains)
     if recipe.lora is not None:
-        return f"trained: adapters of rank {recipe.lora.rank}, {trainable:,} weights beside the model's {total:,}"
-    encoder = "" if recipe.audio_encoder is None else " but the audio encoder"
-    what = "the MCTP blocks" if recipe.freeze_backbone else f"everything{encoder}"
+        return (
+            f"trained: adapters of rank {recipe.lora.rank}{parts}, {trainable:,} weights beside the model's {total:,}"
+        )
+    encoder = "" if recipe.audio_encoder is None and recipe.family is None else " but the audio encoder"
+    frozen = "the MCTP blocks" if recipe.family is None else parts.removeprefix(", ")
+    what = frozen if recipe.freeze_backbone else f"everything{encoder}"
     return f"trained: {what}, {trainable:,} of {total:,} weights"
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import AfterValidator, Field, model_validator
 
 from vita_mctp.errors import ConfigError
-from vita_mctp.models.registry import TRAINED
+from vita_mctp.models.registry import TRAINED, is_known
 from vita_mctp.schema import Schema
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.yaml_file import parse_yaml, read_yaml
@@ -89,15 +89,24 @@ class ModelShape(Schema):
         }
 
 
+def _known_family(name: str) -> str:
+    if not is_known(name):
+        raise ValueError(f"got {name[:60]!r}; wanted a model_type, such as omni_speech2s_llama")
+    return name
+
+
 @dataclass(frozen=True)
 class Backbone:
-    """A released Qwen2.5 model that stage 1 starts from."""
+    """A released language model that stage 1 starts from. vocabulary: rows of its embeddings."""
 
     hub_id: str
     shape: ModelShape
+    vocabulary: int
 
 
-def _qwen(name: str, hidden: int, layers: int, heads: int, keys: int, inner: int, tied: bool) -> Backbone:
+def _backbone(
+    hub_id: str, hidden: int, layers: int, heads: int, keys: int, inner: int, vocabulary: int, *, tied: bool = False
+) -> Backbone:
     shape = ModelShape(
         hidden_size=hidden,
         num_layers=layers,
@@ -107,12 +116,15 @@ def _qwen(name: str, hidden: int, layers: int, heads: int, keys: int, inner: int
         num_audio_codes=1 << 14,
         tie_word_embeddings=tied,
     )
-    return Backbone(f"Qwen/Qwen2.5-{name}-Instruct", shape)
+    return Backbone(hub_id, shape, vocabulary)
 
 
 BACKBONES = {
-    "qwen2.5-7b": _qwen("7B", 3584, 28, 28, 4, 18944, tied=False),
-    "qwen2.5-0.5b": _qwen("0.5B", 896, 24, 14, 2, 4864, tied=True),
+    "qwen2.5-7b": _backbone("Qwen/Qwen2.5-7B-Instruct", 3584, 28, 28, 4, 18944, 152064),
+    "qwen2.5-0.5b": _backbone("Qwen/Qwen2.5-0.5B-Instruct", 896, 24, 14, 2, 4864, 151936, tied=True),
+    "qwen3-8b": _backbone("Qwen/Qwen3-8B", 4096, 36, 32, 8, 12288, 151936),
+    "llama3.2-1b": _backbone("meta-llama/Llama-3.2-1B-Instruct", 2048, 16, 32, 8, 8192, 128256, tied=True),
+    "llama3.1-8b": _backbone("meta-llama/Llama-3.1-8B-Instruct", 4096, 32, 32, 8, 14336, 128256),
 }
 """Sizes as in the config.json of each."""
 
@@ -203,8 +215,13 @@ class Recipe(Schema):
 
     name: Annotated[str, Field(min_length=1), AfterValidator(_folder_name)]
     stage: Literal[1, 2, 3, 4]
-    num_mctp_blocks: Annotated[int, Field(ge=0, le=1000)]
-    freeze_backbone: bool
+    family: Annotated[str, AfterValidator(_known_family)] | None = None
+    """The `model_type` of a kind with parts of its own; None: VITA-Audio, or -Plus with `audio_encoder`."""
+    trains: tuple[str, ...] = ()
+    """Of the family's parts, such as adaptor and talker, those that learn."""
+    num_mctp_blocks: Annotated[int, Field(ge=0, le=1000)] = 0
+    freeze_backbone: bool = True
+    """Else it is trained whole, or with `lora` through adapters."""
     optimizer: OptimizerRecipe
     data: DataRecipe
     max_tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
@@ -212,7 +229,7 @@ class Recipe(Schema):
     """Optimizer steps; either this or `max_tokens`."""
     parent: str | None = None
     model: ModelShape | None = None
-    backbone: Literal["qwen2.5-7b", "qwen2.5-0.5b"] | None = None
+    backbone: Literal["qwen2.5-7b", "qwen2.5-0.5b", "qwen3-8b", "llama3.2-1b", "llama3.1-8b"] | None = None
     """The released model behind it all; None: one of another size."""
     start: str | None = None
     """Stage 1: folder of the weights to begin with, relative to the recipe; None: fetched by the backbone's name."""
@@ -244,7 +261,7 @@ class Recipe(Schema):
     @property
     def model_type(self) -> str:
         """Of the family that is trained."""
-        return TRAINED[self.audio_encoder]
+        return self.family or TRAINED[self.audio_encoder]
 
     @property
     def num_steps(self) -> int:
@@ -254,10 +271,22 @@ class Recipe(Schema):
 
     @model_validator(mode="after")
     def _does_not_contradict_itself(self) -> Self:
-        problems = (self._stage_1_problems if self.stage == 1 else self._later_problems)()
+        own = self._stage_1_problems if self.stage == 1 else self._later_problems
+        problems = (own if self.family is None else self._family_problems)()
         if problem := next((text for wrong, text in (*problems, *self._other_problems()) if wrong), None):
             raise ValueError(problem)
         return self
+
+    def _family_problems(self) -> list[tuple[bool, str]]:
+        """Of a family whose stages its recipes alone tell apart."""
+        begins, idle = (self.start is not None, self.parent is not None), self.freeze_backbone and not self.trains
+        return [
+            (sum(begins) != 1, "give either `start`, a folder of vita-mctp convert thinker, or the `parent`"),
+            (self.model is not None or self.audio_encoder is not None, f"{self.family} begins with a whole model"),
+            (self.num_mctp_blocks > 0, f"{self.family} has no MCTP blocks"),
+            (idle, "nothing is trained: name parts in `trains`, or freeze_backbone: false"),
+            (self.freeze_backbone and self.lora is not None, "lora trains the backbone: freeze_backbone: false"),
+        ]
 
     def _stage_1_problems(self) -> list[tuple[bool, str]]:
         begins = self.backbone is not None or self.start is not None
@@ -288,7 +317,8 @@ class Recipe(Schema):
         return [
             ((self.max_steps is None) == (self.max_tokens is None), "give either max_steps or max_tokens"),
             (self.tokenizer is not None and self.model is None, "tokenizer goes with `model` alone"),
-            (self.lora is not None and self.stage != 4, "lora is for stage 4"),
+            (self.lora is not None and self.stage != 4 and self.family is None, "lora is for stage 4"),
+            (bool(self.trains) and self.family is None, "trains goes with `family`"),
             (self.lora is not None and sharded, "lora is for one process without deepspeed"),
             (muon and sharded, "optimizer.name muon needs whole matrices, deepspeed cuts them"),
         ]

@@ -19,8 +19,9 @@ from vita_mctp.checkpoints.speech import copy_speech, read_portable
 from vita_mctp.data.mixture import Mixture
 from vita_mctp.data.row_stream import Pool, RowStream, open_pools
 from vita_mctp.errors import CheckpointError, ConfigError
+from vita_mctp.models.registry import family_of
 from vita_mctp.schema import read_json
-from vita_mctp.text.chat import ChatFormat
+from vita_mctp.text.chat import RELEASED_STYLE
 from vita_mctp.text.tokenizer import TextTokenizer
 from vita_mctp.training.arguments import (
     Evaluate,
@@ -36,7 +37,7 @@ from vita_mctp.training.arguments import (
 from vita_mctp.training.optimizer import add_adapters, set_trainable
 from vita_mctp.training.recipe import Recipe, load_recipe
 from vita_mctp.training.run_folder import DATA_FILE, RunFolder, TrainingRecord, read_record
-from vita_mctp.training.start import find_parent, released_folder, start_model
+from vita_mctp.training.start import check_family, find_parent, released_folder, start_model
 from vita_mctp.training.trainer import VitaTrainer
 
 _INTERVALS = frozenset({"log_interval", "checkpoint_interval", "eval_interval", "report_to"})
@@ -65,7 +66,8 @@ def files_of(recipe_folder: Path) -> TrainingData:
         if recipe.data.root is None:
             raise ConfigError(f"{recipe.name}: say where the tokenised sets are: --set data.root=FOLDER")
         mixture = Mixture.from_file(recipe_folder / recipe.data.mixture)
-        return open_pools(mixture, recipe_folder / recipe.data.root, ChatFormat(tokenizer), *recipe.data.ratios)
+        chat = family_of(recipe.model_type).chat(tokenizer, RELEASED_STYLE)
+        return open_pools(mixture, recipe_folder / recipe.data.root, chat, *recipe.data.ratios)
 
     def tokenizer(recipe: Recipe, _folder: Path) -> TextTokenizer:
         if recipe.tokenizer is None:
@@ -135,7 +137,9 @@ class _Run:
         speaks_as = origin or self._data.speech(recipe)
         if speaks_as is not None:
             read_portable(speaks_as)  # or it would be found damaged at the first checkpoint
-        model, trainable = self._trainable(start_model(recipe, origin, tokenizer))
+        model = start_model(recipe, origin, tokenizer)
+        dtype = model.dtype
+        model, trainable = self._trainable(model)
         stream = self._stream(tokenizer, newest)
         trainer = VitaTrainer(
             model,
@@ -146,7 +150,7 @@ class _Run:
             save=partial(
                 save_checkpoint,
                 tokenizer=tokenizer,
-                mode=recipe.data.interleave_ratio,
+                mode=family_of(recipe.model_type).inference_mode(recipe.data.interleave_ratio),
                 before=lambda: folder.newest() or speaks_as,
             ),
             record=_record(recipe),
@@ -170,7 +174,7 @@ class _Run:
         fill = stream.report.fill(recipe.data.row_length)
         self._log(None, f"{recipe.name}: rows {fill:.1%} full, {stream.report.over_long} samples were over-long")
         if recipe.lora is not None:
-            trainer.model = trainer.model.merge_and_unload()
+            trainer.model = trainer.model.merge_and_unload().to(dtype)
         return trainer.save_final()
 
     def _trainable(self, model: Any) -> tuple[Any, int]:
@@ -180,8 +184,9 @@ class _Run:
         if self._recipe.lora is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._recipe.seed)  # else they start from whatever the process drew before
-                return add_adapters(model, self._recipe.lora)
-        return model, set_trainable(model, freeze_backbone=self._recipe.freeze_backbone)
+                return add_adapters(model, self._recipe.lora, self._recipe.trains)
+        frozen = self._recipe.freeze_backbone
+        return model, set_trainable(model, freeze_backbone=frozen, parts=self._recipe.trains)
 
     def _released(self) -> Path | None:
         return None if self._recipe.model is not None else released_folder(self._recipe, self._recipe_folder)
@@ -189,7 +194,8 @@ class _Run:
     def _tokenizer(self, origin: Path | None) -> TextTokenizer:
         if origin is None:
             return self._data.tokenizer(self._recipe, self._folder.root / "tokenizer")
-        return TextTokenizer.from_folder(origin)
+        check_family(self._recipe, origin)
+        return family_of(self._recipe.model_type).load_tokenizer(origin)
 
     def _stream(self, tokenizer: TextTokenizer, newest: Path | None) -> RowStream:
         state = None if newest is None else read_json(newest / DATA_FILE)
@@ -216,23 +222,25 @@ def save_checkpoint(
     weights: dict[str, Tensor] | None,
     *,
     tokenizer: TextTokenizer,
-    mode: tuple[int, ...],
+    mode: Any,
     before: Callable[[], Path | None] = lambda: None,
 ) -> None:
     """Write what `load_model` and the speech model read: weights, tokenizer, and the mode to decode in.
 
+    mode: None leaves the generation settings as the model has them.
     before: the checkpoint before this one, at first that of the parent, which may say how the model hears and speaks.
     """
     vocabulary = tokenizer.vocabulary
     model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
     tokenizer.save(folder)
-    defaults = GenerationConfig(
-        do_sample=False,
-        eos_token_id=list(vocabulary.eos_ids),
-        pad_token_id=vocabulary.pad,
-        mtp_inference_mode=list(mode),
-    )
-    defaults.save_pretrained(folder)
+    if mode is not None:
+        defaults = GenerationConfig(
+            do_sample=False,
+            eos_token_id=list(vocabulary.eos_ids),
+            pad_token_id=vocabulary.pad,
+            mtp_inference_mode=mode,
+        )
+        defaults.save_pretrained(folder)
     if (last := before()) is not None:
         copy_speech(last, folder)
 

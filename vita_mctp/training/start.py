@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vita_mctp.checkpoints.hub import MODEL_PATTERNS, WEIGHTS, Repository, fetch
 from vita_mctp.checkpoints.loading import attention_kernel, load_model, read_config
+from vita_mctp.checkpoints.opening import model_type_of
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.models.registry import TRAINED, family_of
 from vita_mctp.text.tokenizer import TextTokenizer
@@ -25,7 +26,8 @@ _OWN_FRACTION = 0.3
 def find_parent(recipe: Recipe, recipe_folder: Path, out: Path) -> Path | None:
     """The parent's finished checkpoint: a name in `out`, or a folder relative to the recipe; None in stage 1.
 
-    Stage 4 may also go on from a finished stage 4, or from released weights, which say nothing of their training.
+    Stage 4, and every stage of a family with parts, may also go on from a finished one of its own, or from released
+    weights, which say nothing of their training.
 
     Raises CheckpointError unless it is there and of the stage before this one.
     """
@@ -35,10 +37,11 @@ def find_parent(recipe: Recipe, recipe_folder: Path, out: Path) -> Path | None:
     folder = named if named.exists() else recipe_folder / recipe.parent
     if not folder.is_dir():
         raise CheckpointError(f"{recipe.name} starts from {recipe.parent}, not found at {named}; train that first")
-    if recipe.stage == 4 and not (folder / TRAINING_FILE).exists():
+    may_go_on = recipe.stage == 4 or recipe.family is not None
+    if may_go_on and not (folder / TRAINING_FILE).exists():
         return _released_parent(recipe, folder)
     stage = read_record(folder).stage
-    if stage != recipe.stage - 1 and not stage == recipe.stage == 4:
+    if stage != recipe.stage - 1 and not (may_go_on and stage == recipe.stage):
         raise CheckpointError(f"{folder} is of stage {stage}; {recipe.name} starts from stage {recipe.stage - 1}")
     return folder
 
@@ -58,7 +61,8 @@ def released_folder(recipe: Recipe, recipe_folder: Path) -> Path:
     if recipe.start is not None:
         folder = recipe_folder / recipe.start
         if not folder.is_dir():
-            how = "let `vita-mctp convert plus` write it" if recipe.audio_encoder else "download the backbone there"
+            writer = "thinker" if recipe.family else "plus" if recipe.audio_encoder else None
+            how = f"let `vita-mctp convert {writer}` write it" if writer else "download the backbone there"
             raise CheckpointError(f"{recipe.name}: start: {folder} is no folder; {how}")
         return folder
     assert recipe.backbone is not None
@@ -91,6 +95,12 @@ def start_model(recipe: Recipe, origin: Path | None, tokenizer: TextTokenizer) -
     if recipe.stage == 1 and model.config.vocab_size != tokenizer.vocabulary.padded_size:
         family_of(recipe.model_type).resize_vocabulary(model, tokenizer.vocabulary.padded_size, recipe.seed)
     return model
+
+
+def check_family(recipe: Recipe, origin: Path) -> None:
+    """Raises ConfigError for an origin of another family than the recipe names."""
+    if recipe.family not in (None, kind := model_type_of(origin)):
+        raise ConfigError(f"{origin} holds a {kind} model; {recipe.name} is for {recipe.family}: name its parent")
 
 
 def _check_size(model: Any, recipe: Recipe, origin: Path) -> None:

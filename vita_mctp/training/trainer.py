@@ -20,7 +20,6 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 
 from vita_mctp.data.row_stream import PackedRow
 from vita_mctp.models.registry import family_of
-from vita_mctp.text.chat import IGNORED
 from vita_mctp.training.arguments import Bar, StopFlag, StopWhen
 from vita_mctp.training.optimizer import build_optimizer, lr_factor
 from vita_mctp.training.plan import peak_flops
@@ -51,9 +50,9 @@ class RowSource(Protocol):
 class Window:
     """Sums of one process since the last line of the log."""
 
-    def __init__(self, num_levels: int, device: torch.device) -> None:
-        self._sums = torch.zeros(4, num_levels, dtype=torch.float64, device=device)
-        """Rows: loss summed over targets, targets, right predictions, targets whose prediction was looked at."""
+    def __init__(self) -> None:
+        self._sums: Any = 0.0
+        """(4, levels) loss summed over targets, targets, right predictions, targets whose prediction was looked at."""
         self._tokens = 0
         self._started = time.monotonic()
 
@@ -64,12 +63,11 @@ class Window:
     def add(self, output: Any, num_items: Tensor | int | None) -> None:
         """The levels' losses of one forward pass. num_items: denominator of its losses; None: each level's targets."""
         assert output.lm_loss is not None and output.mtp_losses is not None and output.num_targets is not None
-        losses = torch.stack([output.lm_loss, *output.mtp_losses]).detach()
-        self._sums[0] += losses * (output.num_targets if num_items is None else num_items)
-        self._sums[1] += output.num_targets
-        if output.num_correct is not None:
-            self._sums[2] += output.num_correct
-            self._sums[3] += output.num_targets
+        losses = torch.stack([output.lm_loss, *output.mtp_losses]).detach().double()
+        totals, correct = losses * (output.num_targets if num_items is None else num_items), output.num_correct
+        looked_at = torch.zeros_like(losses) if correct is None else output.num_targets
+        rows = totals, output.num_targets, looked_at if correct is None else correct, looked_at
+        self._sums = self._sums + torch.stack([each.double() for each in rows])
 
     def metrics(self, total: Sum, flops_per_token: float, peak_flops: float | None) -> dict[str, float]:
         """Loss per target and accuracy of each level, over all processes; tokens per second and MFU of all together.
@@ -128,6 +126,7 @@ class VitaTrainer(Trainer):
         super().__init__(model, args, train_dataset=loader.dataset)
         self._recipe, self._source, self._loader, self._folder = recipe, source, loader, folder
         self._save_weights, self._record = save, record
+        self._model: Any = model
         self._config: Any = model.config
         self._num_tokens = tokens
         self._saving_to: Path | None = None
@@ -140,6 +139,7 @@ class VitaTrainer(Trainer):
         self._flops = family_of(recipe.model_type).flops_per_token(
             self._config, backbone_trains=not recipe.freeze_backbone, context=recipe.data.row_length
         )
+        self._options = family_of(recipe.model_type).forward_options(recipe)
         device = peak_flops(torch.cuda.get_device_name()) if args.device.type == "cuda" else None
         self._peak_flops = None if device is None else device * args.world_size
         self._open_window()
@@ -176,10 +176,12 @@ class VitaTrainer(Trainer):
         (The reference divides by each process's own labels, so that there a loss depends on how rows are dealt out.)
         """
         several = list(islice(epoch_iterator, num_batches))
-        labels = sum(int((batch["labels"] != IGNORED).sum()) for batch in several)
+        targets = sum(self._model.count_targets(**batch) for batch in several)
         tokens = sum(int(batch.pop(NUM_TOKENS)) for batch in several)
-        counts = torch.tensor([labels, tokens, int(self._stop.is_set)], device=device)
-        num_items, num_tokens, stops = self.accelerator.reduce(counts, "sum")
+        others = torch.tensor([tokens, int(self._stop.is_set)])
+        counts = torch.cat([targets.reshape(-1), others]).to(device)
+        *_, num_tokens, stops = reduced = self.accelerator.reduce(counts, "sum")
+        num_items = reduced[: targets.numel()].reshape(targets.shape)
         self._window.add_tokens(int(num_tokens))
         self._num_tokens += int(num_tokens)
         self.was_stopped = bool(stops)  # all processes learn of it at the same step
@@ -196,8 +198,7 @@ class VitaTrainer(Trainer):
         output = model(
             **inputs,
             num_items_in_batch=num_items_in_batch,
-            label_shift=self._recipe.label_shift,
-            detach=self._recipe.detach,
+            **self._options,
             count_correct=(self.state.global_step + 1) % logged == 0,
         )
         self._window.add(output, num_items_in_batch)
@@ -219,7 +220,7 @@ class VitaTrainer(Trainer):
         super().log(logs, start_time)
 
     def _open_window(self) -> None:
-        self._window = Window(1 + self._config.num_nextn_predict_layers, self.args.device)
+        self._window = Window()
 
     def save_final(self) -> Path:
         """The finished model, without what only a resumed run needs; every process takes part."""
@@ -266,20 +267,27 @@ class _Rows(IterableDataset[PackedRow]):
 
 
 def _batches(source: RowSource, rows: int, pad_id: int) -> DataLoader[PackedRow]:
-    """An endless loader of batches. It reads nothing ahead, so that `source.state()` is the position trained up to."""
-    return DataLoader(_Rows(source), batch_size=rows, collate_fn=lambda several: collate(several, pad_id))
+    """An endless loader of batches. It reads nothing ahead, so that `source.state()` is the position trained up to.
+
+    Its own random numbers leave those of dropout alone, which a resumed run goes on with.
+    """
+    own = torch.Generator()
+    return DataLoader(
+        _Rows(source), batch_size=rows, collate_fn=lambda several: collate(several, pad_id), generator=own
+    )
 
 
 def collate(rows: Sequence[PackedRow], pad_id: int) -> dict[str, Any]:
     """input_ids, labels and position_ids, int64 (B, T); padding is a sample of its own without labels.
 
-    `heard` holds each row's recordings, for models that hear features.
+    `heard` holds each row's recordings, for models that hear features, `spoken` its answers, for talkers.
     """
     longest = max(map(len, rows))
     padded = [row.padded(longest, pad_id) for row in rows]
     names = ("input_ids", "labels", "position_ids")
     batch = {name: torch.from_numpy(np.stack([getattr(row, name) for row in padded])) for name in names}
-    return {**batch, "heard": [_heard(row) for row in rows], NUM_TOKENS: torch.tensor(sum(map(len, rows)))}
+    spoken = {"spoken": [list(row.spoken) for row in rows]} if any(row.spoken for row in rows) else {}
+    return {**batch, **spoken, "heard": [_heard(row) for row in rows], NUM_TOKENS: torch.tensor(sum(map(len, rows)))}
 
 
 def _heard(row: PackedRow) -> list[HeardAudio]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,7 +63,7 @@ class VitaFamily(ModelFamily):
         """New rows are drawn around the mean of the old, as transformers does."""
         import torch
 
-        from vita_mctp.models.vita.losses import SharedHead
+        from vita_mctp.models.losses import SharedHead
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -92,12 +92,20 @@ class VitaFamily(ModelFamily):
 
     def activation_bytes(self, config: Any, positions: int) -> int:
         """Layer inputs, hidden states of all levels and a chunk of logits, bfloat16."""
-        from vita_mctp.models.vita.losses import CHUNK_BYTES
+        from vita_mctp.models.losses import CHUNK_BYTES
 
         levels = config.num_hidden_layers + 3 * (config.num_nextn_predict_layers + 1)
         return 2 * positions * config.hidden_size * levels + 3 * CHUNK_BYTES
 
-    def with_encoder(self, backbone: Any, encoder: Mapping[str, Tensor], source: Path, seed: int) -> Any:
+    def forward_options(self, recipe: Any) -> dict[str, Any]:
+        return {"label_shift": recipe.label_shift, "detach": recipe.detach}
+
+    def inference_mode(self, ratio: Sequence[int]) -> list[int]:
+        return list(ratio)
+
+    def with_encoder(
+        self, backbone: Any, encoder: Mapping[str, Tensor], source: Path, seed: int, values: Mapping[str, Any]
+    ) -> Any:
         from vita_mctp.models.vita.plus import join_encoder
 
         return join_encoder(backbone, encoder, source, seed)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, Qwen2Model, Qwen2PreTrainedModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
-from transformers.utils import ModelOutput
 
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.attention import attention_inputs
+from vita_mctp.models.losses import LevelLosses, SharedHead
 from vita_mctp.models.strict import StrictLoading, cache_argument, make_known
 from vita_mctp.models.vita.configuration import VitaMctpConfig
-from vita_mctp.models.vita.losses import SharedHead
-from vita_mctp.models.vita.rows import IGNORED, LabelShift, Rows, take
+from vita_mctp.models.vita.rows import LabelShift, Rows, take
+from vita_mctp.text.chat import IGNORED
 from vita_mctp.types import HeardAudio
 
 Detach = Literal["when_frozen", "always"]
@@ -35,26 +35,18 @@ _CACHE_ARGUMENT = cache_argument(Qwen2DecoderLayer)
 
 
 @dataclass
-class VitaMctpOutput(ModelOutput):
-    """What `VitaMctpForCausalLM.forward` returns; fields that were not asked for are None.
+class VitaMctpOutput(LevelLosses):
+    """What `VitaMctpForCausalLM.forward` returns; its loss is the LM loss (unless the backbone is frozen) +
+    mtp_loss_weight * mean of the block losses.
 
     Attributes:
-        loss: what to minimise: LM loss (unless the backbone is frozen) + mtp_loss_weight * mean of the block losses.
-        lm_loss, mtp_losses: the backbone's and each block's own loss, unweighted, after the reduction; without
-            gradients.
         logits: (B, T, V) the backbone's, when neither losses nor hidden states are asked for.
         hidden_states: K+1 tensors (B, T_k, H) after the final norm, the backbone's first; block k's rows hold the
             positions > k of each sample, moved to the front.
-        num_targets, num_correct: (K+1,) supervised positions, and right argmax predictions, of backbone and blocks.
     """
 
-    loss: Tensor | None = None
-    lm_loss: Tensor | None = None
-    mtp_losses: tuple[Tensor, ...] | None = None
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
-    num_targets: Tensor | None = None
-    num_correct: Tensor | None = None
 
 
 class VitaMctpForCausalLM(StrictLoading, Qwen2PreTrainedModel):
@@ -209,6 +201,11 @@ class VitaMctpForCausalLM(StrictLoading, Qwen2PreTrainedModel):
             output = self._losses(list(states), targets, num_items_in_batch, trains, count_correct)
         output.hidden_states = states if output_hidden_states else None
         return output
+
+    @staticmethod
+    def count_targets(labels: Tensor, **_: Any) -> Tensor:
+        """The denominator of every loss on a batch: its labels."""
+        return (labels != IGNORED).sum()
 
     def _backbone_trains(self) -> bool:
         """Whether the language model itself is trained, be it whole or through adapters in its layers."""

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from vita_mctp.models.attention import restarts
-
-IGNORED = -100
-"""Label of a position that no loss counts."""
+from vita_mctp.text.chat import IGNORED
 
 LabelShift = Literal["per_sample", "reference_row"]
 

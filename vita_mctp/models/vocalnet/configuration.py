@@ -87,6 +87,11 @@ class ThinkerValues(Schema):
     speech_encoder_ds_rate: Annotated[int, Field(ge=1, le=100)] = 5
     encoder_sizes: EncoderSizes | None = None
 
+    @property
+    def codes(self) -> tuple[int, int]:
+        """How many the talker has, and its codebooks."""
+        raise NotImplementedError
+
 
 class SpeechValues(ThinkerValues):
     """And of VocalNet's talker."""
@@ -123,6 +128,10 @@ class SpeechValues(ThinkerValues):
         if ids != list(range(units, units + len(ids))):
             raise ValueError(f"special speech ids {ids}; wanted the four behind the {units} units")
         return self
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        return self.unit_vocab_size, 1
 
     @property
     def talker(self) -> TalkerSizes:

@@ -25,11 +25,13 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from vita_mctp.errors import ConfigError
+from vita_mctp.errors import ConfigError, DataError
 from vita_mctp.models.attention import attention_inputs
+from vita_mctp.models.losses import LevelLosses, SharedHead
 from vita_mctp.models.strict import StrictLoading, cache_argument
 from vita_mctp.models.vocalnet.configuration import VocalNetLlamaConfig, VocalNetQwen2Config, VocalNetQwen3Config
 from vita_mctp.models.vocalnet.talkers import make_talker
+from vita_mctp.text.chat import IGNORED, SpokenAnswer
 from vita_mctp.types import AudioFeatures, HeardAudio
 
 ADAPTOR_WIDTH = 2048
@@ -67,12 +69,13 @@ class VocalNetModel(StrictLoading):
     talker_of: ClassVar[Any] = staticmethod(make_talker)
     """Its sizes to a talker."""
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (transformers' own convention)
+    accepts_loss_kwargs = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.model = self.backbone_class(config)
         _add_encoder(self.model, config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = SharedHead(config.hidden_size, config.vocab_size)
         self.speech_generator = self.talker_of(config.speech.talker)
         self.post_init()
 
@@ -91,7 +94,8 @@ class VocalNetModel(StrictLoading):
         if frames.shape[1] != sizes.num_mel_bins:
             raise ConfigError(f"the audio encoder wants {sizes.num_mel_bins} bands, got {frames.shape[1]}")
         padded = F.pad(frames[:longest], (0, 0, 0, max(0, longest - len(frames))), value=silence(features))
-        rows = self.model.speech_encoder(padded.T[None]).last_hidden_state
+        with torch.no_grad():  # no stage trains it
+            rows = self.model.speech_encoder(padded.T[None]).last_hidden_state
         return cast(Tensor, self.model.speech_projector(rows)[0, : features.positions])
 
     def listen(self, embeds: Tensor, heard: Sequence[Sequence[HeardAudio]]) -> Tensor:
@@ -121,6 +125,87 @@ class VocalNetModel(StrictLoading):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return cast(Tensor, self.lm_head(hidden))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        num_items_in_batch: Tensor | None = None,
+        *,
+        heard: Sequence[Sequence[HeardAudio]] = (),
+        spoken: Sequence[Sequence[SpokenAnswer]] = (),
+        count_correct: bool = False,
+    ) -> LevelLosses:
+        """Losses on rows of packed samples: of the thinker's answers, and of the talker's levels where it is trained.
+
+        What is trained decides: a loss that nothing trainable stands behind has no part in the sum, and a frozen
+        thinker keeps nothing for a backward pass.
+
+        Args:
+            input_ids, labels, position_ids: (B, T), positions restarting with each sample; labels are not shifted.
+            num_items_in_batch: denominators, as `count_targets` counts them; None: those of this batch.
+            heard, spoken: the recordings and the spoken answers in each row.
+            count_correct: also count right predictions of the thinker, where it alone is trained.
+
+        Raises:
+            DataError: the talker is trained, and no answer is spoken.
+        """
+        thinks, speaks = trains(self.model) or trains(self.lm_head), trains(self.talker)
+        answers = [(row, each) for row, several in enumerate(spoken) for each in several]
+        if speaks and not answers:
+            raise DataError("no answer of a row is spoken; wanted recordings or units of answers, to train the talker")
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        items = (self.count_targets(labels, spoken) if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        output = LevelLosses(lm_loss=torch.zeros((), device=labels.device), mtp_losses=())
+        hidden = None
+        if thinks or not all(each.alone for _, each in answers):
+            with torch.set_grad_enabled(thinks and torch.is_grad_enabled()):
+                embeds = self.listen(self.embed(input_ids), heard)
+                if thinks and not any(heard):  # distributed training waits for a gradient of each weight
+                    embeds = embeds + 0.0 * self.model.speech_projector(self._no_rows(embeds)).sum()
+                hidden = self.backbone(embeds, position_ids)
+                found = self.lm_head.losses([hidden], [targets], 1 / items[:1], count_correct=count_correct)
+            output.lm_loss = found.totals[0] / items[0]
+            output.loss = found.loss if thinks else None
+            output.num_correct = None if speaks else found.num_correct
+        if speaks:
+            losses = self.talker.totals(self.spoken_batch(hidden, input_ids, answers)) / items[1:]
+            output.mtp_losses = tuple(losses.detach())
+            spoken_loss = self.talker.loss(losses)
+            output.loss = spoken_loss if output.loss is None else output.loss + spoken_loss
+        output.num_targets = self.count_targets(labels, spoken)
+        return output
+
+    def count_targets(self, labels: Tensor, spoken: Sequence[Sequence[SpokenAnswer]] = (), **_: Any) -> Tensor:
+        """(1,) labels; where the talker is trained (1 + K + 1,), behind them each of its levels' targets."""
+        text = (labels != IGNORED).sum()[None]
+        if not trains(self.talker):
+            return text
+        lengths = [len(each.codes) // self.config.speech.codes[1] for several in spoken for each in several]
+        levels = torch.arange(self.talker.sizes.mtp_levels + 1, device=labels.device)
+        ends = torch.tensor(lengths, device=labels.device, dtype=torch.long)[:, None] + 1
+        return torch.cat([text, (ends - levels).clamp(min=0).sum(0)])
+
+    def spoken_batch(
+        self, hidden: Tensor | None, input_ids: Tensor, answers: Sequence[tuple[int, SpokenAnswer]]
+    ) -> Any:
+        """What the talker is trained on: answers in their rows. hidden: (B, T, H); None: all answers stand alone."""
+        assert hidden is not None
+        rows, codes = [], []
+        for row, each in answers:
+            end = self.embed(torch.tensor([each.text_end], device=hidden.device))
+            rows.append(torch.cat([hidden[row, each.start : each.stop], end.to(hidden)]))
+            codes.append(torch.tensor(each.codes, device=hidden.device))
+        return self.talker.batch(rows, codes, [each.streaming for _, each in answers])
+
+    def _no_rows(self, embeds: Tensor) -> Tensor:
+        return embeds.new_zeros(1, self.model.speech_projector.rate, self.config.speech.encoder_sizes.d_model)
+
+
+def trains(module: nn.Module) -> bool:
+    """Whether anything in it is trained."""
+    return any(weight.requires_grad for weight in module.parameters())
 
 
 def silence(features: AudioFeatures) -> float:

@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vita_mctp.errors import ConfigError, DataError
-from vita_mctp.text.chat import IGNORED, with_instructions
+from vita_mctp.text.chat import (
+    IGNORED,
+    Clip,
+    FeatureSpan,
+    Message,
+    Sample,
+    SpokenAnswer,
+    codes_of,
+    positions_of,
+    role_of,
+    with_instructions,
+)
 from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.text.vocabulary import AUDIO_TAG
 from vita_mctp.types import AudioFeatures, HeardAudio, Prompt, Role, Task, Turn
 
 SPEECH = -200
@@ -80,6 +93,12 @@ class VocalNetChat:
     def __init__(self, tokenizer: TextTokenizer, form: Format) -> None:
         self._tokenizer, self.form = tokenizer, form
 
+    @property
+    def codes(self) -> tuple[int, int]:
+        """Of the talker's codec."""
+        vocabulary: Any = self._tokenizer.vocabulary
+        return vocabulary.num_audio, vocabulary.codebooks
+
     def turn(self, task: Task, question: str | Sequence[int] | AudioFeatures) -> Turn:
         """The user's turn. Raises ConfigError for a task that VocalNet was not trained for."""
         if task not in (Task.SPEECH_TO_SPEECH, Task.TEXT):
@@ -117,7 +136,52 @@ class VocalNetChat:
             ids += self._said(role, content)
         return self._before_answer(ids)
 
-    def sample(self, conversations: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    def sample(self, messages: Sequence[Message], clips: Sequence[Clip], ratio: Any = None) -> Sample:
+        """The last answer is trained on, and spoken where it has a recording; a system text is not this model's.
+
+        What the thinker is never shown in training, Qwen's last `<|endoftext|>`, is left out. Raises DataError as
+        `labelled`, for an answer without text, and for recordings and tags that do not match.
+        """
+        turns, heard, said, left = list[tuple[str, str]](), list[Clip](), list[Clip](), list(clips)
+        contents = "".join(message.content for message in messages)
+        if contents.count(AUDIO_TAG) != len(clips) or SPEECH_TAG in contents:
+            raise DataError(f"the chat has {len(clips)} recordings and other tags; wanted an {AUDIO_TAG} for each")
+        for message in messages:
+            role, count = role_of(message), message.content.count(AUDIO_TAG)
+            own, left = left[:count], left[count:]
+            if role is Role.USER:
+                heard += own
+                turns.append(("human", message.content.replace(AUDIO_TAG, SPEECH_TAG)))
+            elif role is Role.ASSISTANT:
+                said = own
+                turns.append(("gpt", message.content.replace(AUDIO_TAG, "")))
+        if not turns or not turns[-1][1].strip():
+            raise DataError("the answer has no text; wanted what the recording says: write it before the tag")
+        ids, labels = self.labelled(turns)
+        if self._ends_line:
+            ids, labels = ids[:-1], labels[:-1]
+        spans = list[FeatureSpan]()
+        for number, clip in enumerate(heard):
+            start, length = ids.index(SPEECH), positions_of(clip)
+            ids[start : start + 1] = [_FILLER] * length
+            labels[start : start + 1] = [IGNORED] * length
+            spans.append(FeatureSpan(number, start, length))
+        answer = len(ids) - sum(label != IGNORED for label in labels)
+        spoken = self._spoken(answer, len(ids), self._codes(said[-1])) if said else None
+        return Sample(tuple(ids), tuple(labels), tuple(spans), spoken)
+
+    def _codes(self, clip: Clip) -> tuple[int, ...]:
+        codes, (_, codebooks) = codes_of(clip), self.codes
+        if len(codes) % codebooks:
+            raise DataError(f"an answer has {len(codes)} codes; wanted frames of {codebooks}: tokenise it by its codec")
+        return codes
+
+    def _spoken(self, start: int, stop: int, codes: tuple[int, ...]) -> SpokenAnswer:
+        """Of an answer whose tokens, its end the last one, stand at [start, stop), what is spoken in training."""
+        text_end = self._ids([self.form.text_end])[0]
+        return SpokenAnswer(start, stop - (1 if self.form.end_row else 2), without_repeats(codes), text_end)
+
+    def labelled(self, conversations: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
         """Ids and labels of (from, value) turns as in the authors' data; the last answer alone is trained on.
 
         A `<speech>` in a turn is put in front of it, on a line of its own. A first turn of the model's is left out.
@@ -153,12 +217,14 @@ class VocalNetChat:
 
     def _close(self, ids: list[int]) -> list[int]:
         """Qwen's last newline becomes the end of the text."""
-        ends_line = self.form.tail[-1] == "\n"
-        return [*ids[:-1], *self._ids([self.form.text_end])] if ends_line else ids
+        return [*ids[:-1], *self._ids([self.form.text_end])] if self._ends_line else ids
 
     def _before_answer(self, ids: list[int]) -> list[int]:
-        ends_line = self.form.tail[-1] == "\n"
-        return [*self._close(ids), *(self._ids(["\n"]) if ends_line else []), *self._head(Role.ASSISTANT)]
+        return [*self._close(ids), *(self._ids(["\n"]) if self._ends_line else []), *self._head(Role.ASSISTANT)]
+
+    @property
+    def _ends_line(self) -> bool:
+        return self.form.tail[-1] == "\n"
 
     def _head(self, role: Role) -> list[int]:
         return self._ids(self._heading(role))
@@ -168,6 +234,11 @@ class VocalNetChat:
 
     def _ids(self, parts: Sequence[str] | Iterator[str]) -> list[int]:
         return [id for part in parts for id in self._tokenizer.encode(part)]
+
+
+def without_repeats(codes: Sequence[int]) -> tuple[int, ...]:
+    """Each code that follows its like is left out, as in what the released talkers learnt from."""
+    return tuple(code for code, before in zip(codes, (None, *codes), strict=False) if code != before)
 
 
 def _speech_first(content: str) -> str:

@@ -104,14 +104,18 @@ class Talker(nn.Module):
 
     def losses(self, batch: TalkerBatch) -> Tensor:
         """(K+1,) mean cross-entropy of each level over its targets in the batch, float32 or better; 0 without any."""
+        counts = [(batch.labels(k) != self.sizes.pad).sum() for k in range(self.sizes.mtp_levels + 1)]
+        return self.totals(batch) / torch.stack(counts).clamp(min=1)
+
+    def totals(self, batch: TalkerBatch) -> Tensor:
+        """(K+1,) the same, summed over targets."""
         found = []
         for k, hidden in enumerate(self.chain(batch)):
             labels = batch.labels(k)
             known = labels != self.sizes.pad
             logits = self.logits(k, hidden[:, batch.text_columns :])[known]
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            total = F.cross_entropy(wide, labels[known], reduction="sum")
-            found.append(total / known.sum().clamp(min=1))
+            found.append(F.cross_entropy(wide, labels[known], reduction="sum"))
         return torch.stack(found)
 
     def loss(self, losses: Tensor) -> Tensor:

@@ -19,17 +19,28 @@ from vita_mctp.types import TokenKind
 class ThinkerVocabulary:
     """What an answer needs to know of ids, of which the thinker embeds `size`.
 
-    end: of an answer; text_end: of the row that is spoken last.
+    end: of an answer; text_end: of the row that is spoken last. num_audio, codebooks: of what its talker says.
     """
 
     end: int
     text_end: int
     size: int
+    num_audio: int
+    codebooks: int
     input_kind = VocabularyKind.CONTINUOUS
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
         return (self.end,)
+
+    @property
+    def pad(self) -> int:
+        return self.text_end
+
+    @property
+    def padded_size(self) -> int:
+        """It grows by nothing."""
+        return self.size
 
     @property
     def end_of_audio(self) -> int:
@@ -48,7 +59,7 @@ def thinker_vocabulary(tokenizer: TextTokenizer) -> ThinkerVocabulary:
     return cast(ThinkerVocabulary, tokenizer.vocabulary)
 
 
-def thinker_tokenizer(folder: Path, form: Format, size: int) -> TextTokenizer:
+def thinker_tokenizer(folder: Path, form: Format, size: int, num_audio: int, codebooks: int) -> TextTokenizer:
     """size: of the thinker's embeddings. Raises CheckpointError for a tokenizer that lacks the format's markers."""
     path = folder / TOKENIZER_FILE
     try:
@@ -60,7 +71,7 @@ def thinker_tokenizer(folder: Path, form: Format, size: int) -> TextTokenizer:
     end, text_end, *_ = (_id(backend, marker, path) for marker in (form.end, form.text_end, *form.markers()))
     if max(end, text_end) >= size:
         raise CheckpointError(f"{path} has the id {max(end, text_end)}, the model embeds {size}; they do not fit")
-    return TextTokenizer(backend, cast(Any, ThinkerVocabulary(end, text_end, size)))
+    return TextTokenizer(backend, cast(Any, ThinkerVocabulary(end, text_end, size, num_audio, codebooks)))
 
 
 def _id(backend: Tokenizer, marker: str, path: Path) -> int:

@@ -7,8 +7,9 @@ under their names there, the talker's under `speech_generator.`; config.json has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import model_validator
@@ -24,13 +25,14 @@ from transformers import (
 )
 
 from vita_mctp.models.registry import FrameSpeaking, ReleasedCodec
-from vita_mctp.models.vocalnet import VocalNetFamily
+from vita_mctp.models.vocalnet import WHISPER_LARGE_V3, VocalNetFamily
 from vita_mctp.models.vocalnet.configuration import ThinkerConfig, ThinkerValues
 from vita_mctp.models.vocalnet.modeling import VocalNetModel
-from vita_mctp.models.vocalnet.prompts import QWEN
-from vita_mctp.models.vocalnet_m2.talker import M2Sizes, M2Talker
+from vita_mctp.models.vocalnet.prompts import QWEN, VocalNetChat
+from vita_mctp.models.vocalnet_m2.talker import M2Batch, M2Sizes, M2Talker
+from vita_mctp.text.chat import IGNORED, Clip, Message, PromptStyle, Sample, SpokenAnswer, spoken_text
 from vita_mctp.text.tokenizer import TextTokenizer
-from vita_mctp.text.vocabulary import VocabularyKind
+from vita_mctp.text.vocabulary import AUDIO_TAG, VocabularyKind
 
 
 class M2Values(ThinkerValues):
@@ -48,6 +50,10 @@ class M2Values(ThinkerValues):
             )
         return self
 
+    @property
+    def codes(self) -> tuple[int, int]:
+        return self.talker.codebook_size, self.talker.num_codebooks
+
 
 class M2Qwen2Config(ThinkerConfig, Qwen2Config):
     model_type, speech_values = "vocalnet_m2_qwen2", M2Values
@@ -63,6 +69,19 @@ for _config in (M2Qwen2Config, M2Qwen3Config):
 
 class _M2Model(VocalNetModel):
     talker_of = M2Talker
+
+    def spoken_batch(
+        self, hidden: Tensor | None, input_ids: Tensor, answers: Sequence[tuple[int, SpokenAnswer]]
+    ) -> M2Batch:
+        """Each token with the state that predicted it, zeros where a text stands alone."""
+        embeds, fused, codes = self.embed(input_ids), [], []
+        for row, each in answers:
+            text = embeds[row, each.start : each.stop]
+            alone = each.alone or hidden is None
+            states = torch.zeros_like(text) if alone else hidden[row, each.start - 1 : each.stop - 1]  # type: ignore[index]
+            fused.append(self.talker.fuse(text, states.to(text)))
+            codes.append(torch.tensor(each.codes, device=text.device).unflatten(0, (-1, self.config.speech.codes[1])))
+        return self.talker.batch(fused, codes)
 
 
 class M2Qwen2(_M2Model, Qwen2PreTrainedModel):
@@ -81,8 +100,31 @@ def fused_row(model: _M2Model, id: int, state: Tensor) -> Tensor:
     return fused
 
 
+class M2Chat(VocalNetChat):
+    """A text to read aloud stands alone: the talker learns from it before there is a thinker to listen to."""
+
+    def sample(self, messages: Sequence[Message], clips: Sequence[Clip], ratio: Any = None) -> Sample:
+        text = spoken_text(messages[0].content) if len(messages) == 2 else None
+        if text is None or len(clips) != 1 or AUDIO_TAG not in messages[1].content:
+            return super().sample(messages, clips)
+        ids = (*self._tokenizer.encode_ordinary(text), *self._ids([self.form.end]))
+        return Sample(ids, (IGNORED,) * len(ids), (), SpokenAnswer(0, len(ids), self._codes(clips[0]), alone=True))
+
+    def _spoken(self, start: int, stop: int, codes: tuple[int, ...]) -> SpokenAnswer:
+        return SpokenAnswer(start, stop, codes)
+
+
 @dataclass(frozen=True)
 class M2Family(VocalNetFamily):
+    def new_values(self, hidden_size: int) -> dict[str, Any]:
+        """The talker's sizes are ours: 0.8 G weights, about VocalNet-1B's talker."""
+        sizes = {"hidden_size": 2048, "ffn_size": 8192, "num_heads": 32, "num_layers": 6, "mtp_levels": 4}
+        widths = {"text_size": hidden_size, "thinker_size": hidden_size, "fusion_size": 4096}
+        return {"encoder_sizes": WHISPER_LARGE_V3, "talker": {**sizes, **widths}}
+
+    def chat(self, tokenizer: TextTokenizer, style: PromptStyle) -> M2Chat:
+        return M2Chat(tokenizer, self.form)
+
     def speaking(self, model: _M2Model, tokenizer: TextTokenizer) -> FrameSpeaking:
         return FrameSpeaking(model.talker, lambda id, state: fused_row(model, id, state))
 

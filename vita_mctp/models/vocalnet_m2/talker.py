@@ -161,14 +161,22 @@ class M2Talker(nn.Module):
 
     def losses(self, batch: M2Batch) -> Tensor:
         """(K+1,) of each level the sum over codebooks of the mean cross-entropy, float32 or better."""
+        counts = [(batch.labels(k)[..., 0] != IGNORED).sum() for k in range(self.sizes.mtp_levels + 1)]
+        return self.totals(batch) / torch.stack(counts).clamp(min=1)
+
+    def loss(self, losses: Tensor) -> Tensor:
+        """Of `losses`: their sum."""
+        return losses.sum()
+
+    def totals(self, batch: M2Batch) -> Tensor:
+        """(K+1,) the same, summed over frames."""
         found = []
         for k, hidden in enumerate(self.chain(batch)):
             labels = batch.labels(k)
             known = labels[..., 0] != IGNORED
             logits = self.logits(k, hidden[known])
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            total = F.cross_entropy(wide.flatten(0, 1), labels[known].flatten(), reduction="sum")
-            found.append(total / known.sum().clamp(min=1))
+            found.append(F.cross_entropy(wide.flatten(0, 1), labels[known].flatten(), reduction="sum"))
         return torch.stack(found)
 
 

@@ -15,14 +15,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import ModelOutput
 
-from vita_mctp.models.vita.rows import IGNORED
+from vita_mctp.text.chat import IGNORED
 
 SLICE_ELEMENTS = 1 << 24
 """Of the head's gradient, made at once in another type than it is added up in."""
 
 CHUNK_BYTES = 2**28
 """Of float32 logits that exist at once. Their softmax and its cast copies take about twice as much again."""
+
+
+@dataclass
+class LevelLosses(ModelOutput):
+    """What a model's forward pass says of its losses; fields that were not asked for are None.
+
+    Attributes:
+        loss: what to minimise.
+        lm_loss, mtp_losses: the language model's own loss and each further level's, unweighted, after the reduction;
+            without gradients.
+        num_targets, num_correct: of the language model and of each level, supervised positions and right predictions.
+    """
+
+    loss: Tensor | None = None
+    lm_loss: Tensor | None = None
+    mtp_losses: tuple[Tensor, ...] | None = None
+    num_targets: Tensor | None = None
+    num_correct: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
