@@ -3,7 +3,7 @@ PYTHON = .venv/bin/python
 TORCH = 2.13.0 # what constraints.txt names
 EXTRAS = $(shell cat .ci/extras)
 
-.PHONY: help setup test slow check constraints ci
+.PHONY: help setup test slow soak check constraints ci
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
 
@@ -16,6 +16,9 @@ test: ## the tests, without the slow ones
 
 slow: ## training in several processes, and every command of docs/training.md
 	$(PYTHON) -m pytest -m slow
+
+soak: ## half an hour of 64 clients, a third of them misbehaving
+	VITA_MCTP_SOAK_SECONDS=1800 VITA_MCTP_SOAK_CLIENTS=64 $(PYTHON) -m pytest -s -m slow tests/serving/test_soak.py
 
 check: ## style, types, and which level may import which
 	.venv/bin/ruff check .
