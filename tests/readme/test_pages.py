@@ -133,7 +133,7 @@ def working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 PYTHON_ELSEWHERE = {
     "README.md": "tests/readme/test_readme.py",
     "benchmarks.md": "tests/evaluation/test_benchmarks_page.py",
-    "serving.md": "tests/serving/test_serving_page.py",
+    "serving.md": "tests/serving/test_docs.py",
 }
 """Pages whose Python a test of their own runs, which has what they need, such as a server."""
 
