@@ -26,7 +26,7 @@ from vita_mctp.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAMS = ("vita-mctp", "pip", "hf", "torchrun", "accelerate", "deepspeed", "openssl", "docker", "pytest", "python")
+PROGRAMS = ("vita-mctp", "pip", "hf", "torchrun", "accelerate", "deepspeed", "openssl", "docker", "serve", "pytest", "python")
 PROGRAMS += ("python3", "git", "make", "npm", "cd", ".venv/bin/pip", ".venv/bin/vita-mctp", ".venv/bin/pytest")
 NOT_RUN = {
     r"--device cuda": "wants a GPU",

@@ -149,7 +149,7 @@ def test_nothing_is_left_of_those_who_came_and_went(nano: SpeechLM) -> None:
             thread.join()
         late, after = memory(), threads_of_servers()
         states = ["vita_answers_running", "vita_answers_waiting", "vita_conversations"]
-        for _ in range(100):
+        for _ in range(600):
             if not any(gauges(crowd.address)[name] for name in states):
                 break
             time.sleep(0.1)
