@@ -26,8 +26,19 @@ from vita_mctp.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAMS = ("vita-mctp", "pip", "hf", "torchrun", "accelerate", "deepspeed", "openssl", "docker", "serve", "pytest", "python")
-PROGRAMS += ("python3", "git", "make", "npm", "cd", ".venv/bin/pip", ".venv/bin/vita-mctp", ".venv/bin/pytest")
+PROGRAMS = ("vita-mctp", "pip", "hf", "torchrun", "accelerate", "deepspeed", "openssl", "docker", "serve")
+PROGRAMS += (
+    "pytest",
+    "python",
+    "python3",
+    "git",
+    "make",
+    "npm",
+    "cd",
+    ".venv/bin/pip",
+    ".venv/bin/vita-mctp",
+    ".venv/bin/pytest",
+)
 NOT_RUN = {
     r"--device cuda": "wants a GPU",
     r"VITA-MLLM/|VocalNet/|Qwen2\.5|Llama-|glm-4-voice|CosyVoice2|SenseVoice": "wants weights of a hub",
