@@ -208,7 +208,7 @@ def test_the_core_needs_no_torch() -> None:
     program = """
 import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
-from vita_mctp.decoding import defaults, engine, modes, request, runners, sampling, scheduler, worker
+from vita_mctp.decoding import engine, modes, options, request, runners, sampling, scheduler, worker
 class Runner:
     vocab_size, max_positions, num_blocks = 9, 50, 2
     def open(self, request): return None
