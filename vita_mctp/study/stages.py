@@ -88,6 +88,7 @@ _NOTES = (
     "tokens a pass: of the backbone, prompts' passes included. passes to the first sound: until there are codes for "
     "the first chunk. speed: tokens a processor second over Vanilla's, same questions in turns, greedy, engine alone.",
     "1,1: one token of the backbone, one of the first block. verified: Vanilla's answers.",
+    "Training stages, where there are any: of the run that `runs` names, not of the model above, whose codec they use.",
     "Brackets are bootstrap 95 % intervals over answers.",
 )
 
