@@ -1,5 +1,6 @@
 """How nano's encoder learns natural voices through the language model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from torch import Tensor
 from vita_mctp.checkpoints.opening import find_model, open_model
 from vita_mctp.codecs.nano.config import LogMel, NanoCodecConfig
 from vita_mctp.codecs.nano.networks import NanoEncoder
-from vita_mctp.nano.codec_data import open_features
-from vita_mctp.nano.corpus import Corpus, build_corpus
+from vita_mctp.nano.codec_data import BatchMaker, open_features, tokenize_corpus
+from vita_mctp.nano.corpus import Corpus, Utterance, build_corpus
 from vita_mctp.nano.domain import build_domain
 from vita_mctp.nano.encoder_training import (
     EncoderSchedule,
     Questions,
+    _in_room,
     disturb,
     embed_softly,
     lm_loss,
@@ -78,6 +80,34 @@ def test_disturbed_frames_are_drawn_from_their_seed() -> None:
     one, again, other = (disturb(frames, CONFIG, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert one.shape == frames.shape and bool(torch.isfinite(one).all())
+
+
+def test_a_room_fills_what_follows_a_sound() -> None:
+    frames = torch.full((1, 60, CONFIG.num_mels), -8.0)
+    frames[:, 10] = 2.0
+    echo = _in_room(frames, torch.full((1, 1, 1), 0.3), torch.full((1, 1, 1), 6.0), 0.01)[0, :, 0]
+    assert torch.allclose(echo[:11], frames[0, :11, 0], atol=0.12), "before it: what was there, and its echo"
+    slope = (echo[30] - echo[20]).item()
+    assert slope == pytest.approx(-60 / 8.686 * 0.1 / 0.3, abs=0.05), "60 dB in 0.3 s"
+
+
+class Natural(Corpus):
+    """The same, spoken by a natural voice."""
+
+    def utterance(self, index: int) -> Utterance:
+        return replace(super().utterance(index), voice="kokoro:af_heart:1:1", phone_ends=None)
+
+
+def test_every_form_of_a_recording_has_codes_of_its_own(corpus: Corpus, tmp_path: Path) -> None:
+    natural = Natural(corpus.folder)
+    store = open_features(natural, tmp_path / "features", CONFIG, recordings=2)
+    asked = natural.indices("questions")[0]
+    forms = [store.frames(item) for item in store.items if item.utterance == asked]
+    assert len(forms) == 3 and len({form.tobytes() for form in forms}) > 1
+    encoder = NanoEncoder.from_folder(CODEC)
+    tokenize_corpus(BatchMaker(store, natural, CONFIG, store.items, 4096, 0), encoder, tmp_path / "tokens", 2, 0)
+    index = np.load(tmp_path / "tokens" / "index.npy")
+    assert index[index[:, 0] == asked, 1].tolist() == [*range(7)], "the clean one's, and two of each form"
 
 
 def test_codes_are_of_disturbed_questions_and_of_the_clean_answer_voice(corpus: Corpus, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ where in a sentence it stands. `tokenize_corpus` turns them into codes with a tr
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from vita_mctp.audio import cut_to_speech
 from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig, pad_to_codes
 from vita_mctp.codecs.nano.networks import NanoEncoder
 from vita_mctp.nano.corpus import Corpus
+from vita_mctp.nano.recordings import as_recorded
 from vita_mctp.nano.voices import ANSWER_VOICE
 from vita_mctp.types import FloatArray, IntArray, Wave
 
@@ -68,13 +70,16 @@ class Item(NamedTuple):
     phone_ends: tuple[float, ...] | None
 
 
-def build_features(corpus: Corpus, folder: Path, config: NanoCodecConfig) -> None:
-    """Compute every utterance's frames once; about 0.6 GB for 20 hours."""
+def build_features(corpus: Corpus, folder: Path, config: NanoCodecConfig, recordings: int = 0) -> None:
+    """Compute every utterance's frames once; about 0.6 GB for 20 hours.
+
+    recordings: of each natural voice's utterance, so many more forms, disturbed as sound.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     features, items, start = LogMel(config), [], 0
     with (folder / "frames.f16.part").open("wb") as sink:
         for index in range(len(corpus)):
-            for item, frames in _forms(corpus, index, features, config):
+            for item, frames in _forms(corpus, index, features, config, recordings):
                 sink.write(frames.astype(np.float16).tobytes())
                 items.append(item._replace(start=start))
                 start += len(frames)
@@ -82,7 +87,9 @@ def build_features(corpus: Corpus, folder: Path, config: NanoCodecConfig) -> Non
     (folder / "frames.f16.part").rename(folder / "frames.f16")
 
 
-def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig) -> Iterator[tuple[Item, FloatArray]]:
+def _forms(
+    corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig, recordings: int
+) -> Iterator[tuple[Item, FloatArray]]:
     utterance, hop = corpus.utterance(index), config.hop_length
     samples = utterance.samples
     if utterance.voice.startswith("kokoro:"):  # as a question is heard: cut to the speech in it
@@ -91,6 +98,10 @@ def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig
     ends = None if utterance.phone_ends is None else tuple(end / hop for end in utterance.phone_ends)
     answer = utterance.voice == ANSWER_VOICE.name
     yield Item(index, 0, len(frames), answer, False, ends), frames
+    for number in range(recordings if utterance.voice.startswith("kokoro:") else 0):
+        wave = Wave(np.asarray(utterance.samples), config.sample_rate)
+        frames = features(pad_to_codes(as_recorded(wave, np.random.default_rng((index, number))).samples, config))
+        yield Item(index, 0, len(frames), False, False, None), frames
     if answer and ends and utterance.word_starts and utterance.word_ends:
         starts = np.asarray(utterance.word_starts) / hop
         speech_end = utterance.word_ends[-1] / hop
@@ -100,10 +111,10 @@ def _forms(corpus: Corpus, index: int, features: LogMel, config: NanoCodecConfig
         yield Item(index, 0, len(warped), True, True, warped_ends), warped
 
 
-def open_features(corpus: Corpus, folder: Path, config: NanoCodecConfig) -> FeatureStore:
+def open_features(corpus: Corpus, folder: Path, config: NanoCodecConfig, recordings: int = 0) -> FeatureStore:
     """The corpus's frames below `folder`, computed once."""
     if not (folder / "frames.f16").is_file():
-        build_features(corpus, folder, config)
+        build_features(corpus, folder, config, recordings)
     return FeatureStore(folder, config.num_mels)
 
 
@@ -273,7 +284,7 @@ def tokenize_corpus(
     seed: int,
     hear: Callable[[CodecBatch, np.random.Generator], Tensor] = lambda batch, _: batch.inputs,
 ) -> None:
-    """Codes of every item of `maker`: variant 0, and `augmented` more of what is trained on as heard.
+    """Codes of every item of `maker`: variant 0, and `augmented` more of each form of what is trained on as heard.
 
     `codes.npy` holds all codes end to end (int16); a row of `index.npy` (int64) is utterance, variant, start, length.
     Variant 0 of a sentence of the answer voice is on the word grid, which is what the language model learns to speak;
@@ -284,22 +295,26 @@ def tokenize_corpus(
     rows: list[tuple[int, int, int]] = []
     pieces: list[IntArray] = []
 
-    def keep(items: list[Item], variant: int, rng: np.random.Generator | None) -> None:
+    taken: Counter[int] = Counter()
+
+    def keep(items: list[Item], rng: np.random.Generator | None) -> None:
         for group in maker.groups(sorted(items, key=lambda item: item.num_frames)):
             batch = maker.batch(group, rng)
             with torch.inference_mode():
                 codes = encoder(batch.inputs if rng is None else hear(batch, rng))[1].numpy()
             for item, row, frames in zip(group, codes, batch.num_frames.tolist(), strict=True):
                 piece = row[: frames // maker.config.frames_per_code]
-                rows.append((item.utterance, variant, len(piece)))
+                rows.append((item.utterance, taken[item.utterance], len(piece)))
+                taken[item.utterance] += 1
                 pieces.append(piece)
 
     parts = {index: part for part in maker.corpus.parts for index in maker.corpus.indices(part)}
     spoken = {item.utterance for item in maker.items if item.grid and parts[item.utterance] in SPOKEN_PARTS}
-    keep([item for item in maker.items if item.grid == (item.utterance in spoken)], 0, None)
+    first = {item.utterance: item for item in reversed(maker.items) if item.grid == (item.utterance in spoken)}
+    keep([*first.values()], None)
     heard = [item for item in maker.items if not item.grid and not parts[item.utterance].startswith("eval_")]
     for variant in range(1, augmented + 1):
-        keep(heard, variant, np.random.default_rng((seed, variant)))
+        keep(heard, np.random.default_rng((seed, variant)))
     lengths = np.array([length for _, _, length in rows])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     index = np.array([(row[0], row[1], start, row[2]) for row, start in zip(rows, starts, strict=True)], np.int64)

@@ -59,7 +59,8 @@ MOST_STRETCHED = 0.15
 class EncoderSchedule(Schedule):
     """How the encoder is trained on.
 
-    questions: how many natural voices ask; 0: the encoder is not trained on. max_frames: log-mel frames of natural
+    questions: how many natural voices ask; 0: the encoder is not trained on. recordings: how many more forms of each
+    there are, disturbed as sound (`as_recorded`). max_frames: log-mel frames of natural
     voices in one step; known ones have half as many. readout_steps: at first the readout alone learns. kept: weight of
     the distance to the digits that known voices had; kept_answers: for the answer voice, whose codes the decoder turns
     into sound. asr: how often a question is to be transcribed; else it is answered. clean: how many of the recordings
@@ -67,6 +68,7 @@ class EncoderSchedule(Schedule):
     """
 
     questions: int = Field(default=0, ge=0)
+    recordings: int = Field(default=0, ge=0)
     steps: int = Field(default=3500, gt=0)
     learning_rate: float = Field(default=6e-4, gt=0)
     readout_steps: int = Field(default=300, ge=0)
@@ -234,7 +236,7 @@ def as_heard(batch: CodecBatch, rng: np.random.Generator, config: NanoCodecConfi
 
 def disturb(frames: Tensor, config: NanoCodecConfig, rng: np.random.Generator) -> Tensor:
     """Of log-mel frames (B, F, M) some rows by telephone, some faint, some in noise, all of it drawn for each row."""
-    batch, mels = len(frames), config.num_mels
+    batch, mels, hop = len(frames), config.num_mels, config.hop_length / config.sample_rate
     log = frames * LOG_SCALE + LOG_MEAN
 
     def often(probability: float) -> Tensor:
@@ -244,15 +246,30 @@ def disturb(frames: Tensor, config: NanoCodecConfig, rng: np.random.Generator) -
         return torch.from_numpy(rng.uniform(low, high, (batch, 1, 1)).astype(np.float32))
 
     axis = torch.arange(mels)[None, None]
-    band = (axis < draw(52.0, 60.0)) & (axis >= draw(-4.0, 12.0))
-    log = torch.where(often(0.25) & ~band, torch.tensor(SILENCE * LOG_SCALE + LOG_MEAN), log)
+    log = torch.where(often(0.25), _in_room(log, draw(0.15, 0.7), draw(0.0, 12.0), hop), log)
+    band = (axis < draw(50.0, 66.0)) & (axis >= draw(-4.0, 16.0))
+    log = torch.where(often(0.3) & ~band, torch.tensor(SILENCE * LOG_SCALE + LOG_MEAN), log)
     loudest = log.logsumexp(2).amax(1)[:, None, None]
     log = log - often(0.2) * draw(0.0, 2.5)
     width = torch.from_numpy(mel_filterbank(config.sample_rate, config.mel_window, mels).sum(1)).log()
     hiss = width - width.logsumexp(0) + draw(-1.5, 0.5) * (axis / mels - 0.5)
     level = torch.where(often(0.4), loudest - draw(1.5, 5.0), loudest - draw(5.0, 16.0))
     noise = level + hiss + 0.3 * torch.from_numpy(rng.standard_normal(frames.shape, dtype=np.float32))
+    loud = log.logsumexp(2, keepdim=True) > loudest - 4.0
+    inside = loud.cumsum(1).bool() & loud.flip(1).cumsum(1).flip(1).bool()
+    around = often(0.3)  # noise before and behind the speech alone
+    noise = torch.where(around & inside, torch.tensor(SILENCE * LOG_SCALE + LOG_MEAN), noise)
     return ((torch.logaddexp(log, noise) - LOG_MEAN) / LOG_SCALE).clamp_min(SILENCE)
+
+
+def _in_room(log: Tensor, decay: Tensor, direct: Tensor, hop: float) -> Tensor:
+    """Log amplitudes (B, F, M) with the room's echo, which falls by 60 dB in `decay` seconds and is `direct` dB below
+    the voice, both (B, 1, 1)."""
+    kept = torch.exp(-13.8 * hop / decay)
+    energy, echo = (2 * log).exp(), torch.zeros_like(log)
+    for frame in range(1, log.shape[1]):
+        echo[:, frame] = kept[:, 0] * (echo[:, frame - 1] + energy[:, frame - 1])
+    return 0.5 * (energy + 10 ** (-direct / 10) * (1 - kept) / kept * echo).clamp_min(1e-12).log()
 
 
 def train_encoder(

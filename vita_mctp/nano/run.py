@@ -80,7 +80,7 @@ class CodecRecipe(Schema):
     """Everything that decides the codec: sizes, schedules, how often each utterance is tokenised.
 
     max_frames: log-mel frames of one step of codec training. augmented_variants: codes of each utterance to be heard,
-    besides those of the clean recording; natural_variants: the same of natural voices.
+    besides those of the clean recording; natural_variants: the same of each form of a natural voice's.
     """
 
     sizes: NanoCodecConfig = Field(default_factory=NanoCodecConfig)
@@ -204,7 +204,7 @@ def hear_natural_voices(model: OpenedModel, schedule: EncoderSchedule, folder: P
     known, codec = Corpus(folder / "corpus"), Path(model.speech.audio_tokenizer.folder)
     config = NanoCodecConfig.load(codec)
     speech = (known, open_features(known, folder / "features", config))
-    asked = (natural, open_features(natural, folder / "natural_features", config))
+    asked = (natural, open_features(natural, folder / "natural_features", config, schedule.recordings))
     encoder = train_encoder(model, speech, asked, schedule, folder / "encoder", seed)
     save_half(encoder.state_dict(), codec / ENCODER_FILE)
 
@@ -219,7 +219,7 @@ def tokenize_as_heard(codec: Path, folder: Path, recipe: CodecRecipe) -> None:
     ):
         if not (folder / tokens / CODES_FILE).is_file():
             corpus = Corpus(folder / speech)
-            store = open_features(corpus, folder / features, config)
+            store = open_features(corpus, folder / features, config, recipe.encoder.recordings)
             maker = BatchMaker(store, corpus, config, store.items, recipe.max_frames, recipe.seed, *changes)
             tokenize_corpus(maker, encoder, folder / tokens, variants, recipe.seed, hear)
 
