@@ -8,7 +8,7 @@ import pytest
 from vita_mctp.errors import MissingExtraError
 from vita_mctp.nano import kokoro
 from vita_mctp.nano.domain import build_domain
-from vita_mctp.nano.voices import NATURAL_PART, natural_plan
+from vita_mctp.nano.voices import NATURAL_BABBLE, NATURAL_PART, natural_plan
 
 
 def test_phonemes_are_those_that_kokoro_knows() -> None:
@@ -24,6 +24,11 @@ def test_training_asks_trained_questions_in_trained_voices() -> None:
     assert items[:100] == natural_plan(100, seed=0)[NATURAL_PART], "a larger corpus begins as a smaller one"
     assert {name for item in items for name in item.voice.base.split("+")} == set(kokoro.TRAINED)
     assert {item.text for item in items} <= {qa.question for qa in build_domain().train}
+    babble = natural_plan(2, seed=0, babble=30)[NATURAL_BABBLE]
+    assert sum(" plus " in item.text or " minus " in item.text for item in babble) >= 10, "bare sums"
+    assert {word for item in babble for word in item.text.split()} <= set(build_domain().vocabulary)
+    assert not {item.text for item in babble} & {qa.question for qa in build_domain().held_out}
+    assert {name for item in babble for name in item.voice.base.split("+")} <= set(kokoro.TRAINED)
     assert not set(kokoro.TRAINED) & {*kokoro.UNSEEN, "af_sky", "am_adam", "bf_lily", "bm_lewis"}
 
 

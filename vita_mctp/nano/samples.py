@@ -13,7 +13,7 @@ from vita_mctp.data.row_stream import Pool
 from vita_mctp.errors import ConfigError
 from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.domain import build_domain
-from vita_mctp.nano.voices import NATURAL_PART
+from vita_mctp.nano.voices import NATURAL_BABBLE, NATURAL_PART
 from vita_mctp.text.chat import (
     ASR_INSTRUCTION,
     SPEECH_TO_SPEECH_SYSTEM,
@@ -131,7 +131,7 @@ def nano_pools(
 
     asr, asr_answers, asr_babble: transcribe questions, the answer voice, random words. tts_answers, tts_sentences:
     speak. sqa, sqa_text: answer a spoken question aloud, in text alone. text: answer a written one. natural_asr,
-    natural_sqa: the same of natural voices, where they ask.
+    natural_sqa, natural_babble: the same of natural voices, where they ask; natural_short_sqa: bare sums, answered.
 
     spoken: codes that the decoder was trained on, where those that are heard are a later encoder's.
     """
@@ -160,7 +160,14 @@ def nano_pools(
     by_nature = replace(samples, heard=natural[1])
     questions = _coded(*natural, NATURAL_PART)
     answered = [(utterance, answer_of[text]) for utterance, text in questions if answer_of[text] in spoken_by]
-    return pools | {"natural_asr": _pool(questions, by_nature.asr), "natural_sqa": _pool(answered, by_nature.sqa)}
+    babble = _coded(*natural, NATURAL_BABBLE)
+    sums = {answer.partition(" is ")[0]: answer for answer in spoken_by}
+    return pools | {
+        "natural_asr": _pool(questions, by_nature.asr),
+        "natural_sqa": _pool(answered, by_nature.sqa),
+        "natural_babble": _pool(babble, by_nature.asr),
+        "natural_short_sqa": _pool([(said, sums[text]) for said, text in babble if text in sums], by_nature.sqa),
+    }
 
 
 def _pool(items: Sequence[tuple[int, str]], make: Callable[[int, str, int], Sample]) -> Pool:

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from vita_mctp.nano import kokoro, sentences
-from vita_mctp.nano.domain import QA, build_domain, rank
+from vita_mctp.nano.domain import NUMBERS, QA, build_domain, rank
 from vita_mctp.nano.synthesis import ESPEAK_PITCH, ESPEAK_RATE, PAUSE, Span, Spoken, speak_espeak, speak_flite
 from vita_mctp.schema import Schema
 
@@ -78,7 +78,7 @@ USER_VOICES = (*STATISTICAL_VOICES, *DIPHONE_VOICES, *ESPEAK_VOICES)
 HELD_OUT_FLITE = _flite("rms", (1.0, 1.0), (0.9, 1.05), (1.1, 0.95))
 HELD_OUT_ESPEAK = (Voice("espeak", "en-us+f4", 0.85, 1.0),)
 """Never trained on by anything: flite's rms at any setting, and espeak-ng's variant f4."""
-NATURAL_PART = "natural_questions"
+NATURAL_PART, NATURAL_BABBLE = "natural_questions", "natural_babble"
 
 
 def speak(text: str, voice: Voice) -> Spoken:
@@ -185,15 +185,27 @@ def natural_questions(questions: Sequence[QA], seed: int) -> list[Item]:
     return _by_one_of(questions, natural_voices(kokoro.UNSEEN), seed)
 
 
-def natural_plan(utterances: int, seed: int) -> dict[str, list[Item]]:
-    """The training questions by natural voices, again and again until there are so many utterances.
+def natural_plan(utterances: int, seed: int, babble: int = 0) -> dict[str, list[Item]]:
+    """The training questions by natural voices, again and again until there are so many utterances; and babble.
 
-    Every second time the mean of two voices asks; each has a speed of its own. Any prefix is varied.
+    Every second time the mean of two voices asks; each has a speed of its own. Any prefix is varied. Of the babble
+    every third is a bare sum ("seven plus two"), the rest up to four words in no order.
     """
     ordered = sorted(build_domain().train, key=lambda qa: rank(f"natural:{seed}", qa.question))
-    items = []
-    for number in range(utterances):
-        qa, rng = ordered[number % len(ordered)], Random(f"{seed}:{number}")
-        base = "+".join(rng.sample(kokoro.TRAINED, 1 + number % 2))
-        items.append(Item(qa.question, qa.kind, Voice("kokoro", base, round(rng.uniform(0.8, 1.25), 2))))
-    return {NATURAL_PART: items}
+    asked = [ordered[number % len(ordered)] for number in range(utterances)]
+    plan = {NATURAL_PART: [_naturally(qa.question, qa.kind, n, f"{seed}:{n}", 0.8, 1.25) for n, qa in enumerate(asked)]}
+    if babble:
+        items = []
+        for number, words in enumerate(sentences.babble(babble, seed)):
+            rng = Random(f"babble:{seed}:{number}")
+            total = f"{rng.choice(NUMBERS)} {rng.choice(('plus', 'minus'))} {rng.choice(NUMBERS)}"
+            text = total if number % 3 == 1 else " ".join(words.split()[:4])
+            items.append(_naturally(text, "babble", number, f"by:{seed}:{number}", 0.7, 1.15))
+        plan[NATURAL_BABBLE] = items
+    return plan
+
+
+def _naturally(text: str, kind: str, number: int, seed: str, slowest: float, fastest: float) -> Item:
+    rng = Random(seed)
+    base = "+".join(rng.sample(kokoro.TRAINED, 1 + number % 2))
+    return Item(text, kind, Voice("kokoro", base, round(rng.uniform(slowest, fastest), 2)))
