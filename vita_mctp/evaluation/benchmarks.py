@@ -26,7 +26,7 @@ TASKS = {ASR: Task.ASR, TTS: Task.TTS, SQA: Task.SPEECH_TO_SPEECH}
 
 MANIFEST_SUFFIX = ".jsonl"
 
-_REGISTRY = ("vita_mctp.evaluation.published", "vita_mctp.nano.cases")
+_REGISTRY = ("vita_mctp.evaluation.published", "vita_mctp.nano.cases", "vita_mctp.nano.human")
 """Modules with `BENCHMARKS`, imported when one is looked for: a higher level brings its own along."""
 
 _UNFIT = ("/", "\\", "\0")
