@@ -12,7 +12,7 @@ class Cancel:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._set = False
-        self._calls: dict[int, Callable[[], None]] = {}
+        self._calls: dict[object, Callable[[], None]] = {}
 
     @property
     def is_set(self) -> bool:
@@ -29,12 +29,12 @@ class Cancel:
         """Has `call` called once by whoever sets this, or at once where it is set; gives back what takes that back."""
         with self._lock:
             if not self._set:
-                key = id(call)
+                key = object()  # the same call may be asked for twice
                 self._calls[key] = call
                 return lambda: self._forget(key)
         call()
         return lambda: None
 
-    def _forget(self, key: int) -> None:
+    def _forget(self, key: object) -> None:
         with self._lock:
             self._calls.pop(key, None)

@@ -27,9 +27,9 @@ _PACKAGES = ("torch", "transformers", "numpy", "pocketsphinx", "jiwer")
 
 @dataclass(frozen=True)
 class Environment:
-    """load: the machine's mean number of running processes in the last minute, ours included, at the start.
+    """load: as `load_average`, at the start. accelerators: names of GPUs.
 
-    clock_mhz: the fastest core's at the start; None where the system does not tell. accelerators: names of GPUs.
+    clock_mhz: the fastest core's at the start; None where the system does not tell.
     """
 
     date: str
@@ -37,7 +37,7 @@ class Environment:
     processor: str
     cores: int
     threads: int
-    load: float
+    load: float | None
     versions: dict[str, str]
     clock_mhz: float | None = None
     accelerators: tuple[str, ...] = ()
@@ -57,10 +57,19 @@ def look_around() -> Environment:
     versions = {"vita-mctp": __version__, "python": platform.python_version()} | {
         name: installed_version(name) for name in _PACKAGES
     }
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    load, cores = load_average(), os.cpu_count() or 1
     chips = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     threads = torch.get_num_threads()
     return Environment(now, _commit(), _processor(), cores, threads, load, versions, _clock(), chips)
+
+
+def load_average() -> float | None:
+    """The machine's mean number of running processes in the last minute, ours included; None: the system has none."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def load_in_words(load: float | None) -> str:
+    return "not told by the system" if load is None else f"{load:.1f}"
 
 
 def weights_hash(folder: Path) -> str:

@@ -11,7 +11,7 @@ from vita_mctp.errors import OutputError
 
 def write_whole(path: Path, data: bytes) -> None:
     """Puts `data` under `path`, on the disk and in one step. Raises OSError; `path` is then as it was before."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")  # ids of processes and threads come again
     try:
         with part.open("xb") as file:
             file.write(data)

@@ -271,3 +271,12 @@ def test_wrong_options_end_in_one_line(arguments: list[str], word: str, capsys: 
 def test_scaling_wants_a_mode_that_begins_as_it_goes_on(loaded: LoadedModel) -> None:
     with pytest.raises(ConfigError, match="boost"):
         bench_scaling(loaded, MACHINE, mode=MODES["boost"], tokens=4, histories=(4,), batches=(2,), prefill=4)
+
+
+def test_a_shape_takes_the_kernels_of_load_model() -> None:
+    config = models.language_model("nano")
+    config.update({"num_hidden_layers": 3, "num_nextn_predict_layers": 1, "vocab_size": 64})
+    model = models.random_language_model(config, ModelChoice(attn="flex"))
+    assert model.config._attn_implementation == "flex_attention"
+    with pytest.raises(ConfigError, match="warp"):
+        models.random_language_model(config, ModelChoice(attn="warp"))

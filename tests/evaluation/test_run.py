@@ -16,13 +16,15 @@ import pytest
 from vita_mctp.audio import write_wave
 from vita_mctp.cli import main
 from vita_mctp.errors import ConfigError, DataError, EndpointError
-from vita_mctp.evaluation import answer_scores
+from vita_mctp.evaluation import answer_scores, work
 from vita_mctp.evaluation.benchmarks import Question
 from vita_mctp.evaluation.judges import Transcriber
 from vita_mctp.evaluation.metrics import ResultRow
 from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.run import RunConfig, RunResult, evaluate
+from vita_mctp.evaluation.sound_scores import SoundRule
 from vita_mctp.evaluation.systems import Reply, System
+from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.types import Task, Wave
 
 pytest.importorskip("pocketsphinx")
@@ -357,3 +359,41 @@ def test_the_command_refuses_before_it_loads_anything(tmp_path: Path, capsys: py
         main(["evaluate", "asr", "fleurs-en", "--limit", "0"])
     assert "'--limit': '0'" in capsys.readouterr().err
     assert not (tmp_path / "run" / "answers.jsonl").exists()
+
+
+def test_what_can_be_measured_of_a_sound_is(publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A voice prompt that is not there costs the rule that wants it, and no other."""
+    pytest.importorskip("zhon")
+    rules = {
+        name: SoundRule(name, f"{name}/1", ("value",), name == "speaker", lambda one, other: {"value": 0.5})
+        for name in ("speaker", "plain")
+    }
+    monkeypatch.setattr(work, "sound_rule", rules.__getitem__)
+    data, long = publish("seed_tts"), Wave(np.tile(TONE.samples, 3), 16_000)
+    for prompt in (data / "en" / "prompt-wavs").iterdir():
+        prompt.unlink()
+    run(tmp_path / "run", data, Answering(RIGHT, long), Judging("x"), "seed-tts-en", sound=list(rules))
+    for row in rows_of(tmp_path / "run"):
+        parts = {score.rule: score.part for score in row.scores if score.on == "sound"}
+        assert parts == {"speaker value": 0.0, "plain value": 0.5} and "cannot read" in (row.failure or "")
+
+
+def test_a_question_without_an_answer_has_word_errors_too() -> None:
+    score, undecided = work._score(text_rule("plain"), "which", (), "some words", "text")
+    assert (score.part, score.whole, undecided) == (2, 0, None)
+
+
+def test_a_device_that_nobody_names_is_the_best_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the model; the command's help says so."""
+    monkeypatch.setattr("vita_mctp.checkpoints.opening.best_device", lambda size: "cuda" if size > 1000 else "cpu")
+    given = list[str]()
+
+    def stop(*_: object, device: str, **__: object) -> None:
+        given.append(device)
+        raise DataError("enough")
+
+    monkeypatch.setattr("vita_mctp.evaluation.run.evaluate", stop)
+    for model in ("nano", f"wavs:{tmp_path}"):
+        assert main(["evaluate", "asr", "fleurs-en", "--model", model]) == 2
+    assert main(["evaluate", "asr", "fleurs-en", "--device", "cuda:1"]) == 2
+    assert given == ["cuda", "cpu", "cuda:1"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vita_mctp.codecs.nano import NanoCodecConfig, NanoDecoder, NanoTokenizer
-from vita_mctp.nano.codec_data import augment, grid_positions, warp_frames
+from vita_mctp.errors import OutputError
+from vita_mctp.nano.codec_data import augment, grid_positions, tokenize_corpus, warp_frames
 from vita_mctp.nano.codec_training import CodecSchedule, VocoderSchedule, edit_distance, greedy_ctc, spectral_distance
 from vita_mctp.nano.corpus import build_corpus
 from vita_mctp.nano.run import CodecRecipe, CodecRun
@@ -120,3 +121,12 @@ def test_interrupted_training_goes_on_from_its_checkpoint(run: CodecRun, tmp_pat
     lines = (run.folder / "codec" / "log.jsonl").read_text().splitlines()
     run.train_codec()
     assert (run.folder / "codec" / "log.jsonl").read_text().splitlines() == lines
+
+
+def test_codes_stand_only_where_their_index_does(run: CodecRun, tmp_path: Path) -> None:
+    """A run that goes on takes codes that are there for whole."""
+    (tmp_path / "index.npy").mkdir()
+    maker = run.maker(run.store.items[:2])
+    with pytest.raises((OSError, OutputError)):
+        tokenize_corpus(maker, run.trainer().encoder, tmp_path, 0, 0)
+    assert not (tmp_path / "codes.npy").exists()

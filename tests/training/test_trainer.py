@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from vita_mctp.errors import CheckpointError, OutputError
 from vita_mctp.models.vita import is_mctp_parameter
 from vita_mctp.nano.run import train
 from vita_mctp.text.tokenizer import TextTokenizer
+from vita_mctp.training import stage
+from vita_mctp.training.recipe import load_recipe
 from vita_mctp.training.run_folder import RunFolder, read_record, replacing
 from vita_mctp.training.start import grid_embeddings
 
@@ -138,3 +142,26 @@ def test_grid_embeddings_are_near_for_near_codes() -> None:
     assert table.shape == (1000, 64) and float(table.std()) == pytest.approx(0.02, rel=1e-3)
     similarity = torch.nn.functional.cosine_similarity
     assert float(similarity(table[0], table[1], dim=0)) > float(similarity(table[0], table[999], dim=0)) + 0.3
+
+
+def test_beginning_anew_takes_nothing_of_the_run_before(
+    write_recipe: Write, tiny_data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of several processes deletes it; the others may look before it is gone."""
+    recipe, begun = write_recipe(1), list[Path | None]()
+    folder = RunFolder(tmp_path / load_recipe(recipe).name)
+    for old in (folder.final, folder.step(1)):
+        old.mkdir(parents=True)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(stage._Run, "finish", lambda self, out, newest, evaluate: begun.append(newest))
+    assert train(recipe, **tiny_data, out=tmp_path, resume=False) is None
+    assert begun == [None] and folder.final.exists()
+
+
+def test_a_log_is_utf8_whatever_the_system_writes(tmp_path: Path) -> None:
+    """Lines of an evaluation may say anything."""
+    write = "from pathlib import Path; from vita_mctp.training.run_folder import RunFolder as R; r = R(Path('.'))"
+    write += r"; r.log('step 1 eval zw\xf6lf'); r.cut_log(1)"
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    subprocess.run([sys.executable, "-X", "utf8=0", "-c", write], cwd=tmp_path, env=ascii_only, check=True)
+    assert (tmp_path / "log.txt").read_bytes().decode("utf-8") == "step 1 eval zwölf\n"

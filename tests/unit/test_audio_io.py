@@ -199,3 +199,17 @@ def test_a_target_that_cannot_be_written_is_refused(tmp_path: Path, name: str, c
     with pytest.raises(OutputError, match=complaint):
         write_wave(tmp_path / name, Wave(tone(), 16000))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_far_beyond_full_scale_are_refused_and_not_clipped() -> None:
+    tone = np.sin(np.arange(16_000) / 9)
+    with pytest.raises(AudioError, match="32767"):
+        read_wave(32_767 * tone, sample_rate=16_000)
+    assert read_wave(1.4 * tone, sample_rate=16_000).samples.max() == 1.0
+
+
+def test_a_rate_that_a_format_cannot_hold_is_one_line(tmp_path: Path) -> None:
+    wave = Wave(np.zeros(9600, np.float32), 96_000)
+    with pytest.raises(OutputError, match="96000 Hz"):
+        wave.save(tmp_path / "a.mp3")
+    assert not list(tmp_path.iterdir())

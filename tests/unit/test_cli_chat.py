@@ -14,7 +14,8 @@ from vita_mctp import SpeechLM
 from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.cli import chat, main
 from vita_mctp.cli.options import DecodingOptions
-from vita_mctp.errors import ConfigError
+from vita_mctp.errors import AudioError, ConfigError
+from vita_mctp.types import Wave
 
 QUESTION = find_model("nano") / "question.wav"
 
@@ -81,3 +82,28 @@ def test_the_microphone_is_heard_and_the_answer_played(monkeypatch: pytest.Monke
     assert "".join(shown).endswith("eight plus twelve is twenty\n") and played[0] > 0
     with pytest.raises(ConfigError, match="sounddevice"):
         chat.Conversation(talk.speech_lm, DecodingOptions(), None, None).take("")
+
+
+def test_a_long_question_is_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than any file's name may be."""
+    asked = list[str]()
+    talk = chat.Conversation(SpeechLM.from_pretrained("nano"), DecodingOptions(), None, None)
+    monkeypatch.setattr(talk, "_answer", lambda item: asked.append(item.text))
+    long = "what is two plus two and " * 20
+    assert talk.take(long) and asked == [long]
+    with pytest.raises(ConfigError, match="unknown"):
+        talk.take(f"/{long}")
+
+
+def test_a_machine_without_loudspeakers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PortAudioError(Exception): ...
+
+    def play(*_: object) -> None:
+        raise PortAudioError("Error querying device -1")
+
+    device = SimpleNamespace(PortAudioError=PortAudioError, play=play, wait=lambda: None)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    talk = chat.Conversation(SpeechLM.from_pretrained("nano"), DecodingOptions(), None, device)
+    with pytest.raises(AudioError, match="--mute"):
+        talk._sound(Wave(np.zeros(16, np.float32), 16_000))
+    talk._sound(Wave(np.zeros(0, np.float32), 1))  # of an answer without sound there is nothing to play

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,12 @@ import pytest
 import soundfile
 
 from vita_mctp.audio import read_wave
+from vita_mctp.cancel import Cancel
+from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.cli import main
+from vita_mctp.environment import load_in_words, look_around
+from vita_mctp.errors import ConfigError
+from vita_mctp.files import write_whole
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "stages" / "smoke" / "corpus" / "text.jsonl"
@@ -88,3 +94,45 @@ def test_numbers_without_bounds(command: str, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as left:
         main(command.split())
     assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_error_of_a_library_without_a_number_says_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise OSError("the connection broke")
+
+    monkeypatch.setattr("vita_mctp.evaluation.benchmarks.all_benchmarks", broken)
+    assert main(["evaluate", "sets"]) == 2
+    assert capsys.readouterr().err == ("vita-mctp: error: the connection broke; mend that and run the command again\n")
+
+
+def test_a_system_without_a_load_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as Windows: a run's summary is written at its end, when all the work is done."""
+    monkeypatch.delattr(os, "getloadavg")
+    assert look_around().load is None and load_in_words(None) == "not told by the system"
+
+
+def test_a_part_that_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """In a container ids of processes come again; and threads of one process may write the same file."""
+    left = tmp_path / f".page.md.{os.getpid()}.part"
+    left.write_bytes(b"half")
+    write_whole(tmp_path / "page.md", b"whole")
+    assert (tmp_path / "page.md").read_bytes() == b"whole" and left.read_bytes() == b"half"
+
+
+def test_a_name_longer_than_the_system_allows_is_no_model() -> None:
+    with pytest.raises(ConfigError, match="unknown model"):
+        find_model("x" * 300)
+
+
+def test_a_call_asked_for_twice_is_called_twice_and_taken_back_once() -> None:
+    calls = list[int]()
+    call = partial(calls.append, 1)
+    first, kept = Cancel(), Cancel()
+    for cancel in (first, kept):
+        forget, _ = cancel.on_set(call), cancel.on_set(call)
+    forget()
+    first.set()
+    kept.set()
+    assert len(calls) == 2 + 1

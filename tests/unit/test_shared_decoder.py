@@ -92,3 +92,35 @@ def test_a_player_runs_dry_when_all_it_was_given_is_played() -> None:
     clock[0] = 99.0  # it ran dry, and goes on
     _, state = shared.decode_block(AudioBlock((1, 2), 2, False), state)
     assert state.runs_dry == pytest.approx(99 + length)
+
+
+def test_an_interrupt_holds_up_nobody_else() -> None:
+    """Ctrl-C while blocks are decoded ends the answer of that thread alone."""
+
+    class Interrupted(Watched):
+        def decode_blocks(
+            self, blocks: Sequence[AudioBlock], states: Sequence[object]
+        ) -> list[tuple[WaveChunk, object]]:
+            found = super().decode_blocks(blocks, states)
+            if blocks[0].codes == (1,):
+                raise KeyboardInterrupt
+            return found
+
+    decoder = Interrupted()
+    shared = SharedDecoder(decoder)
+    found: dict[int, object] = {}
+
+    def push(code: int) -> None:
+        try:
+            found[code] = shared.decode_block(AudioBlock((code,), 0, True), shared.start())[0].samples
+        except KeyboardInterrupt as error:
+            found[code] = error
+
+    threads = [threading.Thread(target=push, args=(code,), daemon=True) for code in (1, 2)]
+    threads[0].start()
+    assert decoder.begun.wait(10)
+    threads[1].start()
+    decoder.go.set()
+    for thread in threads:
+        thread.join(10)
+    assert isinstance(found[1], KeyboardInterrupt) and isinstance(found[2], np.ndarray)

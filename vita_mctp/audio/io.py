@@ -46,12 +46,12 @@ def as_wav(recording: IO[bytes], limit_seconds: float, limit_bytes: int) -> byte
     if shutil.which("ffmpeg") is None:
         return b""
     recording.seek(0)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(recording.read(limit_bytes))
-        file.flush()
+    with tempfile.TemporaryDirectory(prefix="vita-mctp-") as folder:  # Windows opens no file twice
+        path = Path(folder, "recording")
+        path.write_bytes(recording.read(limit_bytes))
         safe = ["-protocol_whitelist", "file,pipe", "-format_whitelist", _DEMUXERS]
         target = ["-map", "0:a:0", "-t", str(limit_seconds + 1), "-f", "wav", "pipe:1"]
-        command = [ffmpeg("such files"), "-v", "error", "-nostdin", *safe, "-i", file.name, *target]
+        command = [ffmpeg("such files"), "-v", "error", "-nostdin", *safe, "-i", str(path), *target]
         try:
             made = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CONVERSION_SECONDS)
         except subprocess.TimeoutExpired:
@@ -68,6 +68,9 @@ MAX_CHANNELS = 2
 MIN_SECONDS = 0.1
 SILENCE_PEAK = 1e-3
 """-60 dBFS: a recording whose every sample lies closer than this to its mean is taken as silent."""
+
+_LOUDEST = 10.0
+"""Times full scale; what overshoots more is no sound in [-1, 1], such as 16-bit samples as floats."""
 
 _BYTES_PER_SECOND = MAX_SAMPLE_RATE * MAX_CHANNELS * 4
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS"), ".mp3": ("MP3", None)}
@@ -244,8 +247,10 @@ def _checked_mono(frames: FloatArray, rate: int, name: str, channel: int | None)
     """frames (T, channels), T >= 0."""
     if channel is not None and channel >= frames.shape[1]:
         raise _wrong(name, f"has {frames.shape[1]} channels", f"channel {channel}", "count them from 0")
-    if not np.isfinite(frames).all():
-        raise _wrong(name, "holds NaN or infinite samples", "finite ones in [-1, 1]", "export it again")
+    loudest = float(np.abs(frames).max(initial=0.0))
+    if not loudest < _LOUDEST:  # as no NaN is
+        came = "NaN" if np.isnan(loudest) else f"{loudest:g}"
+        raise _wrong(name, f"holds samples of {came}", "finite ones in [-1, 1]", "scale or export it again")
     if len(frames) / rate < MIN_SECONDS:
         raise _wrong(name, f"lasts {len(frames) / rate:.3f} s", f"at least {MIN_SECONDS} s of speech")
     mono = frames.mean(axis=1) if channel is None else frames[:, channel]
@@ -284,9 +289,12 @@ def _encode(wave: Wave, name: str, subtype: str | None) -> bytes:
 
     buffer = io.BytesIO()
     samples = np.clip(wave.samples, -1.0, 1.0)
-    with soundfile.SoundFile(buffer, "w", wave.sample_rate, 1, subtype, format=name) as sound:
-        for begin in range(0, len(samples), _WRITE_FRAMES):
-            sound.write(samples[begin : begin + _WRITE_FRAMES])
+    try:
+        with soundfile.SoundFile(buffer, "w", wave.sample_rate, 1, subtype, format=name) as sound:
+            for begin in range(0, len(samples), _WRITE_FRAMES):
+                sound.write(samples[begin : begin + _WRITE_FRAMES])
+    except soundfile.LibsndfileError as error:
+        raise OutputError(f"{name} holds no sound of {wave.sample_rate} Hz ({error}); take wav or flac") from None
     return buffer.getvalue()
 
 

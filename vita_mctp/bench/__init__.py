@@ -6,7 +6,6 @@ Beside each measurement stands what the machine's memory or arithmetic, measured
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from vita_mctp.environment import Environment, look_around
+from vita_mctp.environment import Environment, load_average, look_around
 
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
@@ -93,7 +92,7 @@ class Result:
     is_random: bool
     machine: Machine
     environment: Environment
-    load_after: float
+    load_after: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -126,7 +125,7 @@ def run_study(
     environment = look_around()
     machine = measure_machine(device, dtype)
     found = study(machine)
-    return Result(found, command, subject, is_random, machine, environment, os.getloadavg()[0])
+    return Result(found, command, subject, is_random, machine, environment, load_average())
 
 
 def now(device: torch.device) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vita_mctp.checkpoints.loading import (
+    attention_kernel,
     explained_out_of_memory,
     memory_needed,
     move_model,
@@ -112,7 +113,7 @@ def open_language_model(choice: ModelChoice) -> LoadedModel:
 def random_language_model(config: Any, choice: ModelChoice) -> Any:
     """A model of this shape in eval mode, made without memory and then filled where it is to run."""
     dtype = choice.dtype or torch.float32
-    config._attn_implementation = choice.attn
+    config._attn_implementation = attention_kernel(choice.attn)
     with torch.device("meta"):
         model = family_of(config.model_type).model_class(config).to(dtype)
     needed = memory_needed({name: tuple(weight.shape) for name, weight in model.named_parameters()}, dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vita_mctp.bench import Cell, Line, Panel, Result, Study
-from vita_mctp.environment import Environment, require
+from vita_mctp.environment import Environment, load_in_words, require
 from vita_mctp.errors import ConfigError
 from vita_mctp.files import check_output, write_output
 
@@ -142,12 +142,13 @@ def _cell(value: Cell) -> str:
 
 def _measured(result: Result) -> str:
     environment, machine = result.environment, result.machine
+    before, after = load_in_words(environment.load), load_in_words(result.load_after)
     facts = {
         "date": environment.date,
         "commit": environment.commit,
         "device": _device(environment, machine.device),
         "clock": f"{environment.clock_mhz:.0f} MHz at the start" if environment.clock_mhz else "not told by the system",
-        "load average": f"{environment.load:.1f} at the start, {result.load_after:.1f} at the end (this run included)",
+        "load average": f"{before} at the start, {after} at the end (this run included)",
         "memory": f"a copy moves {machine.bytes_per_second / 1e9:.1f} GB/s (read and written)",
         "arithmetic": f"a square product in {machine.dtype} makes {machine.flops_per_second / 1e9:,.0f} GFLOP/s",
         "versions": ", ".join(f"{name} {number}" for name, number in environment.versions.items()),

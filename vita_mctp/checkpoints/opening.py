@@ -180,7 +180,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if name == NANO:
         return Path(str(resources.files("vita_mctp"))) / "assets" / NANO
     folder = Path(model)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 (pathlib's raises for a name that is too long)
         if HUB_ID.fullmatch(name):
             return fetch(repository(name))
         raise ConfigError(f"unknown model {name!r}; give {NANO}, a model folder, or a hub id such as owner/name")

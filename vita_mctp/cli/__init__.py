@@ -90,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except OSError as error:
+        if error.strerror is None:  # a library's own, such as of a connection that broke
+            return _complain(f"{error or type(error).__name__}; mend that and run the command again", USAGE_ERROR)
         name = "" if error.filename is None else f": {str(error.filename)[:60]}"
         return _complain(f"{error.strerror}{name}; wanted a path of this system with room and rights", USAGE_ERROR)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -102,11 +103,11 @@ class Conversation:
             self.items.clear()
         elif name == "/mode":
             self._change_mode(value.strip())
-        elif line.startswith("/") and not Path(line).exists():
+        elif line.startswith("/") and not os.path.exists(line):  # noqa: PTH110 (pathlib's raises for a long text)
             raise ConfigError(f"{name} is unknown; wanted a question, a recording, or one of the commands of /help")
         elif not line:
             self._answer(self._heard(Item(Role.USER, wave=self._record())))
-        elif Path(line).suffix.lower() in _SUFFIXES or Path(line).is_file():
+        elif Path(line).suffix.lower() in _SUFFIXES or os.path.isfile(line):  # noqa: PTH113
             self._answer(self._heard(Item(Role.USER, wave=self.speech_lm.settings.read_recording(line))))
         else:
             self._answer(Item(Role.USER, text=line))
@@ -148,9 +149,12 @@ class Conversation:
             path = self.out / f"answer-{self.answers}.wav"
             wave.save(path)
             write_to(sys.stderr, f"{path}\n")
-        if self.device is not None and sys.stdout.isatty():
-            self.device.play(wave.samples, wave.sample_rate)
-            self.device.wait()
+        if self.device is not None and sys.stdout.isatty() and wave.samples.size:
+            try:
+                self.device.play(wave.samples, wave.sample_rate)
+                self.device.wait()
+            except self.device.PortAudioError as error:
+                raise AudioError(f"no loudspeaker plays the answer ({error}); wanted one: give --mute") from None
 
     def _record(self) -> Wave:
         """From the microphone, until Enter."""

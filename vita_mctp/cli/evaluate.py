@@ -162,7 +162,7 @@ def _evaluate(
     }
     config = RunConfig.parse(values, "the command")
     folder = run.out or Path("runs/evaluate") / _run_name(config)
-    device = "cpu" if model.device == AUTO else model.device
+    device = config.system.best_device() if model.device == AUTO else model.device
     with bars() as show:
         result = run_benchmark(config, folder, device=device, processes=run.processes, progress=show)
     write(outcome(result, folder))

@@ -72,12 +72,16 @@ class SharedDecoder:
             self._waiting.sort(key=lambda job: job.state.runs_dry)
             jobs, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             self._busy = True
-        results = self._results(jobs)
-        with self._changed:
-            for job, result in zip(jobs, results, strict=True):
-                job.result = result
-            self._busy = False
-            self._changed.notify_all()
+        results: list[Decoded | Exception] = []
+        try:
+            results = self._results(jobs)
+        finally:  # an interrupt of this thread is its own: others' blocks wait for who comes next
+            with self._changed:
+                for job, result in zip(jobs, results, strict=False):
+                    job.result = result
+                self._waiting += [job for job in jobs if job.result is None and job is not own]
+                self._busy = False
+                self._changed.notify_all()
 
     def _results(self, jobs: list[_Job]) -> list[Decoded | Exception]:
         """Of one call; where it fails, of a call for each, so that nobody pays for another's block."""

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from vita_mctp.answer import Answer, collect
 from vita_mctp.audio import read_wave, wav_bytes
-from vita_mctp.checkpoints.opening import find_model
+from vita_mctp.checkpoints.opening import find_model, open_model
 from vita_mctp.decoding.modes import parse_mode
 from vita_mctp.environment import weights_hash
 from vita_mctp.errors import AudioError, DataError, EndpointError
@@ -86,6 +86,10 @@ class SystemConfig(Schema):
         """
         loading: dict[str, Any] = dict(self.loading)
         return self._adapter() or LocalModel(SpeechLM.from_pretrained(self.model, device=device, **loading), self)
+
+    def best_device(self) -> str:
+        """Of the model, and so of the judges; the CPU beside a server or finished answers."""
+        return "cpu" if self._adapter() else open_model(self.model).best_device()
 
     def weights(self) -> str:
         """The hash of what answers, where it lies on this machine."""

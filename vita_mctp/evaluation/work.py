@@ -88,7 +88,7 @@ class Scorer:
             try:
                 wave = read_wave(self._folder / answer.audio, LONGEST_SECONDS)
                 transcripts = {name: judge.transcribe(wave) for name, judge in judges.items()}
-                measured = self._measure(wave, case.question.voice)
+                failures += self._measure(wave, case.question.voice, measured)
             except AudioError as error:
                 failures.append(str(error))
         scores: list[Score] = []
@@ -116,12 +116,14 @@ class Scorer:
             return NO_AUDIO if answer.audio is None else None
         return None if answer.text else NO_TEXT
 
-    def _measure(self, wave: Wave, voice: Path | None) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def _measure(self, wave: Wave, voice: Path | None, found: dict[str, float]) -> Iterator[str]:
+        """Adds what each rule of sound finds; why one found nothing, such as a voice prompt that is not there."""
         for rule in self._sound:
-            reference = read_wave(voice, LONGEST_SECONDS) if rule.wants_reference and voice else None
-            found |= {f"{rule.name} {name}": value for name, value in rule.score(wave, reference).items()}
-        return found
+            try:
+                reference = read_wave(voice, LONGEST_SECONDS) if rule.wants_reference and voice else None
+                found |= {f"{rule.name} {name}": value for name, value in rule.score(wave, reference).items()}
+            except AudioError as error:
+                yield str(error)
 
     def _compared(
         self, case: Case, text: str, transcripts: Mapping[str, str]
@@ -147,7 +149,8 @@ def _score(
     A text is held against the nearest reference; an answer without a word is wrong under every rule.
     """
     if isinstance(rule, TextRule):
-        found = min((rule.score(reference, hypothesis) for reference in references), key=lambda errors: errors.rate)
+        scored = (rule.score(reference, hypothesis) for reference in references or ("",))
+        found = min(scored, key=lambda errors: errors.rate)
         part, whole = rule.fraction(found)
         texts = {"reference": found.reference, "hypothesis": found.hypothesis}
         return Score(rule=rule.name, on=on, part=part, whole=whole, **texts), None

@@ -20,7 +20,7 @@ import numpy as np
 from vita_mctp.audio import read_wave
 from vita_mctp.checkpoints.opening import find_model
 from vita_mctp.decoding.modes import parse_mode
-from vita_mctp.environment import CommandCost, look_around, measure_command, weights_hash
+from vita_mctp.environment import CommandCost, load_in_words, look_around, measure_command, weights_hash
 from vita_mctp.errors import CheckpointError, ConfigError
 from vita_mctp.evaluation.benchmarks import (
     ASR,
@@ -314,7 +314,8 @@ def _measured(about: dict[str, Any]) -> str:
         "commit": machine["commit"],
         "model": f"{about['model']}, weights {about['weights']} (SHA-256), {about['device']}",
         "seed": about["seed"],
-        "processor": "{processor}, {cores} cores, {threads} threads used, load {load:.1f}".format_map(machine),
+        "processor": "{processor}, {cores} cores, {threads} threads used, load ".format_map(machine)
+        + load_in_words(machine["load"]),
         "versions": ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
     }
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())

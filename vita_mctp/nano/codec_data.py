@@ -7,6 +7,7 @@ where in a sentence it stands. `tokenize_corpus` turns them into codes with a tr
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from torch import Tensor
 from vita_mctp.audio import cut_to_speech
 from vita_mctp.codecs.nano.config import LOG_MEAN, LOG_SCALE, SILENCE, LogMel, NanoCodecConfig, pad_to_codes
 from vita_mctp.codecs.nano.networks import NanoEncoder
+from vita_mctp.files import write_output
 from vita_mctp.nano.corpus import Corpus
 from vita_mctp.nano.recordings import as_recorded
 from vita_mctp.nano.voices import ANSWER_VOICE
@@ -318,5 +320,8 @@ def tokenize_corpus(
     lengths = np.array([length for _, _, length in rows])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     index = np.array([(row[0], row[1], start, row[2]) for row, start in zip(rows, starts, strict=True)], np.int64)
-    np.save(folder / CODES_FILE, np.concatenate(pieces).astype(np.int16))
-    np.save(folder / INDEX_FILE, index[np.lexsort((index[:, 1], index[:, 0]))])
+    arrays = {INDEX_FILE: index[np.lexsort((index[:, 1], index[:, 0]))], CODES_FILE: np.concatenate(pieces)}
+    for name, array in arrays.items():  # the codes come last: where they are, all is there
+        written = io.BytesIO()
+        np.save(written, array.astype(np.int16) if name == CODES_FILE else array)
+        write_output(folder / name, written.getvalue())

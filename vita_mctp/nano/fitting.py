@@ -75,7 +75,7 @@ def fit(
             test(step)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, folder / "checkpoint.part")
-            (folder / "checkpoint.part").rename(folder / CHECKPOINT)
+            (folder / "checkpoint.part").replace(folder / CHECKPOINT)
 
 
 def write_log(folder: Path, row: dict[str, object]) -> None:

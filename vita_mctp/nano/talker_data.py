@@ -138,7 +138,7 @@ def _states(thinker: OpenedModel, samples: Sequence[Sample], path: Path) -> list
         model = thinker.load_model(dtype="float32")
         part = path.with_suffix(".part")
         save_file({"states": torch.cat(list(predicting_states(model, samples))).half()}, part)
-        part.rename(path)
+        part.replace(path)
     return list(load_file(path)["states"].float().split(lengths))
 
 

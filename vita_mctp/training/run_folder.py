@@ -87,8 +87,8 @@ class RunFolder:
         """Forget the lines of steps after `step`, which a resumed run makes again."""
         path = self.root / "log.txt"
         if path.is_file():
-            lines = path.read_text().splitlines(keepends=True)
-            path.write_text("".join(line for line in lines if _step_of(line) <= step))
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
 
     def draw(self) -> None:
         """The log's loss curves as a picture, as far as they go."""
@@ -96,7 +96,7 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """One line to the log file and to stderr."""
-        with (self.root / "log.txt").open("a") as file:
+        with (self.root / "log.txt").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         sys.stderr.write(line + "\n")
 
@@ -173,7 +173,7 @@ def read_curves(log: str) -> dict[str, list[tuple[int, float]]]:
 
 def draw_curves(log: Path, target: Path) -> None:
     """Nothing where matplotlib (extra bench) is not installed or the log has no curve. Raises OutputError."""
-    curves = read_curves(log.read_text()) if log.is_file() else {}
+    curves = read_curves(log.read_text(encoding="utf-8")) if log.is_file() else {}
     if find_spec("matplotlib") is None or not curves:
         return
     from matplotlib import colormaps

@@ -112,12 +112,13 @@ def train_stage(
         raise ConfigError(f"{recipe.name}: attention: flex has no gradients on a CPU; take sdpa, or a GPU")
     folder = RunFolder(out / recipe.name)
     if not resume and rank() == 0:
-        folder.clear()
-    if folder.final.exists():
+        folder.clear()  # of several processes the others may see it before it is gone
+    if resume and folder.final.exists():
         _check_same_recipe(read_record(folder.final).recipe, recipe.to_json_values(), _INTERVALS)
         return folder.final
     with folder.opened(), stdout_to_stderr():
-        return _Run(recipe, recipe_path.parent, folder, data).finish(out, evaluate)
+        newest = folder.newest() if resume else None
+        return _Run(recipe, recipe_path.parent, folder, data).finish(out, newest, evaluate)
 
 
 class _Run:
@@ -126,9 +127,9 @@ class _Run:
     def __init__(self, recipe: Recipe, recipe_folder: Path, folder: RunFolder, data: TrainingData) -> None:
         self._recipe, self._recipe_folder, self._folder, self._data = recipe, recipe_folder, folder, data
 
-    def finish(self, out: Path, evaluate: Evaluate | None) -> Path | None:
+    def finish(self, out: Path, newest: Path | None, evaluate: Evaluate | None) -> Path | None:
+        """newest: the checkpoint to go on from."""
         recipe, folder = self._recipe, self._folder
-        newest = folder.newest()
         done = _record(recipe) if newest is None else read_record(newest)
         _check_same_recipe(done.recipe, recipe.to_json_values())
         saved_whole = newest if recipe.lora is None else None  # adapters are put on the parent's model again
