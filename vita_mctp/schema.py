@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
+
+Width = Annotated[int, Field(ge=1, le=1 << 20)]
+"""Of a matrix, or entries of a table."""
+Depth = Annotated[int, Field(ge=1, le=4096)]
 
 LONGEST_SHOWN = 60
 """Characters of a wrong value that an error repeats."""

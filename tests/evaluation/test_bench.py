@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from naive import generate_naive
 
-from vita_mctp.bench import Machine, Study, measure_machine, models
+from vita_mctp.bench import Machine, Study, first_audio, measure_machine, models
 from vita_mctp.bench.models import LoadedModel, ModelChoice, open_language_model, random_language_model
 from vita_mctp.bench.modes import Traffic, bench_modes, bench_timeline, flops, generate_plain, request_of
 from vita_mctp.bench.render import _table
@@ -20,6 +23,7 @@ from vita_mctp.cli import main
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.errors import ConfigError, OutOfMemoryError
 from vita_mctp.models.vita import VitaMctpConfig, VitaMctpForCausalLM
+from vita_mctp.types import AudioCodes
 
 MACHINE = Machine("cpu", "float32", bytes_per_second=1e9, flops_per_second=1e12)
 SIZES: dict[str, Any] = {
@@ -280,3 +284,17 @@ def test_a_shape_takes_the_kernels_of_load_model() -> None:
     assert model.config._attn_implementation == "flex_attention"
     with pytest.raises(ConfigError, match="warp"):
         models.random_language_model(config, ModelChoice(attn="warp"))
+
+
+def test_the_stages_of_a_random_model_lead_to_a_first_sound(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a narrow codec; the released one is a thousand times as large."""
+    small = models.random_decoder("glm4_voice_small", torch.device("cpu"))
+    codes = AudioCodes(np.arange(20), 50, Fraction(25, 2), "narrow")
+    monkeypatch.setattr(first_audio, "random_decoder", lambda *_: small)
+    monkeypatch.setattr(first_audio, "random_tokenizer", lambda *_: SimpleNamespace(encode=lambda wave: codes))
+    monkeypatch.setattr(first_audio, "open_language_model", lambda choice: loaded)
+    stages, own, asked = first_audio.open_stages(ModelChoice(random="tiny"), None)
+    found = first_audio.first_sound(stages, own.device, asked, MODES["boost"])
+    assert len(found.parts) == 4 and min(found.parts) > 0 and found.prompt == 20

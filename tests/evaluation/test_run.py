@@ -23,7 +23,7 @@ from vita_mctp.evaluation.metrics import ResultRow
 from vita_mctp.evaluation.pool import read_lines
 from vita_mctp.evaluation.run import RunConfig, RunResult, evaluate
 from vita_mctp.evaluation.sound_scores import SoundRule
-from vita_mctp.evaluation.systems import Reply, System
+from vita_mctp.evaluation.systems import FinishedAnswers, Reply, System
 from vita_mctp.evaluation.text_scores import text_rule
 from vita_mctp.types import Task, Wave
 
@@ -397,3 +397,13 @@ def test_a_device_that_nobody_names_is_the_best_one(monkeypatch: pytest.MonkeyPa
         assert main(["evaluate", "asr", "fleurs-en", "--model", model]) == 2
     assert main(["evaluate", "asr", "fleurs-en", "--device", "cuda:1"]) == 2
     assert given == ["cuda", "cpu", "cuda:1"]
+
+
+def test_a_finished_text_may_begin_with_a_mark_and_must_be_utf8(tmp_path: Path) -> None:
+    """As some editors write it; what is no text fails its sample and not the run."""
+    (tmp_path / "a.txt").write_bytes("seven".encode("utf-8-sig"))
+    (tmp_path / "b.txt").write_bytes("seven".encode("utf-16"))
+    answers = FinishedAnswers(tmp_path)
+    assert answers.answer(Question(id="a"), Task.ASR).text == "seven"
+    with pytest.raises(DataError, match=r"b\.txt is no UTF-8"):
+        answers.answer(Question(id="b"), Task.ASR)

@@ -1,6 +1,7 @@
 """The bench of a server counts as a listener would, and knows the server by its address alone."""
 
 import asyncio
+import json
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from tests.serving.conftest import QUESTION
 from vita_mctp.bench import Machine
+from vita_mctp.bench.render import _table
 from vita_mctp.bench.serving import (
     Asker,
     Heard,
@@ -80,3 +82,19 @@ def test_a_reader_in_real_time_is_not_ahead_of_its_player(address: str) -> None:
     for arrived, seconds in heard.arrivals:
         assert read - (arrived - start) <= 0.51
         read += seconds
+
+
+def test_a_server_that_refuses_everything_is_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> list[Heard]:
+        return [Heard(refused=True)] * 2
+
+    for name in ("_closed", "_poisson"):
+        monkeypatch.setattr(f"vita_mctp.bench.serving.{name}", refuse)
+    asker = Asker("http://localhost/v1", QUESTION, "nano")
+    for study in (
+        bench_load(asker, [4], 1.0, lambda: None, MACHINE),
+        bench_throughput(asker, [1, 4], 4, MACHINE),
+    ):
+        json.dumps([dict(row) for row in study.rows], allow_nan=False)
+        assert "refused" not in study.columns or study.column("refused") == [2]
+        assert _table(study)

@@ -130,3 +130,8 @@ def test_codes_stand_only_where_their_index_does(run: CodecRun, tmp_path: Path) 
     with pytest.raises((OSError, OutputError)):
         tokenize_corpus(maker, run.trainer().encoder, tmp_path, 0, 0)
     assert not (tmp_path / "codes.npy").exists()
+
+
+def test_of_nothing_there_is_no_batch(run: CodecRun) -> None:
+    """Such as of a part of the corpus that a small run has none of."""
+    assert list(run.maker([]).groups([])) == []

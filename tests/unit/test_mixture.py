@@ -74,13 +74,13 @@ def test_epochs_hold_each_set_by_its_ratio() -> None:
     sampler = MixtureSampler(MIXTURE, SIZES)
     assert sampler.epoch_size == 5 + 6
     for epoch in range(4):
-        counts = Counter(draw.name for draw in sampler.draws(epoch * 11, (epoch + 1) * 11))
+        counts = Counter(sampler.draw(position).name for position in range(epoch * 11, (epoch + 1) * 11))
         assert counts == {"asr": 5, "qa": 6}
 
 
 def test_nothing_returns_before_its_set_is_exhausted() -> None:
     sampler = MixtureSampler(MIXTURE, SIZES)
-    two_epochs = Counter(sampler.draws(0, 22))
+    two_epochs = Counter(map(sampler.draw, range(22)))
     assert all(two_epochs[Draw("asr", index)] == 1 for index in range(10))
     assert all(two_epochs[Draw("qa", index)] == 4 for index in range(3))
 
@@ -88,18 +88,16 @@ def test_nothing_returns_before_its_set_is_exhausted() -> None:
 def test_order_differs_between_epochs_and_seeds() -> None:
     sampler = MixtureSampler(MIXTURE, SIZES)
     other = MixtureSampler(Mixture(sets=MIXTURE.sets, seed=8), SIZES)
-    epochs = [list(sampler.draws(start, start + 11)) for start in (0, 22)]
-    assert epochs[0] != epochs[1] and epochs[0] != list(other.draws(0, 11))
+    epochs = [list(map(sampler.draw, range(start, start + 11))) for start in (0, 22)]
+    assert epochs[0] != epochs[1] and epochs[0] != list(map(other.draw, range(11)))
 
 
 @settings(deadline=None)
-@given(start=st.integers(0, 60), length=st.integers(0, 60), workers=st.integers(1, 5))
-def test_resuming_and_workers_change_nothing(start: int, length: int, workers: int) -> None:
-    whole = [MixtureSampler(MIXTURE, SIZES).draw(position) for position in range(start + length)]
+@given(positions=st.lists(st.integers(0, 120)))
+def test_a_position_is_the_whole_state(positions: list[int]) -> None:
+    whole = list(map(MixtureSampler(MIXTURE, SIZES).draw, range(121)))
     fresh = MixtureSampler(MIXTURE, SIZES)
-    assert list(fresh.draws(start, start + length)) == whole[start:]
-    shared = {w: list(fresh.draws(start, start + length, w, workers)) for w in range(workers)}
-    assert shared == {w: [whole[p] for p in range(start, start + length) if p % workers == w] for w in range(workers)}
+    assert [fresh.draw(position) for position in positions] == [whole[position] for position in positions]
 
 
 @given(size=st.integers(1, 3000), key=st.tuples(st.integers(0, 9), st.integers(0, 9)))

@@ -14,9 +14,10 @@ import soundfile
 from vita_mctp.audio import read_wave
 from vita_mctp.cancel import Cancel
 from vita_mctp.checkpoints.opening import find_model
+from vita_mctp.checkpoints.weights import new_folder
 from vita_mctp.cli import main
 from vita_mctp.environment import load_in_words, look_around
-from vita_mctp.errors import ConfigError
+from vita_mctp.errors import ConfigError, OutputError
 from vita_mctp.files import write_whole
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +137,11 @@ def test_a_call_asked_for_twice_is_called_twice_and_taken_back_once() -> None:
     first.set()
     kept.set()
     assert len(calls) == 2 + 1
+
+
+def test_a_new_folder_may_be_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError), new_folder(Path()) as unfinished:
+        (unfinished / "a").touch()
+        (tmp_path / "b").touch()  # in the way by now
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]

@@ -247,10 +247,10 @@ def _checked_mono(frames: FloatArray, rate: int, name: str, channel: int | None)
     """frames (T, channels), T >= 0."""
     if channel is not None and channel >= frames.shape[1]:
         raise _wrong(name, f"has {frames.shape[1]} channels", f"channel {channel}", "count them from 0")
-    loudest = float(np.abs(frames).max(initial=0.0))
-    if not loudest < _LOUDEST:  # as no NaN is
-        came = "NaN" if np.isnan(loudest) else f"{loudest:g}"
-        raise _wrong(name, f"holds samples of {came}", "finite ones in [-1, 1]", "scale or export it again")
+    if not np.isfinite(frames).all():
+        raise _wrong(name, "holds NaN or infinite samples", "finite ones in [-1, 1]", "export it again")
+    if (loudest := float(np.abs(frames).max(initial=0.0))) > _LOUDEST:
+        raise _wrong(name, f"holds samples of {loudest:g}", "such in [-1, 1]", "scale them")
     if len(frames) / rate < MIN_SECONDS:
         raise _wrong(name, f"lasts {len(frames) / rate:.3f} s", f"at least {MIN_SECONDS} s of speech")
     mono = frames.mean(axis=1) if channel is None else frames[:, channel]

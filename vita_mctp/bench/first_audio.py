@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class RandomSpeechLM:
         assert isinstance(decoder, Glm4VoiceDecoder)
         windows = decoder.windows
         sizes, steps = (self._first_block, *windows.chunk_sizes), (1, *windows.steps)
-        early = replace(windows, chunk_sizes=sizes, steps=steps)
+        early = windows.but(chunk_sizes=sizes, steps=steps)
         self.audio_decoder = Glm4VoiceDecoder(decoder.flow, decoder.hift, early)
         self.worker = EngineWorker(Engine(runner_for(self.model), classify=lambda _: TokenKind.AUDIO))
 

@@ -162,8 +162,10 @@ def bench_load(
 
 def _waits(seconds: Sequence[float | None]) -> dict[str, Cell]:
     """Percentiles, in ms, of the times to the first sound, of those that heard one."""
-    found = [1000 * each for each in seconds if each is not None] or [float("nan")]
-    return {name: float(np.percentile(found, q)) for name, q in zip(_UNITS, (50, 95, 99), strict=True)}
+    found = [1000 * each for each in seconds if each is not None]
+    return {
+        name: float(np.percentile(found, q)) if found else None for name, q in zip(_UNITS, (50, 95, 99), strict=True)
+    }
 
 
 def _admitted(rows: Sequence[Row]) -> str:
@@ -176,13 +178,14 @@ def bench_throughput(asker: Asker, streams: Sequence[int], questions: int, machi
     """questions: asked at each number of clients, which ask again at once."""
     _warm_up(asker)
     rows: list[dict[str, Cell]] = []
+    alone = 0.0
     for count in track(streams, "clients"):
         start = time.perf_counter()
         heard = asyncio.run(_closed(asker, count, questions))
         rate = sum(one.seconds for one in heard) / (time.perf_counter() - start)
-        alone = rows[0]["sound per second"] if rows else rate
-        assert isinstance(alone, float)
-        rows.append({"clients": count, "questions": len(heard), "sound per second": rate, "ratio": rate / alone})
+        alone = alone or rate  # nothing where all were refused
+        row: dict[str, Cell] = {"clients": count, "questions": len(heard), "sound per second": rate}
+        rows.append(row | {"ratio": rate / alone if alone else None})
     xs = [row["clients"] for row in rows]
     line = Line("sound per second", xs, [row["sound per second"] for row in rows])
     notes = ["clients ask again as soon as they are answered, and read as fast as they can."]

@@ -5,7 +5,6 @@ token costs by history, batch and number of blocks.
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -104,7 +103,7 @@ def _each_row(loaded: LoadedModel, load: Load, machine: Machine, seed: int) -> I
             row["step p50"] = None if run is None else 1e3 * median(run.steps)
             row[f"first {_FIRST} tokens p50"] = None if run is None else 1e3 * median(run.firsts)
             row |= {"limit": limit, "of the limit": None if speed is None else 100 * speed / limit}
-            yield row | {"peak memory": _peak_memory(loaded.device) / _MIB}
+            yield row | {"peak memory": _peak_memory(loaded.device)}
             _free(loaded.device)
 
 
@@ -151,11 +150,15 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: the most that was allocated on a GPU, or resident in this process, so far."""
+def _peak_memory(device: torch.device) -> float | None:
+    """MiB: the most that was allocated on a GPU, or resident in this process, so far; None: the system does not say."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return torch.cuda.max_memory_allocated(device) / _MIB
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / _MIB
 
 
 HISTORY, BATCH, BLOCKS = "history length", "batch size", "blocks in a cycle"

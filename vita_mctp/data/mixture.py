@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -79,8 +79,7 @@ class Draw:
 class MixtureSampler:
     """The endless order in which a mixture's samples are drawn. Position p always gives the same draw.
 
-    A position is the whole state: to resume, go on from the last one; to split the work among W workers, worker w takes
-    the positions w, w + W, w + 2W, ...
+    A position is the whole state: whoever resumes goes on from the last one.
     """
 
     def __init__(self, mixture: Mixture, sizes: Mapping[str, int]) -> None:
@@ -111,13 +110,6 @@ class MixtureSampler:
         drawn = epoch * count + slot - (self._ends[number] - count)
         turn, index = divmod(drawn, size)
         return Draw(self._names[number], _shuffled(size, (self._seed, 1 + number, turn))[index])
-
-    def draws(self, start: int = 0, stop: int | None = None, worker: int = 0, workers: int = 1) -> Iterator[Draw]:
-        """This worker's draws from position `start` up to `stop` (None: for ever)."""
-        position = start + (worker - start) % workers
-        while stop is None or position < stop:
-            yield self.draw(position)
-            position += workers
 
 
 @lru_cache(maxsize=1024)

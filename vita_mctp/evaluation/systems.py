@@ -142,7 +142,10 @@ class FinishedAnswers:
 
     def answer(self, question: Question, task: Task) -> Reply:
         written = self.folder / f"{question.id}.txt"
-        text = written.read_text(encoding="utf-8").strip() if written.exists() else ""
+        try:
+            text = written.read_text(encoding="utf-8-sig").strip() if written.exists() else ""
+        except UnicodeDecodeError as error:
+            raise DataError(f"{written} is no UTF-8 ({error}); wanted a text in it: convert it") from None
         if not task.speaks:
             return Reply(text)
         try:

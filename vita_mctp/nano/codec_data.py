@@ -185,7 +185,8 @@ class BatchMaker:
                 yield group
                 group = []
             group.append(item)
-        yield group
+        if group:
+            yield group
 
     def batch(self, items: list[Item], rng: np.random.Generator | None) -> CodecBatch:
         """Stack items; with `rng`, shifted by up to a code and, if not of the answer voice, augmented."""

@@ -74,7 +74,8 @@ def train_first_block(model: Any, lessons: Sequence[AlignedAnswer], norms: Seque
     block = (layers[depth], student.mtp_projs[0], student.mtp_embed_norms[0], student.mtp_hidden_norms[0])
     student.requires_grad_(False)
     with torch.no_grad():
-        student.mtp_projs[0].weight.normal_(0, model.config.initializer_range, generator=generator)
+        weight = student.mtp_projs[0].weight  # drawn here, wherever it is: a generator belongs to a device
+        weight.copy_(torch.empty(weight.shape).normal_(0, model.config.initializer_range, generator=generator))
         for norm in block[2:]:
             norm.weight.fill_(1.0)
     weights = [weight.requires_grad_(True) for part in block for weight in part.parameters()]

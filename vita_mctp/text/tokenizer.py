@@ -56,14 +56,7 @@ class TextTokenizer:
         kind, num_audio: None takes what the folder has, else the released discrete kind with 16,384 codes. Raises
         CheckpointError if the folder has no readable tokenizer.json or holds another kind or number of audio tokens.
         """
-        path = Path(folder) / TOKENIZER_FILE
-        try:
-            backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"cannot read the tokenizer {path}: {error.strerror}; name its folder") from error
-        except Exception as error:  # what tokenizers raises for every malformed file
-            raise CheckpointError(f"{path} is no tokenizer file ({error}); fetch it again") from error
-        return cls.from_backend(backend, kind, num_audio)
+        return cls.from_backend(read_backend(Path(folder) / TOKENIZER_FILE), kind, num_audio)
 
     @classmethod
     def from_backend(
@@ -124,6 +117,16 @@ class TextTokenizer:
         if written is None:
             return b""
         return written.encode() if token in self._added else bytes(_BYTE_OF_CHAR[char] for char in written)
+
+
+def read_backend(path: Path) -> Tokenizer:
+    """A tokenizer.json. Raises CheckpointError."""
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read the tokenizer {path}: {error.strerror}; name its folder") from error
+    except Exception as error:  # what tokenizers raises for every malformed file
+        raise CheckpointError(f"{path} is no tokenizer file ({error}); fetch it again") from error
 
 
 class IncrementalDecoder:

@@ -15,15 +15,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vita_mctp.errors import ConfigError
 from vita_mctp.models.registry import TRAINED, is_known
-from vita_mctp.schema import Schema
+from vita_mctp.schema import Depth, Schema, Width
 from vita_mctp.text.interleave import Ratio
 from vita_mctp.yaml_file import parse_yaml, read_yaml
 
 BASE = "base"
 
-Width = Annotated[int, Field(ge=1, le=1 << 20)]
-"""Of a matrix, or entries of a table."""
-Depth = Annotated[int, Field(ge=1, le=4096)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 Tokens = Annotated[int, Field(ge=1, le=1 << 32)]
 Steps = Annotated[int, Field(ge=1, le=10**9)]

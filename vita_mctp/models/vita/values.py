@@ -8,10 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from vita_mctp.schema import Schema
+from vita_mctp.schema import Depth, Schema, Width
 
-Width = Annotated[int, Field(ge=1, le=1 << 20)]
-Depth = Annotated[int, Field(ge=1, le=4096)]
 DType = Literal["float64", "float32", "bfloat16", "float16"]
 Rate = Annotated[float, Field(ge=0, le=1)]
 

@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field, model_validator
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config, WhisperConfig
 
 from vita_mctp.errors import CheckpointError, ConfigError, VitaError
-from vita_mctp.models.vocalnet.sizes import Depth, Predictor, TalkerSizes, Width
-from vita_mctp.schema import Schema
+from vita_mctp.models.vocalnet.sizes import Predictor, TalkerSizes
+from vita_mctp.schema import Depth, Schema, Width
 
 ENCODER_PREFIX = "model.speech_encoder."
 """Of the audio encoder's tensors in a checkpoint."""

@@ -6,12 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vita_mctp.schema import Schema
+from vita_mctp.schema import Depth, Schema, Width
 
 Predictor = Literal["ntp", "group_linear", "group_transformer", "parallel_linear", "deepseek", "vocalnet", "mctp"]
-Width = Annotated[int, Field(ge=1, le=1 << 20)]
-Depth = Annotated[int, Field(ge=1, le=4096)]
-
 _SPECIAL_IDS = 4
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from vita_mctp.errors import CheckpointError
 from vita_mctp.models.vocalnet.prompts import Format
-from vita_mctp.text.tokenizer import TOKENIZER_FILE, TextTokenizer
+from vita_mctp.text.tokenizer import TOKENIZER_FILE, TextTokenizer, read_backend
 from vita_mctp.text.vocabulary import VocabularyKind
 from vita_mctp.types import TokenKind
 
@@ -62,12 +62,7 @@ def thinker_vocabulary(tokenizer: TextTokenizer) -> ThinkerVocabulary:
 def thinker_tokenizer(folder: Path, form: Format, size: int, num_audio: int, codebooks: int) -> TextTokenizer:
     """size: of the thinker's embeddings. Raises CheckpointError for a tokenizer that lacks the format's markers."""
     path = folder / TOKENIZER_FILE
-    try:
-        backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read the tokenizer {path}: {error.strerror}; download it again") from error
-    except Exception as error:  # what tokenizers raises for every malformed file
-        raise CheckpointError(f"{path} is no tokenizer file ({error}); download it again") from error
+    backend = read_backend(path)
     end, text_end, *_ = (_id(backend, marker, path) for marker in (form.end, form.text_end, *form.markers()))
     if max(end, text_end) >= size:
         raise CheckpointError(f"{path} has the id {max(end, text_end)}, the model embeds {size}; they do not fit")

@@ -21,28 +21,25 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from vita_mctp.models.talker_layers import layer, norm, run
-from vita_mctp.schema import Schema
+from vita_mctp.schema import Depth, Schema, Width
 
 IGNORED = -100
 """Label of a track that nothing is learnt from."""
-
-_Width = Annotated[int, Field(ge=1, le=1 << 20)]
-_Depth = Annotated[int, Field(ge=1, le=4096)]
 
 
 class M2Sizes(Schema):
     """text_size, thinker_size: of a text token's embedding and its hidden state; stretch: frames of a text token."""
 
-    hidden_size: _Width
-    ffn_size: _Width
-    num_heads: _Depth
-    num_layers: _Depth
-    text_size: _Width
-    thinker_size: _Width
-    fusion_size: _Width
+    hidden_size: Width
+    ffn_size: Width
+    num_heads: Depth
+    num_layers: Depth
+    text_size: Width
+    thinker_size: Width
+    fusion_size: Width
     mtp_levels: Annotated[int, Field(ge=0, le=1000)] = 4
     num_codebooks: Annotated[int, Field(ge=1, le=64)] = 8
-    codebook_size: _Width = 1024
+    codebook_size: Width = 1024
     stretch: Annotated[int, Field(ge=1, le=100)] = 3
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
 
