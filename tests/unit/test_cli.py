@@ -310,8 +310,8 @@ def test_an_option_may_take_several_words() -> None:
     assert (modes["modes"], modes["tokens"], modes["json"]) == (["turbo", "1,2"], 3, Path("a.json"))
     assert parse(["bench", "scaling", "--batches", "2", "3"]).params["batches"] == [2, 3]
     assert parse(["train", "--set", "a=b", "r.yaml", "--set", "c=d"]).params["settings"] == ["a=b", "c=d"]
-    ask = parse(["ask", "-", "-o", "-", "--seed", "-3"]).params
-    assert (ask["question"], ask["output"], ask["seed"]) == ("-", "-", -3)
+    ask = parse(["ask", "-", "-o", "-", "--temperature", "-3"]).params
+    assert (ask["question"], ask["output"], ask["temperature"]) == ("-", "-", -3)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,10 @@ def test_formats_that_ffmpeg_reads(question: Path, suffix: str, codec: str) -> N
         "tokenize m.jsonl --out o --max-seconds=1e400",
         f"evaluate asr m.jsonl --limit={10**40}",
         f"convert qwen in out --mctp-blocks={10**40}",
+        f"convert qwen in out --seed={10**40}",
+        "bench modes --seed=-1",
+        "study inputs --seed=-1",
+        "data from-hub librispeech --out o --limit=-1",
     ],
 )
 def test_numbers_without_bounds(command: str, capsys: pytest.CaptureFixture[str]) -> None:

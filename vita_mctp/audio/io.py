@@ -152,11 +152,11 @@ def wave_from_array(
     samples: npt.NDArray[Any],
     sample_rate: int,
     limit_seconds: float = 60.0,
-    name: str = "the recording",
     *,
     channel: int | None = None,
 ) -> Wave:
     """Samples (T,), (T, channels) or (channels, T), float in [-1, 1] or signed integers, as a checked mono `Wave`."""
+    name = "the recording"
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fi":
         came = f"is {samples.dtype} of shape {samples.shape}"
         raise _wrong(name, came, "floats or integers of shape (T,), (T, channels) or (channels, T)", "convert it")

@@ -105,7 +105,7 @@ def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechLM | R
     Raises what `SpeechLM.from_pretrained` and `open_language_model` raise, AudioError for a bad recording.
     """
     if choice.random is not None:
-        recording = hum(_HUM_SECONDS) if question is None else read_wave(question)
+        recording = hum() if question is None else read_wave(question)
         random = RandomSpeechLM(choice)
         return random, random.loaded, recording
     loaded = open_language_model(choice)
@@ -113,7 +113,7 @@ def open_stages(choice: ModelChoice, question: str | None) -> tuple[SpeechLM | R
     check = speech_lm.settings.self_check
     if question is None and check is not None:
         question = check.question
-    recording = hum(_HUM_SECONDS) if question is None else speech_lm.settings.read_recording(question)
+    recording = hum() if question is None else speech_lm.settings.read_recording(question)
     return speech_lm, loaded, recording
 
 
@@ -229,8 +229,9 @@ def _panel(rows: Sequence[Row]) -> Panel:
     return Panel("Time to the first sound, median", "", "ms", bars)
 
 
-def hum(seconds: float, rate: int = 16_000) -> Wave:
+def hum() -> Wave:
     """A question for models that understand nothing: a low tone with noise."""
-    times = np.arange(round(seconds * rate)) / rate
+    rate = 16_000
+    times = np.arange(round(_HUM_SECONDS * rate)) / rate
     noise = np.random.default_rng(0).standard_normal(len(times))
     return Wave((0.3 * np.sin(2 * np.pi * 120 * times) + 0.01 * noise).astype(np.float32), rate)

@@ -32,6 +32,8 @@ _PART = re.compile(r"model\.layers\.(?P<layer>\d+)\.|mtp_(?:projs|embed_norms|hi
 """Parameters of one level."""
 _POINTS = 128
 """Of a curve."""
+_WARM_TOKENS = 24
+"""Two cycles of every mode."""
 _TIMELINE_RUNS = 5
 """Of each mode; the fastest is drawn, since only other work on the machine makes one slower than another."""
 
@@ -257,9 +259,9 @@ def _agreeing(run: Generation, ids: Sequence[int]) -> int:
     return int(sum(np.cumprod([event.id == other for event, other in zip(run.events, ids, strict=True)])))
 
 
-def _warm(loaded: LoadedModel, request: Request, tokens: int = 24) -> None:
-    """A few tokens, so that what is built at first use is built: two cycles of every mode."""
-    generate(loaded, replace(request, max_new_tokens=min(tokens, request.max_new_tokens)))
+def _warm(loaded: LoadedModel, request: Request) -> None:
+    """So that what is built at first use is built."""
+    generate(loaded, replace(request, max_new_tokens=min(_WARM_TOKENS, request.max_new_tokens)))
 
 
 def _mode_panels(rows: Sequence[Row], found: Sequence[Generation]) -> list[Panel]:

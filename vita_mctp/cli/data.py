@@ -62,7 +62,7 @@ def check(
 def from_hub(
     name: Annotated[str, arg("NAME", "as in data_mixtures/SOURCES.md")],
     out: Annotated[Path, opt("FOLDER", "for audio and manifest.jsonl")],
-    limit: Annotated[int | None, opt("N", "rows at most (default: all)")] = None,
+    limit: Annotated[int | None, opt("N", "rows at most (default: all)", min=1)] = None,
 ) -> None:
     """Prints the manifest's path and what it holds."""
     from vita_mctp.data.hub import fetch, find_hub_set

@@ -46,7 +46,7 @@ class RunOptions:
 @command(evaluate, help="the closed domain of nano, heard by an independent recogniser: the whole table")
 def nano(
     model: ModelOptions,
-    n: Annotated[int, opt("N", "samples of each group", "--n")] = 100,
+    n: Annotated[int, opt("N", "samples of each group", "--n", min=1)] = 100,
     modes: Annotated[list[str] | None, opt("MODE...", "default: all four")] = None,
     out: Annotated[Path, opt("FILE", "the page")] = Path("docs/results/nano.md"),
     work: Annotated[Path, opt("FOLDER", "for speech, runs and summary.json")] = Path("runs/evaluate-nano"),

@@ -141,7 +141,8 @@ Json = Annotated[bool, flag("--json", "print JSON: one object, or one for each e
 Device = Annotated[str, opt("DEVICE", "cpu, cuda, cuda:1, mps ...")]
 Quantize = Annotated[str | None, opt("int8|int4", "weight-only; needs the extra quant")]
 Attention = Annotated[str, opt("KERNEL", "attention kernel")]
-Seed = Annotated[int, opt("N", "of all that is drawn at random")]
+HIGHEST_SEED = (1 << 63) - 1
+Seed = Annotated[int, opt("N", "of all that is drawn at random", min=0, max=HIGHEST_SEED)]
 Mode = Annotated[str | None, opt("MODE", f"{_MODE}, verified for nano; vanilla to transcribe)")]
 Temperature = Annotated[float | None, opt("T", "0 is greedy (default: the model's own)")]
 MaxNewTokens = Annotated[

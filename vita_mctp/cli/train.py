@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vita_mctp.cli import write
-from vita_mctp.cli.options import arg, command, flag, new_app, opt
+from vita_mctp.cli.options import HIGHEST_SEED, arg, command, flag, new_app, opt
 from vita_mctp.errors import ConfigError
 
 app, convert = new_app(), new_app()
@@ -89,7 +89,8 @@ def _tokenized(manifest: Path, recipe: Path, out: Path, settings: list[str]) -> 
 
 Source = Annotated[Path, arg("IN", "a folder")]
 Target = Annotated[Path, arg("OUT", "a new folder")]
-Seed = Annotated[int, opt("N", "of what is new: rows, and the first block or the projector")]
+_NEW = "of what is new: rows, and the first block or the projector"
+Seed = Annotated[int, opt("N", _NEW, min=0, max=HIGHEST_SEED)]
 
 
 @command(convert, help="give a Qwen2.5 base the audio tokens, to train speech into")

@@ -76,7 +76,7 @@ def read_run(folder: Path) -> FinishedRun:
     return FinishedRun(folder.name, summary, {row.id: row for row in rows})
 
 
-def compare_runs(runs: Sequence[FinishedRun], seed: int = 0) -> list[Side]:
+def compare_runs(runs: Sequence[FinishedRun]) -> list[Side]:
     """Every rule that all runs were scored by, each run's metric in turn.
 
     Raises DataError for runs over other samples, or heard by other judges or scored by other rules.
@@ -89,8 +89,8 @@ def compare_runs(runs: Sequence[FinishedRun], seed: int = 0) -> list[Side]:
     sides = []
     for (rule, on), base in scored[0].items():
         for run, found in zip(runs, scored, strict=True):
-            against = None if run is first else compare(base, found[rule, on], seed)
-            sides.append(Side(run, rule, on, ratio(*found[rule, on], seed), against))
+            against = None if run is first else compare(base, found[rule, on])
+            sides.append(Side(run, rule, on, ratio(*found[rule, on]), against))
     return sides
 
 

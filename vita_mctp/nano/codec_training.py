@@ -32,9 +32,9 @@ BLANK = 0
 class Readout(nn.Module):
     """Reads phones and words from grid points alone; used in training, not shipped."""
 
-    def __init__(self, config: NanoCodecConfig, num_phones: int, num_words: int, width: int = 192) -> None:
+    def __init__(self, config: NanoCodecConfig, num_phones: int, num_words: int) -> None:
         super().__init__()
-        self.stride = config.stride
+        self.stride, width = config.stride, 192
         self.embed = nn.Linear(len(config.levels), width)
         self.coarse = ConvNeXtStack(2, width, 5, config.expansion, causal=False)
         self.split = nn.Linear(width, 128 * config.stride)

@@ -72,9 +72,9 @@ def load_library(name: str, package: str) -> ctypes.CDLL:
         ) from error
 
 
-def seed_c_random(seed: int = 1) -> None:
+def seed_c_random() -> None:
     """Seed the C library's `rand`, which both synthesisers draw their noise from."""
-    ctypes.CDLL(None).srand(seed)
+    ctypes.CDLL(None).srand(1)
 
 
 @functools.cache
