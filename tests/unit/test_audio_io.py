@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from vita_mctp.audio import formats, read_wave, resample, wave_from_array, write_wave
 from vita_mctp.audio import io as audio_io
-from vita_mctp.audio import read_wave, resample, wave_from_array, write_wave
 from vita_mctp.errors import AudioError, OutputError
 from vita_mctp.types import Wave
 
@@ -213,3 +214,14 @@ def test_a_rate_that_a_format_cannot_hold_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="96000 Hz"):
         wave.save(tmp_path / "a.mp3")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="aac is ffmpeg's")
+def test_an_encoder_whose_program_has_died_is_closed_all_the_same() -> None:
+    encoder = formats.AacEncoder(16_000)
+    encoder._process.kill()
+    encoder._process.wait()
+    with pytest.raises(BrokenPipeError):
+        encoder.push(tone())
+    encoder.close()
+    assert not encoder._reader.is_alive() and encoder._process.stdin is not None and encoder._process.stdin.closed

@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,10 @@ class AacEncoder(Encoder):
         return self._take()
 
     def close(self) -> None:
+        assert self._process.stdin is not None
         self._process.kill()
+        with suppress(BrokenPipeError):  # by what it had not read, else it would stay behind, dead and not waited for
+            self._process.stdin.close()
         self.finish()
 
     def _read(self) -> None:
