@@ -42,19 +42,21 @@ def test_barge_in_stops_sending_and_history_keeps_what_was_played(stage: Callabl
     conversation = stage.conversation
     stage.speak(1.0)
     stage.speak(1.0, level=0.0)
-    reply = stage.replies.reply
+    reply, spoken = stage.replies.reply, list[float]()
 
     def interrupted(items: Sequence[Item], options: ReplyOptions, cancel: Cancel) -> Iterator[AnswerEvent]:
         for number, event in enumerate(reply(items, options, cancel)):
             yield event
             if number == 1:  # the first chunk is out; a quarter of a second later the user speaks
                 stage.time = 0.25
-                stage.speak(0.2)
+                while not cancel.is_set:
+                    stage.speak(0.01)
+                    spoken.append(0.01)
 
     stage.replies.reply = interrupted
     stage.work()
     sounds = [event for event in stage.events if isinstance(event, ReplySound)]
-    assert len(sounds) == 1 and ended(stage) == ["cancelled"]
+    assert len(sounds) == 1 and ended(stage) == ["cancelled"] and sum(spoken) <= 0.2
     last = conversation.history.last_spoken
     assert last is not None and last.heard == 4_000 and last.heard_text == ""
     starts = [event for event in stage.events if isinstance(event, UserStarted)]

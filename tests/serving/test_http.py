@@ -232,7 +232,14 @@ def test_what_is_wrong_is_said_in_openai_s_form(
 
 
 def test_unknown_paths_and_broken_bodies(http: httpx.Client) -> None:
-    assert http.get("/v1/nothing").json()["error"]["type"] == "invalid_request_error"
+    for method, path, status in (
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/audio/speech", 405),
+        ("PUT", "/v1/models", 405),
+    ):
+        refused = http.request(method, path)
+        assert refused.status_code == status and refused.json()["error"]["type"] == "invalid_request_error"
+    assert http.head("/v1/audio/speech").status_code == 405
     for body in (b"{", b"[]", b"\xff\xfe", b'{"model": NaN}'):
         response = http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
         assert response.status_code == 400 and "error" in response.json()
@@ -299,7 +306,10 @@ def test_a_page_of_another_origin_wants_a_key(nano: SpeechLM) -> None:
         assert met.value.response.status_code == 403
     with served(nano, ServerOptions(api_keys=("first",))) as (address, _):
         keyed = {**foreign, "authorization": "Bearer first"}
-        assert httpx.get(f"{address}/v1/models", headers=keyed).status_code == 200
+        answered = httpx.get(f"{address}/v1/models", headers=keyed)
+        assert answered.status_code == 200 and answered.headers["access-control-allow-origin"] == "*"
+        asks = {**foreign, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        assert httpx.options(f"{address}/v1/audio/speech", headers=asks).status_code == 200
 
 
 def test_what_is_too_much_is_refused(nano: SpeechLM) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.serving.realtime_client import RATE, SILENCE, SPEECH, talking
 from vita_mctp.audio import wave_from_array
 from vita_mctp.audio.formats import from_pcm16
 from vita_mctp.serving.options import Limits, ServerOptions
+from vita_mctp.serving.realtime.protocol import RealtimeProtocol
 from vita_mctp.serving.realtime.sound import SoundIn, SoundOut, decode_g711, encode_g711
 from vita_mctp.serving.realtime.wire import Format, Say
 from vita_mctp.speech_lm import SpeechLM
@@ -222,6 +224,27 @@ def test_strangers_and_crowds_are_turned_away(nano: SpeechLM) -> None:
         browser = ["realtime", "openai-insecure-api-key.right"]
         with connect(url, subprotocols=browser) as again:  # type: ignore[arg-type]
             assert again.subprotocol == "realtime" and json.loads(again.recv())["type"] == "session.created"
+
+
+def test_pings_are_answered_while_much_is_handled(nano: SpeechLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(RealtimeProtocol, "receive", lambda *_: go_on.wait(60))
+    with served(nano) as (address, _), connect(address.replace("http", "ws") + "/v1/realtime") as socket:
+        for _ in range(3):
+            socket.send("{}")
+        assert socket.ping().wait(30)
+        go_on.set()
+
+
+def test_a_session_for_transcription_writes_down_and_answers_nothing(address: str) -> None:
+    with talking(address, type="transcription") as client:
+        assert client.events[-1].session.type == "transcription"
+        client.say(np.concatenate([SILENCE, SPEECH, SILENCE]))
+        heard = client.until("conversation.item.input_audio_transcription.completed")
+        assert "twelve" in heard.transcript
+        client.connection.response.create()
+        assert client.until("error").error.code == "unsupported"
+        assert "response.created" not in client.types()
 
 
 def test_silence_for_long_ends_a_session(nano: SpeechLM) -> None:

@@ -60,8 +60,8 @@ const handlers = {
     show(`The connection ended${reason ? `: ${reason}` : ""}. Press New conversation.`, true);
   },
   error: ({ error }) => { if (error.code !== "response_cancel_not_active") show(error.message, true); },
-  "input_audio_buffer.speech_started": ({ audio_start_ms }) => {
-    interrupt((audio_start_ms + PREFIX) * RATE / 1000);
+  "input_audio_buffer.speech_started": ({ audio_start_ms }, came) => {
+    interrupt((audio_start_ms + PREFIX) * RATE / 1000, came);
     show("You speak.");
   },
   "input_audio_buffer.speech_stopped": () => { live.asked = performance.now(); },
@@ -129,10 +129,11 @@ function finish({ metrics, status, output: [{ id, content }] }) {
 }
 
 // The user spoke, from this sample on: what plays is over, and the server hears how much was heard.
-function interrupt(from) {
+function interrupt(from, came) {
   const chunk = sent.findLast(([start]) => start <= from);
   const cut = hush();
-  if (cut) live.interruptions.push({ ...cut, after: chunk ? performance.now() - chunk[1] : null });
+  const now = performance.now();
+  if (cut) live.interruptions.push({ ...cut, told: now - came, after: chunk ? now - chunk[1] : null });
 }
 
 // Empties the player, and lets nothing more in of the answer that is being made.

@@ -10,15 +10,15 @@ export function decode(text) {
 }
 
 export class Session {
-  // handlers: by an event's type, and `closed`.
+  // handlers: by an event's type, with when it came, and `closed`.
   constructor(handlers) {
     const address = new URL("v1/realtime", document.baseURI);
     address.protocol = address.protocol.replace("http", "ws");
     this.socket = new WebSocket(address);
     this.opened = new Promise((resolve) => { this.socket.onopen = this.socket.onerror = resolve; });
-    this.socket.onmessage = ({ data }) => {
+    this.socket.onmessage = ({ data, timeStamp }) => {
       const event = JSON.parse(data);
-      handlers[event.type]?.(event);
+      handlers[event.type]?.(event, timeStamp);
     };
     this.socket.onclose = ({ reason }) => handlers.closed(reason);
   }

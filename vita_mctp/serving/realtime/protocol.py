@@ -120,6 +120,8 @@ class RealtimeProtocol:
                     where = {"item_id": event.item_id, "content_index": 0}
                     self.say(Say.ITEM_TRUNCATED, **where, audio_end_ms=event.audio_end_ms)
             case CreateResponse():
+                if self.config.type == "transcription":
+                    raise ConversationError("unsupported", "a session for transcription answers nothing")
                 self._respond(event.response)
             case CancelResponse():
                 conversation.cancel(event.response_id)
@@ -208,6 +210,9 @@ class RealtimeProtocol:
             "truncation": "auto",
             "include": None,
         }
+        if self.config.type == "transcription":
+            heard = {"object": "realtime.transcription_session", "include": None, "type": "transcription"}
+            return about | heard | {"audio": {"input": self.config.audio.input.model_dump()}}
         return about | self.config.model_dump(exclude={"functions"}) | unused
 
     def _refuse(self, wrong: Exception, event_id: Any) -> None:

@@ -20,6 +20,10 @@ from vita_mctp.serving.service import Service
 
 _MOST_UNSENT = 32 << 20
 """Bytes that wait for a client which does not read, before it is let go."""
+_MOST_UNREAD = 4 << 20
+"""Bytes of events that wait to be handled; of a client that sends more, nothing is read for as long."""
+_EVENT_BYTES = 100
+"""That an event counts beside its text: empty ones are not free."""
 _TOO_SLOW, _IDLE, _TOO_BIG = (1008, "reads too slowly"), (1001, "nothing came for long"), (1009, "event too large")
 
 
@@ -47,13 +51,18 @@ def realtime_routes(service: Service) -> APIRouter:
 
 
 class Connection:
-    """Two tasks of the event loop: one reads and has the protocol handle what comes, one sends what it says."""
+    """Tasks of the event loop: one takes what comes, one has the protocol handle it, one sends what that says.
+
+    Taken at once, since uvicorn reads nothing, a client's pings among it, while an event waits to be taken.
+    """
 
     def __init__(self, socket: WebSocket, service: Service) -> None:
         self._socket, self._service = socket, service
         self._loop = asyncio.get_running_loop()
         self._unsent: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        self._bytes = self._replies = 0
+        self._unread: asyncio.Queue[str | bytes] = asyncio.Queue()
+        self._bytes = self._bytes_unread = self._replies = 0
+        self._handled = asyncio.Event()
         self._reason: tuple[int, str] | None = None
         self._overfull = asyncio.Event()
 
@@ -63,7 +72,8 @@ class Connection:
             service.replies, service.options, service.metrics, self._say, run=service.pool.submit
         )
         log("conversation", state="opened", id=protocol.id)
-        tasks = [asyncio.ensure_future(job) for job in (self._read(protocol), self._write(), self._overfull.wait())]
+        jobs = (self._read(), self._handle(protocol), self._write(), self._overfull.wait())
+        tasks = [asyncio.ensure_future(job) for job in jobs]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -92,7 +102,7 @@ class Connection:
             self._reason = _TOO_SLOW
             self._overfull.set()
 
-    async def _read(self, protocol: RealtimeProtocol) -> None:
+    async def _read(self) -> None:
         limits = self._service.options.limits
         while True:
             try:
@@ -106,7 +116,18 @@ class Connection:
             if len(data) > limits.body_bytes:
                 self._reason = _TOO_BIG
                 return
+            self._bytes_unread += len(data) + _EVENT_BYTES
+            self._unread.put_nowait(data)
+            while self._bytes_unread > _MOST_UNREAD:
+                self._handled.clear()
+                await self._handled.wait()
+
+    async def _handle(self, protocol: RealtimeProtocol) -> None:
+        while True:
+            data = await self._unread.get()
             await asyncio.to_thread(protocol.receive, data)
+            self._bytes_unread -= len(data) + _EVENT_BYTES
+            self._handled.set()
 
     async def _write(self) -> None:
         gate = self._service.gate

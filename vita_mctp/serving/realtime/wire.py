@@ -100,9 +100,12 @@ class Audio(Wire):
 
 
 class Config(Wire):
-    """What a session is set to. Beyond OpenAI's fields: mode, seed and temperature, of decoding, and token_events."""
+    """What a session is set to. One for transcription writes turns down and answers none.
 
-    type: Literal["realtime"] = "realtime"
+    Beyond OpenAI's fields: mode, seed and temperature, of decoding, and token_events.
+    """
+
+    type: Literal["realtime", "transcription"] = "realtime"
     model: str | None = None
     output_modalities: Modalities = ["audio"]
     instructions: Instructions | None = None
@@ -121,13 +124,14 @@ class Config(Wire):
 
     def conversation_options(self) -> ConversationOptions:
         detected, reply = self.audio.input.turn_detection, self.reply_options()
-        transcribes = self.audio.input.transcription is not None
+        answers = self.type == "realtime"
+        transcribes = self.audio.input.transcription is not None or not answers
         if detected is None:
             return ConversationOptions(None, transcribes=transcribes, reply=reply)
         detection = TurnDetection(
             detected.threshold, silence_ms=detected.silence_duration_ms, prefix_ms=detected.prefix_padding_ms
         )
-        creates, interrupts = detected.create_response, detected.interrupt_response
+        creates, interrupts = detected.create_response and answers, detected.interrupt_response
         return ConversationOptions(detection, creates, interrupts, transcribes, reply)
 
 
