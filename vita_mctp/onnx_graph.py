@@ -83,6 +83,8 @@ class OnnxGraph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Arenas and plans of memory grow with each new shape of an input, and give nothing back.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         tensors, names, values = [], [], []
         for name, array in self._constants.items():
             if array.nbytes < _EXTERNAL_FROM:

@@ -247,6 +247,19 @@ def test_a_recording_is_transcribed_and_text_read_aloud(client: Any, speech_lm: 
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="m4a is ffmpeg's")
+def test_a_voice_is_uploaded_where_the_model_can_speak_in_it(
+    client: Any, nano: SpeechLM, speech_lm: SpeechLM, question: str
+) -> None:
+    voice = gradio_client.handle_file(question)
+    *_, (text, *_) = answer(speech_lm, question, "turbo", 5, streams=False, voice=question)
+    assert client.predict(voice, "turbo", 5, voice, api_name="/ask")[0] == text
+    assert text == speech_lm.ask(question, "turbo", seed=5, voice_prompt=question).text
+    assert client.predict("four is five", voice, api_name="/say")
+    for model, shown in ((speech_lm, [True, True]), (nano, [False, False])):
+        blocks = build_page(model).blocks.values()
+        assert [block.visible for block in blocks if getattr(block, "label", "") == "Voice to speak in"] == shown
+
+
 def test_a_telephones_recording_is_understood(speech_lm: SpeechLM, question: str, tmp_path: Path) -> None:
     path = tmp_path / "question.m4a"
     subprocess.run(["ffmpeg", "-v", "error", "-i", question, "-c:a", "aac", str(path)], check=True)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -57,18 +57,23 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
     remembered = speech_lm.settings.max_history_turns
 
     def ask(
-        question: str | None, mode: str, seed: float | None, history: tuple[Turn, ...]
+        question: str | None, mode: str, seed: float | None, history: tuple[Turn, ...], voice: str | None = None
     ) -> Generator[Update, None, None]:
         with _shown():
-            yield from answer(speech_lm, question, mode, seed, streams, history)
+            yield from answer(speech_lm, question, mode, seed, streams, history, voice)
 
     def transcribe(recording: str | None) -> Generator[str, None, None]:
         with _shown():
             yield from written(speech_lm, recording)
 
-    def say(text: str) -> tuple[int, PcmArray] | None:
+    def say(text: str, voice: str | None = None) -> tuple[int, PcmArray] | None:
         with _shown():
-            return _pcm(collect(speech_lm.stream(text, Task.TTS)).wave)
+            prompt = _uploaded(speech_lm, voice)
+            return _pcm(collect(speech_lm.stream(text, Task.TTS, voice_prompt=prompt)).wave)
+
+    def voice_prompt() -> Any:
+        speaks_as = speech_lm.settings.voice_prompts
+        return gr.Audio(label="Voice to speak in", type="filepath", buttons=[], visible=speaks_as)
 
     shared = {"concurrency_limit": AT_ONCE, "concurrency_id": "answers"}
     with gr.Blocks(title="vita-mctp: recordings", analytics_enabled=False) as page:
@@ -82,6 +87,7 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
                 modes = [(name.capitalize(), name) for name in speech_lm.modes]
                 mode = gr.Radio(modes, value=own, label="Mode", info=hint)
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="the same seed gives the same answer")
+                own_voice = voice_prompt()
                 with gr.Row():
                     pressed = gr.Button("Ask", variant="primary").click
                     stop = gr.Button("Stop")
@@ -103,13 +109,14 @@ def build_page(speech_lm: SpeechLM, model: str = NANO) -> Any:
             written_down(transcribe, recording, gr.Textbox(label="Transcript"), api_name="transcribe", **shared)
         with gr.Tab("Read aloud"):
             typed = gr.Textbox(label="Text", placeholder="seven plus six is thirteen")
+            reads_in = voice_prompt()
             read = gr.Button("Read aloud", variant="primary").click
             spoken = gr.Audio(label="Speech", autoplay=True, interactive=False, buttons=["download"])
-            read(say, typed, spoken, api_name="say", **shared)
+            read(say, [typed, reads_in], spoken, api_name="say", **shared)
         if model == NANO:
             gr.Markdown("\n".join([ABOUT_NANO, "", *(f"- {kind}: *{asked}*" for kind, asked in EXAMPLES.items())]))
         outputs = [text, sound, metrics, history]
-        wiring = (ask, [question, mode, seed, history], outputs)
+        wiring = (ask, [question, mode, seed, history, own_voice], outputs)
         running = [pressed(*wiring, api_name="ask", **shared), shown.then(*wiring, api_visibility="private", **shared)]
         stop.click(None, cancels=running, api_visibility="private")
         anew(lambda: _EMPTY, None, outputs, cancels=running, api_name="forget")
@@ -124,20 +131,23 @@ def answer(
     seed: float | None,
     streams: bool,
     history: tuple[Turn, ...] = (),
+    voice: str | None = None,
 ) -> Generator[Update, None, None]:
     """One answer as updates of the page; closing it stops generation.
 
     question: path of a recording, None when there is none. streams: whether sound comes chunk by chunk, as the bytes of
     a WAV file each, or whole at the end, as (sample rate, int16 samples). history: turns of this visit so far;
-    finished answers alone add to it, none for a model trained on single questions.
+    finished answers alone add to it, none for a model trained on single questions. voice: path of a recording to speak
+    in.
     Raises what `SpeechLM.stream` raises.
     """
     if question is None:
         raise ConfigError("no question came; record or upload one, then press Ask")
     same, text, chunks = _gradio().skip(), "", list[WaveChunk]()
     remembered = speech_lm.settings.max_history_turns
+    asked, prompt = _uploaded(speech_lm, question), _uploaded(speech_lm, voice)
     with closing(
-        speech_lm.stream(_uploaded(speech_lm, question), mode=mode, seed=int(seed or 0), history=history)
+        speech_lm.stream(asked, mode=mode, seed=int(seed or 0), history=history, voice_prompt=prompt)
     ) as events:
         yield "", None, "", same
         for event in events:
@@ -166,8 +176,14 @@ def written(speech_lm: SpeechLM, recording: str | None) -> Generator[str, None, 
                 yield text.strip()
 
 
-def _uploaded(speech_lm: SpeechLM, path: str) -> Wave:
+@overload
+def _uploaded(speech_lm: SpeechLM, path: str) -> Wave: ...
+@overload
+def _uploaded(speech_lm: SpeechLM, path: str | None) -> Wave | None: ...
+def _uploaded(speech_lm: SpeechLM, path: str | None) -> Wave | None:
     """A visitor's file, whose folder no error names. Raises AudioError."""
+    if path is None:
+        return None
     settings = speech_lm.settings
     return read_wave(Path(path).read_bytes(), settings.max_question_seconds, channel=settings.channel)
 
