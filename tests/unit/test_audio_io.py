@@ -222,6 +222,6 @@ def test_an_encoder_whose_program_has_died_is_closed_all_the_same() -> None:
     encoder._process.kill()
     encoder._process.wait()
     with pytest.raises(BrokenPipeError):
-        encoder.push(tone())
+        encoder.push(tone(0.1))  # less than its pipe's buffer keeps, which closing flushes again
     encoder.close()
     assert not encoder._reader.is_alive() and encoder._process.stdin is not None and encoder._process.stdin.closed
