@@ -21,7 +21,7 @@ from vita_mctp.serving.errors import ApiError, as_api_error, error_body
 from vita_mctp.serving.metrics import CONTENT_TYPE, log
 from vita_mctp.serving.options import ServerOptions
 from vita_mctp.serving.realtime.socket import realtime_routes
-from vita_mctp.serving.service import Service
+from vita_mctp.serving.service import Service, keep_memory_flat
 from vita_mctp.serving.speech import speech_routes
 from vita_mctp.serving.transcriptions import transcription_routes
 from vita_mctp.speech_lm import SpeechLM
@@ -31,7 +31,8 @@ _OPEN = {"/health", "/ready", "/metrics"}
 
 
 def build_app(speech_lm: SpeechLM, options: ServerOptions) -> FastAPI:
-    """The ASGI application; its `state.service` is the server's own."""
+    """The ASGI application; its `state.service` is the server's own. Sets how this process allocates."""
+    keep_memory_flat()
     service = Service(speech_lm, options)
 
     @asynccontextmanager
