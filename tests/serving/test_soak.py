@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -126,13 +127,13 @@ def gauges(address: str) -> dict[str, float]:
 
 
 def threads_of_servers() -> int:
-    """Of the processes that this one started."""
-    states = [dict(line.split(":\t", 1) for line in path.read_text().splitlines()) for path in _processes()]
-    return sum(int(state["Threads"]) for state in states if int(state["PPid"]) == os.getpid())
-
-
-def _processes() -> list[Path]:
-    return [path for path in Path("/proc").glob("[0-9]*/status") if path.exists()]
+    """Of the processes that this one started; any other may end while it is looked at."""
+    threads = 0
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
+            threads += int(state["Threads"]) if int(state["PPid"]) == os.getpid() else 0
+    return threads
 
 
 @pytest.mark.slow
