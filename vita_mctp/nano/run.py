@@ -192,7 +192,7 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
         tuned = train(recipes / NATURAL_RECIPE, corpus=folder / "corpus", tokens=folder / "tokens", out=folder)
         if tuned is None:
             raise KeyboardInterrupt
-        save_half(mean_weights(final, tuned), nano / "model.safetensors")
+        save_half(load_file(tuned / "model.safetensors"), nano / "model.safetensors")
     elif recipe.encoder.questions:
         log.warning("hears no natural voices: the extra kokoro, or the styles that go with it, are missing")
     return nano
@@ -282,12 +282,6 @@ def ship(run: CodecRun, stage: Path, folder: Path) -> Path:
         self_check=SelfCheck(question=CHECK_FILE, answer=question.answer),
     ).write(folder)
     return folder
-
-
-def mean_weights(*checkpoints: Path) -> dict[str, Tensor]:
-    """Of checkpoints of one model; the middle between a model and its fine-tuning forgets less than either end."""
-    loaded = [load_file(folder / "model.safetensors") for folder in checkpoints]
-    return {name: torch.stack([each[name].float() for each in loaded]).mean(0) for name in loaded[0]}
 
 
 def save_half(tensors: Mapping[str, Tensor], path: Path) -> None:
