@@ -19,6 +19,7 @@ from vita_mctp.audio import cut_to_speech, write_wave
 from vita_mctp.audio.io import ffmpeg
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.benchmarks import ASR, SQA, Benchmark, Case, answer_case, transcribe_case
+from vita_mctp.nano.cases import BY_LOOP, JUDGE
 from vita_mctp.nano.domain import DAYS, MONTHS, NUMBERS, build_domain
 from vita_mctp.types import FloatArray, Wave
 
@@ -97,22 +98,14 @@ def _word(word: str) -> FloatArray:
     return np.frombuffer(made.stdout, np.float32)
 
 
-def _benchmark(task: str, part: str, samples: int, *rules: str) -> Benchmark:
+def _benchmark(task: str, part: str, samples: int, rules: tuple[str, ...], judges: tuple[str, ...] = ()) -> Benchmark:
+    licence, tags = "CC-BY-SA 3.0", ("kind",)
     return Benchmark(
-        f"nano-human-{task}",
-        task,
-        "en",
-        PACKAGE,
-        part,
-        "CC-BY-SA 3.0",
-        samples,
-        rules,
-        maker=make_cases,
-        tags=("kind",),
+        f"nano-human-{task}", task, "en", PACKAGE, part, licence, samples, rules, judges, maker=make_cases, tags=tags
     )
 
 
 BENCHMARKS = (
-    _benchmark(ASR, "transcribed questions", 118, "plain"),
-    _benchmark(SQA, "questions", 60, "exact", "plain"),
+    _benchmark(ASR, "transcribed questions", 118, ("plain",)),
+    _benchmark(SQA, "questions", 60, ("exact", "plain"), (JUDGE, BY_LOOP)),
 )
