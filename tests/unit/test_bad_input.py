@@ -90,7 +90,7 @@ def test_unusable_recordings(
         (["--loudly"], "--loudly"),
         (["--mod", "boost"], "No such option: --mod "),
         (["--seed", "x"], "'--seed': 'x'"),
-        (["--seed", "-3"], "seed -3"),
+        (["--seed", "-3"], "'--seed': '-3'"),
         (["--temperature", "-1"], "temperature -1.0"),
         (["--device", "quantum"], "device 'quantum'"),
         (["--dtype", "float7"], "dtype 'float7'"),
