@@ -37,7 +37,7 @@ def test_a_recording_is_drawn_from_its_seed_and_cut_to_its_speech(wave: Wave) ->
 
 def test_a_telephone_has_a_band(wave: Wave) -> None:
     for seed in range(4):
-        heard = recordings._telephone(wave, np.random.default_rng(seed))
+        heard = recordings._any_telephone(wave, np.random.default_rng(seed))
         inside = power(heard, 450, 3_100)
         assert power(heard, 0, 140) < 1e-3 * inside
         assert power(heard, 4_200, 8_000) < 1e-3 * inside

@@ -63,3 +63,17 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(ConfigError, match="apt-get install asterisk-core-sounds-en-g722"):
         next(human.make_cases(tmp_path, "questions", 1))
+
+
+def test_a_recording_without_sound_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg reads the recordings")
+    monkeypatch.setenv("ASTERISK_SOUNDS", str(tmp_path))
+    human._word.cache_clear()
+    for word in human._FILES:
+        path = tmp_path / f"{human._FILES[word]}.g722"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    with pytest.raises(ConfigError, match="holds no sound"):
+        next(human.make_cases(tmp_path, "questions", 1))

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import soxr
 
 from vita_mctp.audio import cut_to_speech, read_wave
 from vita_mctp.bench.verified import Asked, Spelling
@@ -37,6 +36,7 @@ from vita_mctp.files import write_output
 from vita_mctp.nano import kokoro
 from vita_mctp.nano.corpus import Corpus, build_planned
 from vita_mctp.nano.domain import build_domain, rank
+from vita_mctp.nano.recordings import telephone
 from vita_mctp.nano.sentences import HELD_OUT_SENTENCES
 from vita_mctp.nano.synthesis import SAMPLE_RATE
 from vita_mctp.nano.voices import ANSWER_VOICE, Item, Sizes, make_plan, natural_questions
@@ -48,7 +48,6 @@ Condition = Callable[[Wave, np.random.Generator], FloatArray]
 
 _HISS = 1e-3
 """-60 dB of full scale."""
-_TELEPHONE_RATE, _TELEPHONE_LOWEST = 8_000, 300.0
 
 
 def _hiss(wave: Wave, seconds: float, rng: np.random.Generator, level: float = _HISS) -> FloatArray:
@@ -72,13 +71,6 @@ def _noisy(decibels: float) -> Condition:
     return change
 
 
-def _telephone(wave: Wave, rng: np.random.Generator) -> FloatArray:
-    narrow = soxr.resample(wave.samples, wave.sample_rate, _TELEPHONE_RATE)
-    spectrum = np.fft.rfft(narrow)
-    spectrum[np.fft.rfftfreq(len(narrow), 1 / _TELEPHONE_RATE) < _TELEPHONE_LOWEST] = 0
-    return soxr.resample(np.fft.irfft(spectrum, len(narrow)), _TELEPHONE_RATE, wave.sample_rate).astype(np.float32)
-
-
 def _silences() -> dict[str, Condition]:
     found: dict[str, Condition] = {"as spoken": lambda wave, _: wave.samples}
     for what, level in (("digital silence", 0.0), ("low noise", _HISS)):
@@ -95,7 +87,7 @@ CONDITIONS: dict[str, Condition] = {
     "low noise, half a second before and two behind": _surrounded(0.5, 2.0, _HISS),
     "white noise, 20 dB": _noisy(20),
     "white noise, 10 dB": _noisy(10),
-    "telephone, 300 Hz to 4 kHz": _telephone,
+    "telephone, 300 Hz to 4 kHz": lambda wave, _: telephone(wave, 300.0, 4_000.0),
     "20 dB fainter": lambda wave, _: wave.samples * np.float32(0.1),
 }
 

@@ -86,7 +86,7 @@ def build_features(corpus: Corpus, folder: Path, config: NanoCodecConfig, record
                 items.append(item._replace(start=start))
                 start += len(frames)
     (folder / "items.json").write_text(json.dumps(items))
-    (folder / "frames.f16.part").rename(folder / "frames.f16")
+    (folder / "frames.f16.part").replace(folder / "frames.f16")
 
 
 def _forms(

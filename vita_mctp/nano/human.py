@@ -94,8 +94,10 @@ def _word(word: str) -> FloatArray:
             "that package and let ASTERISK_SOUNDS name its folder that has `digits` in it"
         )
     command = [ffmpeg(path.name), "-v", "error", "-nostdin", "-f", "g722", "-i", str(path), "-f", "f32le", "pipe:1"]
-    made = subprocess.run(command, capture_output=True, check=True)  # G.722 is 16 kHz, mono
-    return np.frombuffer(made.stdout, np.float32)
+    samples = np.frombuffer(subprocess.run(command, capture_output=True).stdout, np.float32)  # of 16 kHz, mono
+    if not samples.any():
+        raise ConfigError(f"{path} holds no sound; wanted: a word in G.722; install {PACKAGE} again")
+    return samples
 
 
 def _benchmark(task: str, part: str, samples: int, rules: tuple[str, ...], judges: tuple[str, ...] = ()) -> Benchmark:

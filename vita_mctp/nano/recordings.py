@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import soxr
 
-from vita_mctp.audio import resample
 from vita_mctp.audio.vad import cut_to_speech
 from vita_mctp.types import FloatArray, Wave
+
+_TELEPHONE_RATE = 8_000
 
 
 def as_recorded(wave: Wave, rng: np.random.Generator) -> Wave:
@@ -32,15 +34,19 @@ def _noisy(wave: Wave, rng: np.random.Generator, low: float = 6.0, high: float =
     return wave.samples + np.float32(level) * _noise(len(wave.samples), rng)
 
 
-def _telephone(wave: Wave, rng: np.random.Generator) -> FloatArray:
+def telephone(wave: Wave, lowest: float, highest: float) -> FloatArray:
+    """Between these frequencies in Hz alone, by way of 8,000 samples a second."""
+    narrow = soxr.resample(wave.samples, wave.sample_rate, _TELEPHONE_RATE)
+    spectrum, hertz = np.fft.rfft(narrow), np.fft.rfftfreq(len(narrow), 1 / _TELEPHONE_RATE)
+    spectrum[(hertz < lowest) | (hertz > highest)] = 0
+    narrow = np.fft.irfft(spectrum, len(narrow))
+    return soxr.resample(narrow, _TELEPHONE_RATE, wave.sample_rate).astype(np.float32)
+
+
+def _any_telephone(wave: Wave, rng: np.random.Generator) -> FloatArray:
     """Half of them with noise on the line."""
     samples = wave.samples if rng.random() < 0.5 else _noisy(wave, rng, 15.0, 40.0)
-    narrow = resample(Wave(samples, wave.sample_rate), 8_000).samples
-    spectrum = np.fft.rfft(narrow)
-    hertz = np.fft.rfftfreq(len(narrow), 1 / 8_000)
-    spectrum[(hertz < rng.uniform(150, 400)) | (hertz > rng.uniform(3_200, 4_000))] = 0
-    narrow = np.fft.irfft(spectrum, len(narrow)).astype(np.float32)
-    return resample(Wave(narrow, 8_000), wave.sample_rate).samples
+    return telephone(Wave(samples, wave.sample_rate), rng.uniform(150, 400), rng.uniform(3_200, 4_000))
 
 
 def _in_a_room(wave: Wave, rng: np.random.Generator) -> FloatArray:
@@ -64,5 +70,5 @@ def _faint(wave: Wave, rng: np.random.Generator) -> FloatArray:
     return wave.samples * np.float32(10 ** (-rng.uniform(8, 28) / 20))
 
 
-_DISTURBANCES = (lambda wave, _: wave.samples, _noisy, _telephone, _in_a_room, _surrounded, _faint)
+_DISTURBANCES = (lambda wave, _: wave.samples, _noisy, _any_telephone, _in_a_room, _surrounded, _faint)
 _ODDS = (0.15, 0.28, 0.3, 0.07, 0.1, 0.1)
