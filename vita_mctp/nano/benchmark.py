@@ -187,8 +187,9 @@ _COLUMNS = """\
 - **WER2, WER1**: what the judge hears in the wave, with a bigram of the domain's answer-like sentences (right and wrong
   alike) and in a word loop, where any word may follow any other: against the right answer (for sentences: the sentence
   to say), and, "own", against what the model itself wrote.
-- **Whisper**: base, which knows nothing of the domain; **prompted**: it has read four answers. Its numbers are written
-  as words. **MOS**: DistillMOS's guess of people's opinion, 1 to 5; flite's own voice gets the first row's.
+- **Whisper** (with the extra `judge`): base, which knows nothing of the domain; **prompted**: it has read four answers.
+  Its numbers are written as words. **MOS**: DistillMOS's guess of people's opinion, 1 to 5; flite's own voice gets the
+  first row's.
 - **first sound**: seconds from the end of the question to the first decoded samples, in a warm process.
   **RTF**: computing seconds per second of answer, over all answers.
 - Brackets: bootstrap 95 % interval over samples (1,000 draws)."""
