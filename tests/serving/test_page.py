@@ -246,7 +246,6 @@ def test_a_recording_is_transcribed_and_text_read_aloud(client: Any, speech_lm: 
     np.testing.assert_allclose(spoken, expected.clip(-1, 1), atol=1e-4)
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="m4a is ffmpeg's")
 def test_a_voice_is_uploaded_where_the_model_can_speak_in_it(
     client: Any, nano: SpeechLM, speech_lm: SpeechLM, question: str
 ) -> None:
@@ -260,6 +259,7 @@ def test_a_voice_is_uploaded_where_the_model_can_speak_in_it(
         assert [block.visible for block in blocks if getattr(block, "label", "") == "Voice to speak in"] == shown
 
 
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="m4a is ffmpeg's")
 def test_a_telephones_recording_is_understood(speech_lm: SpeechLM, question: str, tmp_path: Path) -> None:
     path = tmp_path / "question.m4a"
     subprocess.run(["ffmpeg", "-v", "error", "-i", question, "-c:a", "aac", str(path)], check=True)
