@@ -35,6 +35,11 @@ class Mode:
     typical: float = 0.0
     talker: bool = False
 
+    @property
+    def lossless(self) -> bool:
+        """Whether drafts decide how fast an answer comes, and nothing of what it is."""
+        return self.verified and not self.typical
+
     def __post_init__(self) -> None:
         if not self.counts or len(self.counts) % 2:
             raise ConfigError(f"mode {self.name!r} has {len(self.counts)} counts; {_FORM}")

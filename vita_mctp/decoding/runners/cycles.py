@@ -44,6 +44,7 @@ class Read:
 
     judged: so many last rows of the backbone get their next tokens; heard: recordings among the ids.
     hidden: for a block, the rows (Q, H) of the level before. scored: whether logits are wanted.
+    rough: whether a block may round as it likes; alike in all reads of a call.
     """
 
     slot: Any
@@ -53,6 +54,7 @@ class Read:
     heard: Sequence[HeardAudio] = ()
     hidden: Any = None
     scored: bool = False
+    rough: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,15 @@ class _Segment:
 
 @dataclass(slots=True, eq=False)
 class Memory:
-    """What one request remembers. read: the backbone's rows that stand; drafts: not verified yet."""
+    """What one request remembers.
+
+    rough: whether blocks round as they like, as their drafts decide nothing.
+    read: the backbone's rows that stand; drafts: not verified yet.
+    """
 
     slot: Any
     segments: list[_Segment]
+    rough: bool = False
     read: int = 0
     drafts: list[int] = field(default_factory=list)
 
@@ -168,10 +175,12 @@ class CycleRunner:
     def open(self, request: Request) -> Memory:
         budget = request.token_budget(self.vocab_size, self.max_positions)
         slot = self.levels.open(len(request.prompt_ids) + budget + _PASSES + self.num_blocks)
-        return Memory(slot, [_Segment(first, last) for first, last in self._segments(request)])
+        segments = [_Segment(first, last) for first, last in self._segments(request)]
+        return Memory(slot, segments, request.mode.lossless)
 
     def reopen(self, memory: Memory, request: Request, standing: int) -> Memory | None:
-        if [(segment.first, segment.last) for segment in memory.segments] != self._segments(request):
+        cuts = [(segment.first, segment.last) for segment in memory.segments]
+        if (cuts, memory.rough) != (self._segments(request), request.mode.lossless):
             return None
         memory.drafts = []
         memory.cut(standing)
@@ -245,12 +254,13 @@ class CycleRunner:
             memory.cut(task.length - 1)
 
     def _chain(self, tasks: Sequence[_Task]) -> None:
-        """Drafts for every task, together as far as their chains are cut alike."""
-        groups: dict[Segments, list[_Chain]] = {}
+        """Drafts for every task, together as far as their chains are cut alike and as rough."""
+        groups: dict[tuple[Segments, bool], list[_Chain]] = {}
         for task in tasks:
-            cuts = tuple((segment.first, segment.last) for segment in task.state.memory.segments)
-            groups.setdefault(cuts, []).append(_Chain(task))
-        for cuts, chains in groups.items():
+            memory = task.state.memory
+            cuts = tuple((segment.first, segment.last) for segment in memory.segments)
+            groups.setdefault((cuts, memory.rough), []).append(_Chain(task))
+        for (cuts, _), chains in groups.items():
             for index, (first, last) in enumerate(cuts):
                 if going := [chain for chain in chains if chain.goes_on(first)]:
                     self._run_segment(index, first, last, going)
@@ -364,7 +374,8 @@ class _Chain:
         final = min(position, self.task.length)
         ids = (self.task.ids_from(final) + self.drafts)[position - final :]
         hidden = segment.rows[segment.length - segment.first_row :]
-        return Read(memory.slot, segment.length, np.array(ids), hidden=hidden, scored=not sampling.is_argmax)
+        scored = not sampling.is_argmax
+        return Read(memory.slot, segment.length, np.array(ids), hidden=hidden, scored=scored, rough=memory.rough)
 
     def take(self, drafts: Sequence[int], probabilities: Sequence[float]) -> None:
         """Drafts up to what was wanted, or with the one that makes all of them together too improbable."""

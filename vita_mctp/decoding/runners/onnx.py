@@ -16,7 +16,14 @@ import numpy.typing as npt
 import onnxruntime
 
 from vita_mctp.decoding.runners.cycles import Made, Read
-from vita_mctp.decoding.runners.onnx_graphs import HEAD, LevelShape, cache_name, compile_backbone, compile_chain
+from vita_mctp.decoding.runners.onnx_graphs import (
+    HEAD,
+    LevelShape,
+    RoughWeights,
+    cache_name,
+    compile_backbone,
+    compile_chain,
+)
 from vita_mctp.decoding.runners.screened import Screen
 from vita_mctp.decoding.sampling import Scores
 from vita_mctp.errors import ConfigError
@@ -86,7 +93,8 @@ class OnnxLevels:
         screened = self._head.nbytes >= _SCREENED_FROM if screened is None else screened
         screened = screened and bool(np.isfinite(self._head).all())  # a damaged head shows in its logits
         self._screen = Screen.of(self._head) if screened else None
-        self._calls: dict[tuple[int, int, int, bool], _Call] = {}
+        self._rough: RoughWeights = {}
+        self._calls: dict[tuple[int, int, int, bool, bool], _Call] = {}
         self._spare: list[Caches] = []
         self._filler = self.open(1)
 
@@ -150,12 +158,14 @@ class OnnxLevels:
     def _call(self, first: int, last: int, reads: Sequence[Read]) -> tuple[_Call, list[int], list[Read]]:
         """The session for these reads, the position of each in it, and the reads of all positions."""
         batch = next(size for size in _BATCHES if size >= len(reads))
-        screen = None if any(read.scored for read in reads) else self._screen
-        key = (first, last, batch, screen is not None)
+        rough = reads[0].rough
+        screen = None if rough or any(read.scored for read in reads) else self._screen
+        key = (first, last, batch, screen is not None, rough)
         call = self._calls.get(key)
         if call is None:
             if last:
-                compiled = compile_chain(self.shape, self.weights, first, last, batch, screen)
+                weights = self._rough if rough else None
+                compiled = compile_chain(self.shape, self.weights, first, last, batch, screen, weights)
                 layers = range(self.shape.backbone_layers + first, self.shape.backbone_layers + last)
             else:
                 compiled = compile_backbone(self.shape, self.weights, batch, screen)

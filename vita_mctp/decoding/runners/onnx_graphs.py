@@ -1,5 +1,7 @@
 """A model's levels as ONNX graphs: the backbone with its head, and runs of chained MCTP blocks.
 
+Blocks whose drafts decide nothing are rough: their products are int8's, of half the time.
+
 A chain is one graph: look-up of its drafts, blocks, heads and the greedy choice, without a return to Python.
 Caches are inputs and outputs bound to the same memory, so that nothing of them is copied. Several requests share a
 graph: their rows lie behind one another, only attention is each one's own (GroupQueryAttention reads one filled cache).
@@ -13,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from onnx import TensorProto
 
@@ -25,6 +28,10 @@ HEAD = "head"
 
 _HEAD_SIZE_STEP = 16  # GroupQueryAttention's rotary embedding wants a multiple of it
 _OVERSHOOT = 64  # positions that a cycle may run beyond an answer's end
+_LEVELS = 63  # of a rough weight: products of two with 8 bits fit the 16 in which some processors add them
+
+RoughWeights = dict[str, tuple[npt.NDArray[np.int8], FloatArray]]
+"""Integers (in, out) and scales (out,) of each weight; graphs fill it as they need them."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,30 @@ class LevelShape:
 
 
 class _Builder(OnnxGraph):
-    """Layers of the model, by the names of their weights, for so many slots."""
+    """Layers of the model, by the names of their weights, for so many slots. rough: where products may be int8's."""
 
-    def __init__(self, shape: LevelShape, weights: Mapping[str, FloatArray], slots: int, screen: Screen | None) -> None:
+    def __init__(
+        self,
+        shape: LevelShape,
+        weights: Mapping[str, FloatArray],
+        slots: int,
+        screen: Screen | None,
+        rough: RoughWeights | None = None,
+    ) -> None:
         super().__init__(weights)
-        self.shape, self.slots, self.screen = shape, slots, screen
+        self.shape, self.slots, self.screen, self.rough = shape, slots, screen, rough
+
+    def linear(self, x: str, name: str, weight: FloatArray, bias: FloatArray | None = None) -> str:
+        if self.rough is None:
+            return super().linear(x, name, weight, bias)
+        if name not in self.rough:
+            self.rough[name] = _quantized(weight)
+        integers, scales = (
+            self.constant(f"{name}.{part}", a) for part, a in zip(("int8", "scales"), self.rough[name], strict=True)
+        )
+        biases = [] if bias is None else ["", self.constant(f"{name}.bias", bias)]
+        y: str = self.node("DynamicQuantizeMatMul", [x, integers, scales, *biases], domain=MICROSOFT)
+        return y
 
     def rms_norm(self, x: str, name: str) -> str:
         eps = self.shape.rms_eps
@@ -185,10 +211,24 @@ class _Builder(OnnxGraph):
         chosen = self.node("Gather", [hidden, rows], axis=1) if rows else hidden
         if self.screen is not None:
             return screened_choice(self, self.screen, chosen, HEAD)
-        scores = whole_scores(self, chosen, self.weight(self.shape.head_name), logits)
-        if logits:
-            self.output(logits, TensorProto.FLOAT, [1, "R", self.shape.vocab_size])
+        name, dims = self.shape.head_name, [1, "R", self.shape.vocab_size]
+        if self.rough is not None:
+            scores = self.linear(chosen, name, self.weights[name])
+            if logits:
+                self.give(logits, scores, dims)
+        else:
+            scores = whole_scores(self, chosen, self.weight(name), logits)
+            if logits:
+                self.output(logits, TensorProto.FLOAT, dims)
         return self.node("ArgMax", [scores], axis=-1, keepdims=0), scores
+
+
+def _quantized(weight: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """weight (out, in), a scale for each row."""
+    scales = np.abs(weight).max(1) / np.float32(_LEVELS)
+    scales[~(scales > 0)] = 1
+    with np.errstate(invalid="ignore"):  # damaged blocks draft what they like
+        return np.ascontiguousarray(np.rint(weight / scales[:, None]).astype(np.int8).T), scales
 
 
 def cache_name(direction: str, part: str, layer: int, slot: int) -> str:
@@ -218,6 +258,7 @@ def compile_chain(
     last: int,
     slots: int,
     screen: Screen | None,
+    rough: RoughWeights | None,
 ) -> onnxruntime.InferenceSession:
     """Blocks first..last-1, each fed what the one before drafted.
 
@@ -226,7 +267,7 @@ def compile_chain(
     of the model's deepest one (1, B, H), of the slots' last rows;
     drafts and probabilities (last - first, B); without a screen, logits (1, B, V) of the last block.
     """
-    graph = _Builder(shape, weights, slots, screen)
+    graph = _Builder(shape, weights, slots, screen, rough)
     hidden = graph.input("previous", TensorProto.FLOAT, [1, "N", shape.hidden_size])
     ids = graph.input("ids", TensorProto.INT64, [1, "N"])
     graph.input("rows", TensorProto.INT64, ["R"])
