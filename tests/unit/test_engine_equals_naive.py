@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from naive import generate_lossy_naive, generate_naive
 from vita_mctp.decoding.engine import Engine
 from vita_mctp.decoding.modes import MODES, Mode, parse_mode
 from vita_mctp.decoding.request import Request
-from vita_mctp.decoding.runners.cycles import CycleRunner
+from vita_mctp.decoding.runners.cycles import CycleRunner, Read
 from vita_mctp.decoding.runners.eager import EagerRunner
 from vita_mctp.decoding.runners.onnx import OnnxLevels
 from vita_mctp.decoding.runners.packed import PackedLevels
@@ -228,3 +229,29 @@ def test_lossy_is_verified_with_other_answers(make_tiny_model):
         request = Request((i, 7, 1), parse_mode("lossy,0.05", 4), 30)
         changed += generate_lossy_naive(model, request) != list(generate_naive(model, request).ids)
     assert changed >= 4
+
+
+def test_rough_blocks_are_near_exact_ones(make_tiny_model):
+    """No answer would show that they are wrong: it would come later."""
+    levels = onnx_runner(make_tiny_model(seed=5, num_blocks=6).float(), None).levels
+    ids, random = np.arange(20), np.random.default_rng(0)
+    for block in range(5):  # of the deepest only the last row is given out
+        hidden = random.standard_normal((len(ids), levels.shape.hidden_size)).astype(np.float32)
+        reads = [Read(levels.open(len(ids)), 0, ids, hidden=hidden, rough=rough) for rough in (False, True)]
+        exact, rough = (levels.chain(block, block + 1, [read])[0] for read in reads)
+        for wanted, came in ((exact.hidden, rough.hidden), (exact.logits, rough.logits)):
+            assert 0 < np.linalg.norm(came - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("mode", ["boost", "verified", "lossy"])
+def test_blocks_are_rough_where_their_drafts_decide_nothing(make_tiny_model, mode, monkeypatch):
+    runner, seen = onnx_runner(make_tiny_model(seed=5, num_blocks=6).float(), None), set()
+    chain = runner.levels.chain
+
+    def watched(first, last, reads):
+        seen.update(read.rough for read in reads)
+        return chain(first, last, reads)
+
+    monkeypatch.setattr(runner.levels, "chain", watched)
+    Engine(runner).generate([Request((1, 2, 3), MODES[mode], 20)])
+    assert seen == {mode == "verified"}

@@ -73,6 +73,17 @@ def test_the_next_turn_reads_what_is_new(
         assert answer(keeping, ask(prompt, mode, **sampling)) == wanted
 
 
+def test_what_rough_blocks_remember_is_not_for_modes_whose_drafts_stand(
+    runner: CycleRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping, plain = Engine(runner, kept_tokens=1000), Engine(runner)
+    prompt = (*PROMPT, *answer(keeping, ask(PROMPT, "verified")), *NEXT)
+    wanted = answer(plain, ask(prompt, "1,4"))
+    counter = Counter(runner, monkeypatch)
+    assert answer(keeping, ask(prompt, "1,4")) == wanted
+    assert counter.tokens >= len(prompt)
+
+
 def test_a_cancelled_answer_is_gone_on_from(runner: CycleRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     keeping, plain = Engine(runner, kept_tokens=1000), Engine(runner)
     running = steps(keeping, ask(PROMPT, "1,4"))

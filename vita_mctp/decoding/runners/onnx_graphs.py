@@ -100,9 +100,8 @@ class _Builder(OnnxGraph):
             return super().linear(x, name, weight, bias)
         if name not in self.rough:
             self.rough[name] = _quantized(weight)
-        integers, scales = (
-            self.constant(f"{name}.{part}", a) for part, a in zip(("int8", "scales"), self.rough[name], strict=True)
-        )
+        integers = self.constant(f"{name}.int8", self.rough[name][0])
+        scales = self.constant(f"{name}.scales", self.rough[name][1])
         biases = [] if bias is None else ["", self.constant(f"{name}.bias", bias)]
         y: str = self.node("DynamicQuantizeMatMul", [x, integers, scales, *biases], domain=MICROSOFT)
         return y
@@ -211,7 +210,7 @@ class _Builder(OnnxGraph):
         chosen = self.node("Gather", [hidden, rows], axis=1) if rows else hidden
         if self.screen is not None:
             return screened_choice(self, self.screen, chosen, HEAD)
-        name, dims = self.shape.head_name, [1, "R", self.shape.vocab_size]
+        name, dims = self.shape.head_name, (1, "R", self.shape.vocab_size)
         if self.rough is not None:
             scores = self.linear(chosen, name, self.weights[name])
             if logits:
