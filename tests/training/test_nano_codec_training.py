@@ -117,7 +117,8 @@ def test_trained_codec_tokenises_and_ships(run: CodecRun, tmp_path: Path) -> Non
     assert len(decoder.decode(heard).samples) == len(heard.ids) * SMALL.samples_per_code
 
 
-def test_interrupted_training_goes_on_from_its_checkpoint(run: CodecRun, tmp_path: Path) -> None:
+def test_interrupted_training_goes_on_from_its_checkpoint(run: CodecRun) -> None:
+    run.train_codec()
     lines = (run.folder / "codec" / "log.jsonl").read_text().splitlines()
     run.train_codec()
     assert (run.folder / "codec" / "log.jsonl").read_text().splitlines() == lines
