@@ -8,7 +8,7 @@ import pytest
 from vita_mctp.errors import MissingExtraError
 from vita_mctp.nano import kokoro
 from vita_mctp.nano.domain import build_domain
-from vita_mctp.nano.voices import NATURAL_BABBLE, NATURAL_PART, natural_plan
+from vita_mctp.nano.voices import NATURAL_BABBLE, NATURAL_PART, Voice, natural_plan, speak
 
 
 def test_phonemes_are_those_that_kokoro_knows() -> None:
@@ -29,7 +29,16 @@ def test_training_asks_trained_questions_in_trained_voices() -> None:
     assert {word for item in babble for word in item.text.split()} <= set(build_domain().vocabulary)
     assert not {item.text for item in babble} & {qa.question for qa in build_domain().held_out}
     assert {name for item in babble for name in item.voice.base.split("+")} <= set(kokoro.TRAINED)
-    assert not set(kokoro.TRAINED) & {*kokoro.UNSEEN, "af_sky", "am_adam", "bf_lily", "bm_lewis"}
+    assert not {*kokoro.TRAINED, *kokoro.FOREIGN} & {*kokoro.UNSEEN, "af_sky", "am_adam", "bf_lily", "bm_lewis"}
+
+
+def test_words_said_one_by_one_are_sums_series_and_no_order_by_every_voice() -> None:
+    items = natural_plan(1, seed=0, babble=1, spliced=3_700)[NATURAL_BABBLE][1:]
+    assert {name for item in items for name in item.voice.base.split("+")} == {*kokoro.TRAINED, *kokoro.FOREIGN}
+    assert len({item.voice for item in items[:100]}) == 1, "a voice says a word once for all that it is in"
+    words = [item.text.split() for item in items]
+    assert 900 < sum(len(text) == 3 and text[1] in ("plus", "minus") for text in words) < 1_600
+    assert {word for text in words for word in text} == set(build_domain().vocabulary)
 
 
 def test_what_is_missing_or_another_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +57,17 @@ def test_a_voice_repeats_itself_and_two_differ() -> None:
     np.testing.assert_array_equal(one, again)
     assert len(one) != len(other) or not np.array_equal(one, other)
     assert 0.3 < len(one) / 16_000 < 3
+
+
+@pytest.mark.skipif(not kokoro.is_installed(), reason="Kokoro's packages are not here")
+def test_a_sum_is_said_word_by_word() -> None:
+    voice = Voice("kokoro_words", "af_heart")
+    total, alone, sentence = (
+        speak(text, by)
+        for text, by in (("one plus one", voice), ("one", voice), ("one plus one", Voice("kokoro", "af_heart")))
+    )
+    np.testing.assert_array_equal(
+        total.samples[:8_000], alone.samples[:8_000], "0.3 s of silence, then the word as it is alone"
+    )
+    assert len(total.samples) > 2 * (len(alone.samples) - 2 * 4_800)
+    assert [phone.name for phone in total.phones] == [phone.name for phone in sentence.phones]

@@ -11,17 +11,20 @@ from vita_mctp.audio import read_wave
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.benchmarks import find_benchmark
 from vita_mctp.nano import human
+from vita_mctp.nano.recordings import splice
 from vita_mctp.types import FloatArray
+
+RATE = 16_000
 
 
 def _tone(seconds: float, level: float) -> FloatArray:
-    time = np.arange(round(seconds * human.RATE)) / human.RATE
+    time = np.arange(round(seconds * RATE)) / RATE
     tone = level * np.sin(2 * np.pi * 220 * time) * (1 + np.sin(2 * np.pi * 4 * time))
     return np.pad(tone, 4_000).astype(np.float32)
 
 
 def test_words_are_equally_loud_and_the_silence_around_each_is_short() -> None:
-    wave = human.splice([_tone(0.4, 0.02), _tone(0.4, 0.4)])
+    wave = splice([_tone(0.4, 0.02), _tone(0.4, 0.4)], 0.08)
 
     half = len(wave.samples) // 2
     first, second = (float(np.square(part).sum()) for part in (wave.samples[:half], wave.samples[half:]))
@@ -46,7 +49,7 @@ def test_recordings_become_questions(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for word in text.split():
         path = tmp_path / f"{human._FILES[word]}.g722"
         path.parent.mkdir(exist_ok=True)
-        sound = ["-f", "f32le", "-ar", str(human.RATE), "-ac", "1", "-i", "pipe:0", "-f", "g722", "-y", str(path)]
+        sound = ["-f", "f32le", "-ar", str(RATE), "-ac", "1", "-i", "pipe:0", "-f", "g722", "-y", str(path)]
         subprocess.run(["ffmpeg", "-v", "error", *sound], input=_tone(0.3, 0.3).tobytes(), check=True)
 
     (case,) = human.make_cases(tmp_path / "questions", "questions", 1)

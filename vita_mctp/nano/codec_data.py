@@ -94,13 +94,13 @@ def _forms(
 ) -> Iterator[tuple[Item, FloatArray]]:
     utterance, hop = corpus.utterance(index), config.hop_length
     samples = utterance.samples
-    if utterance.voice.startswith("kokoro:"):  # as a question is heard: cut to the speech in it
+    if utterance.voice.startswith("kokoro"):  # as a question is heard: cut to the speech in it
         samples = (cut_to_speech(Wave(samples, config.sample_rate)) or Wave(samples, config.sample_rate)).samples
     frames = features(pad_to_codes(samples, config))
     ends = None if utterance.phone_ends is None else tuple(end / hop for end in utterance.phone_ends)
     answer = utterance.voice == ANSWER_VOICE.name
     yield Item(index, 0, len(frames), answer, False, ends), frames
-    for number in range(recordings if utterance.voice.startswith("kokoro:") else 0):
+    for number in range(recordings if utterance.voice.startswith("kokoro") else 0):
         wave = Wave(np.asarray(utterance.samples), config.sample_rate)
         frames = features(pad_to_codes(as_recorded(wave, np.random.default_rng((index, number))).samples, config))
         yield Item(index, 0, len(frames), False, False, None), frames

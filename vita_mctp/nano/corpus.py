@@ -182,7 +182,7 @@ def build_planned(
 def _shards(plan: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, Sequence[Item]]]:
     """(part, stem, items) of every shard."""
     for part, items in plan.items():
-        size = SHARD_UTTERANCES if any(item.voice.engine != "kokoro" for item in items) else SLOW_SHARD_UTTERANCES
+        size = SHARD_UTTERANCES if any("kokoro" not in item.voice.engine for item in items) else SLOW_SHARD_UTTERANCES
         for start in range(0, len(items), size):
             chunk = items[start : start + size]
             content = "\n".join(f"{item.voice.name} {item.text}" for item in chunk)

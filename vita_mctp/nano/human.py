@@ -15,15 +15,15 @@ from random import Random
 
 import numpy as np
 
-from vita_mctp.audio import cut_to_speech, write_wave
+from vita_mctp.audio import write_wave
 from vita_mctp.audio.io import ffmpeg
 from vita_mctp.errors import ConfigError
 from vita_mctp.evaluation.benchmarks import ASR, SQA, Benchmark, Case, answer_case, transcribe_case
 from vita_mctp.nano.cases import BY_LOOP, JUDGE
 from vita_mctp.nano.domain import DAYS, MONTHS, NUMBERS, build_domain
-from vita_mctp.types import FloatArray, Wave
+from vita_mctp.nano.recordings import splice
+from vita_mctp.types import FloatArray
 
-RATE = 16_000
 PACKAGE = "asterisk-core-sounds-en-g722"
 _FOLDER = "/usr/share/asterisk/sounds/en_US_f_Allison"
 _FILES = {
@@ -33,10 +33,8 @@ _FILES = {
     "plus": "letters/plus",
     "minus": "digits/minus",
 }
-_BETWEEN, _AROUND = 0.08, 0.3
-"""Seconds between two words, and before and behind all of them."""
-_LEVEL = 0.1
-"""Root mean square of a word, so that none is louder than its neighbours."""
+_BETWEEN = 0.08
+"""Seconds between two words."""
 
 
 def texts() -> list[tuple[str, str]]:
@@ -56,18 +54,6 @@ def texts() -> list[tuple[str, str]]:
     return found + [("counting", " ".join(NUMBERS[start : start + 4])) for start in range(len(NUMBERS) - 3)]
 
 
-def splice(words: list[FloatArray]) -> Wave:
-    """Words, each of 16,000 samples a second, one behind the other, all as loud, with short silences between them."""
-    between, around = (np.zeros(round(seconds * RATE), np.float32) for seconds in (_BETWEEN, _AROUND))
-    pieces = [around]
-    for samples in words:
-        spoken = (cut_to_speech(Wave(samples, RATE)) or Wave(samples, RATE)).samples
-        loud = np.flatnonzero(np.abs(spoken) > 0.02 * np.abs(spoken).max())
-        word = spoken[max(0, loud[0] - RATE // 100) : loud[-1] + RATE // 33]
-        pieces += [word * np.float32(_LEVEL / np.sqrt(np.square(word).mean())), between]
-    return Wave(np.concatenate([*pieces, around]).clip(-1, 1).astype(np.float32), RATE)
-
-
 def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
     """ "transcribed questions": all of `texts`; "questions": the sums, with their answers. WAV files go to `folder`.
 
@@ -78,7 +64,7 @@ def make_cases(folder: Path, part: str, limit: int | None) -> Iterator[Case]:
     folder.mkdir(parents=True, exist_ok=True)
     for number, (kind, text) in enumerate(chosen[:limit]):
         path = folder / f"human-{number:03d}.wav"
-        write_wave(path, splice([_word(word) for word in text.split()]))
+        write_wave(path, splice([_word(word) for word in text.split()], _BETWEEN))
         if part == "questions":
             yield answer_case(path.stem, path, text, (answers[text],), kind=kind)
         else:

@@ -33,6 +33,11 @@ TRAINED = (
     *("am_echo", "am_fenrir", "am_liam", "am_michael", "am_onyx", "am_puck", "am_santa"),
     *("bf_emma", "bf_isabella", "bm_daniel", "bm_fable"),
 )
+FOREIGN = (
+    *("em_santa", "hf_alpha", "hf_beta", "hm_omega", "hm_psi", "jf_alpha", "jf_nezumi", "jm_kumo", "pf_dora"),
+    *("zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zm_yunjian", "zm_yunxi", "zm_yunxia", "zm_yunyang"),
+)
+"""Voices of other languages, who say English words one by one for training."""
 UNSEEN = ("af_sarah", "am_eric", "bf_alice", "bm_george")
 """For judging alone: no training, no choice between two trainings."""
 
@@ -111,7 +116,7 @@ def _styles() -> dict[str, FloatArray]:
     _check(archive, _STYLES_SHA256, str(path), remedy)
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for name in (*TRAINED, *UNSEEN):
+        for name in (*TRAINED, *FOREIGN, *UNSEEN):
             member = tar.extractfile(f"package/voices/{name}.bin")
             assert member is not None
             found[name] = np.frombuffer(member.read(), np.float32).reshape(-1, _STYLE_SIZE)

@@ -1,6 +1,8 @@
-"""How a question may be recorded: by telephone, in noise, in a room, faint, with low noise before and behind it."""
+"""How a question may be recorded: by telephone, in noise, in a room, faint, in low noise, or word by word."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import soxr
@@ -8,7 +10,9 @@ import soxr
 from vita_mctp.audio.vad import cut_to_speech
 from vita_mctp.types import FloatArray, Wave
 
-_TELEPHONE_RATE = 8_000
+_RATE, _TELEPHONE_RATE = 16_000, 8_000
+_LEVEL = 0.1
+"""Root mean square of a spliced word, so that none is louder than its neighbours."""
 
 
 def as_recorded(wave: Wave, rng: np.random.Generator) -> Wave:
@@ -17,6 +21,18 @@ def as_recorded(wave: Wave, rng: np.random.Generator) -> Wave:
     samples = (np.round(samples.clip(-1, 1) * 32767) / 32768).astype(np.float32)
     disturbed = Wave(samples, wave.sample_rate)
     return cut_to_speech(disturbed) or disturbed
+
+
+def splice(words: Sequence[FloatArray], between: float, around: float = 0.3) -> Wave:
+    """Words of 16 kHz, cut to their speech, all as loud, so many seconds of silence between, before and behind them."""
+    gap, edge = (np.zeros(round(seconds * _RATE), np.float32) for seconds in (between, around))
+    pieces = [edge]
+    for samples in words:
+        spoken = (cut_to_speech(Wave(samples, _RATE)) or Wave(samples, _RATE)).samples
+        loud = np.flatnonzero(np.abs(spoken) > 0.02 * np.abs(spoken).max())
+        word = spoken[max(0, loud[0] - _RATE // 100) : loud[-1] + _RATE // 33]
+        pieces += [word * np.float32(_LEVEL / np.sqrt(np.square(word).mean())), gap]
+    return Wave(np.concatenate([*pieces, edge]).clip(-1, 1).astype(np.float32), _RATE)
 
 
 def _noise(count: int, rng: np.random.Generator) -> FloatArray:

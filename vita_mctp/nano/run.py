@@ -200,7 +200,9 @@ def make_nano(recipes: Path, folder: Path, processes: int = 1) -> Path:
 
 def hear_natural_voices(model: OpenedModel, schedule: EncoderSchedule, folder: Path, seed: int) -> None:
     """Trains the encoder of a finished nano on, beside the corpus in `folder`, and puts it into the model's folder."""
-    natural = build_planned(folder / "natural", natural_plan(schedule.questions, seed, schedule.babble), seed)
+    natural = build_planned(
+        folder / "natural", natural_plan(schedule.questions, seed, schedule.babble, schedule.spliced), seed
+    )
     known, codec = Corpus(folder / "corpus"), Path(model.speech.audio_tokenizer.folder)
     config = NanoCodecConfig.load(codec)
     speech = (known, open_features(known, folder / "features", config))

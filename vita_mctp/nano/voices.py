@@ -11,9 +11,11 @@ from typing import Literal
 from pydantic import Field
 
 from vita_mctp.nano import kokoro, sentences
-from vita_mctp.nano.domain import NUMBERS, QA, build_domain, rank
+from vita_mctp.nano.domain import DAYS, MONTHS, NUMBERS, QA, build_domain, rank
+from vita_mctp.nano.recordings import splice
 from vita_mctp.nano.synthesis import ESPEAK_PITCH, ESPEAK_RATE, PAUSE, Span, Spoken, speak_espeak, speak_flite
 from vita_mctp.schema import Schema
+from vita_mctp.types import FloatArray
 
 _PHONES = "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
 PHONES = tuple(_PHONES.split())
@@ -27,10 +29,11 @@ class Voice:
     """A speaker: a synthesiser's voice at one speed and pitch.
 
     speed 1.0 and pitch 1.0 are the voice's own; speed multiplies the speaking rate, pitch the mean fundamental
-    (flite) or espeak-ng's pitch setting; Kokoro's pitch is always its own.
+    (flite) or espeak-ng's pitch setting; Kokoro's pitch is always its own. kokoro_words: Kokoro says
+    each word by itself.
     """
 
-    engine: Literal["flite", "espeak", "kokoro"]
+    engine: Literal["flite", "espeak", "kokoro", "kokoro_words"]
     base: str
     speed: float = 1.0
     pitch: float = 1.0
@@ -78,6 +81,8 @@ USER_VOICES = (*STATISTICAL_VOICES, *DIPHONE_VOICES, *ESPEAK_VOICES)
 HELD_OUT_FLITE = _flite("rms", (1.0, 1.0), (0.9, 1.05), (1.1, 0.95))
 HELD_OUT_ESPEAK = (Voice("espeak", "en-us+f4", 0.85, 1.0),)
 """Never trained on by anything: flite's rms at any setting, and espeak-ng's variant f4."""
+_BETWEEN_WORDS = (0.02, 0.2)
+"""Seconds between words that were said one by one."""
 NATURAL_PART, NATURAL_BABBLE = "natural_questions", "natural_babble"
 
 
@@ -87,9 +92,17 @@ def speak(text: str, voice: Voice) -> Spoken:
         return speak_flite(text, voice.base, 1.0 / voice.speed, voice.pitch)
     if voice.engine == "kokoro":
         return Spoken(kokoro.speak_kokoro(text, voice.base, voice.speed), _lexicon_phones(text), ())
+    if voice.engine == "kokoro_words":
+        words = [_natural_word(word, voice.base, voice.speed) for word in text.split()]
+        return Spoken(splice(words, Random(text).uniform(*_BETWEEN_WORDS)).samples, _lexicon_phones(text), ())
     rate = round(ESPEAK_RATE * voice.speed)
     pitch = min(99, round(ESPEAK_PITCH * voice.pitch))
     return Spoken(speak_espeak(text, voice.base, rate, pitch), _lexicon_phones(text), ())
+
+
+@functools.lru_cache(maxsize=1024)
+def _natural_word(word: str, base: str, speed: float) -> FloatArray:
+    return kokoro.speak_kokoro(word, base, speed)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -185,8 +198,9 @@ def natural_questions(questions: Sequence[QA], seed: int) -> list[Item]:
     return _by_one_of(questions, natural_voices(kokoro.UNSEEN), seed)
 
 
-def natural_plan(utterances: int, seed: int, babble: int = 0) -> dict[str, list[Item]]:
-    """The training questions by natural voices, again and again until there are so many utterances; and babble.
+def natural_plan(utterances: int, seed: int, babble: int = 0, spliced: int = 0) -> dict[str, list[Item]]:
+    """The training questions by natural voices, again and again until there are so many utterances; and babble,
+    and so much more of it, said word by word (`_spliced`).
 
     Every second time the mean of two voices asks; each has a speed of its own. Any prefix is varied. Of the babble
     every third is a bare sum ("seven plus two"), the rest up to four words in no order.
@@ -201,8 +215,30 @@ def natural_plan(utterances: int, seed: int, babble: int = 0) -> dict[str, list[
             total = f"{rng.choice(NUMBERS)} {rng.choice(('plus', 'minus'))} {rng.choice(NUMBERS)}"
             text = total if number % 3 == 1 else " ".join(words.split()[:4])
             items.append(_naturally(text, "babble", number, f"by:{seed}:{number}", 0.7, 1.15))
-        plan[NATURAL_BABBLE] = items
+        plan[NATURAL_BABBLE] = items + _spliced(spliced, seed)
     return plan
+
+
+def _spliced(count: int, seed: int) -> list[Item]:
+    """Sums, series and words in no order; a hundred by one voice, with numbers, days, months and sixty more words."""
+    voices, items, core = (*kokoro.TRAINED, *kokoro.FOREIGN), [], (*NUMBERS, *DAYS, *MONTHS)
+    for number in range(count):
+        turn = number // 100
+        rng = Random(f"spliced:{seed}:{turn}")
+        bases = [voices[turn % len(voices)]] if turn < len(voices) else rng.sample(voices, 2)
+        voice = Voice("kokoro_words", "+".join(bases), round(rng.uniform(0.75, 1.15), 2))
+        words = rng.sample(build_domain().vocabulary, 60)
+        rng = Random(f"spliced:{seed}:{number}")
+        series = rng.choice((NUMBERS, DAYS, MONTHS, core))
+        text = rng.choice(
+            (
+                f"{rng.choice(NUMBERS)} {rng.choice(('plus', 'minus'))} {rng.choice(NUMBERS)}",
+                " ".join(rng.sample(series, rng.randint(2, 5))),
+                " ".join(rng.choices(words, k=rng.randint(2, 5))),
+            )
+        )
+        items.append(Item(text, "babble", voice))
+    return items
 
 
 def _naturally(text: str, kind: str, number: int, seed: str, slowest: float, fastest: float) -> Item:
