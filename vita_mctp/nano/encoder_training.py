@@ -61,10 +61,11 @@ class EncoderSchedule(Schedule):
 
     questions: how many natural voices ask; 0: the encoder is not trained on. recordings: how many more forms of each
     there are, disturbed as sound (`as_recorded`). babble: how many times natural voices say words in no order; spliced:
-    and how many times more, word by word. max_frames: log-mel frames of natural voices in one step; known ones have half
-    as many. readout_steps: at first the readout alone learns. kept: weight of the distance to the digits that known
-    voices had; kept_answers: for the answer voice, whose codes the decoder turns into sound. asr: how often a question
-    is to be transcribed; else it is answered. clean: how many of the recordings are heard as they are, without noise in their pauses.
+    and how many times more, word by word. max_frames: log-mel frames of natural voices in one step; known ones have
+    half as many. readout_steps: at first the readout alone learns. kept: weight of the distance to the digits that
+    known voices had; kept_answers: for the answer voice, whose codes the decoder turns into sound. asr: how often a
+    question is to be transcribed; else it is answered. clean: how many of the recordings are heard as they are, without
+    noise in their pauses.
     """
 
     questions: int = Field(default=0, ge=0)
