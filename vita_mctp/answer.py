@@ -61,11 +61,11 @@ class Answer:
 class Clock:
     """Notes when each part of an answer came for the first time, in seconds since it was made.
 
-    cut: seconds of the recording that were left out before and after its speech.
+    cut: seconds of the recording that were left out before and after its speech. prompt_tokens: how many were read.
     """
 
     def __init__(self, cut: tuple[float, float] = (0.0, 0.0)) -> None:
-        self._start, self._cut = time.perf_counter(), cut
+        self._start, self._cut, self.prompt_tokens = time.perf_counter(), cut, 0
         self._marks: dict[str, float] = {}
 
     def mark(self, name: str) -> None:
@@ -75,7 +75,14 @@ class Clock:
     def timings(self, tokens: int, audio_seconds: float) -> Timings:
         """tokens: generated ones, markers and the end included; audio_seconds: length of the answer's wave."""
         total = time.perf_counter() - self._start
-        return Timings(total=total, tokens=tokens, audio_seconds=audio_seconds, cut=self._cut, **self._marks)
+        return Timings(
+            total=total,
+            prompt_tokens=self.prompt_tokens,
+            tokens=tokens,
+            audio_seconds=audio_seconds,
+            cut=self._cut,
+            **self._marks,
+        )
 
 
 class SoundStream:

@@ -446,6 +446,7 @@ class SpeechLM:
         """
         sound = SoundStream(self._shared_decoder, self.settings.block_sizes, seed) if prompt.task.speaks else None
         question, clock = prompt.question, clock or Clock()
+        clock.prompt_tokens = len(prompt.ids)
         return stream_answer(tokens, self.tokenizer, sound, mode, clock, question, cancel, each_token)
 
     def _segment(self, heard: AudioCodes | AudioFeatures) -> Sequence[int] | AudioFeatures:
@@ -456,7 +457,8 @@ class SpeechLM:
         if task.hears:
             return self._read_wave(question, sample_rate)
         if not isinstance(question, str) or not question.strip():
-            raise ConfigError(f"the task {task.value} wants a text, got {type(question).__name__}; give some words")
+            came = "an empty text" if isinstance(question, str) else type(question).__name__
+            raise ConfigError(f"{came} came; wanted a text, for the task {task.value}: give some words")
         if not (taught := self.settings.spoken_words):
             return question
         if not (words := spoken_form(question)):

@@ -242,7 +242,8 @@ class Timings:
     """Seconds since the question was handed over, unless said otherwise. None: it never happened.
 
     heard: the recording was encoded, for tasks that hear one. first_token: the prompt was read.
-    cut: seconds of the recording that were left out before and after its speech.
+    cut: seconds of the recording that were left out before and after its speech. prompt_tokens: what was read, the
+    question's codes included; tokens: what was generated.
     """
 
     total: float
@@ -251,6 +252,7 @@ class Timings:
     first_text: float | None = None
     first_audio_tokens: float | None = None
     first_sound: float | None = None
+    prompt_tokens: int = 0
     tokens: int = 0
     audio_seconds: float = 0.0
     cut: tuple[float, float] = (0.0, 0.0)
@@ -272,6 +274,7 @@ class Timings:
             total=written.total + self.total,
             first_audio_tokens=None if codes is None else written.total + codes,
             first_sound=None if sound is None else written.total + sound,
+            prompt_tokens=written.prompt_tokens + self.prompt_tokens,
             tokens=written.tokens + self.tokens,
             audio_seconds=self.audio_seconds,
         )

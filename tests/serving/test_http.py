@@ -132,6 +132,11 @@ def question_audio(**changes: str) -> list[dict[str, object]]:
     return [{"role": "user", "content": [{"type": "input_audio", "input_audio": audio}]}]
 
 
+def test_a_body_that_does_not_say_what_it_is(http: httpx.Client) -> None:
+    refused = http.post("/v1/audio/speech", content=b'{"input": "hello"}')
+    assert refused.status_code == 400 and "application/json" in refused.json()["error"]["message"]
+
+
 def test_chat_with_audio_in_and_out(client: OpenAI, nano: SpeechLM) -> None:
     made = client.chat.completions.create(
         model="gpt-4o-audio-preview",
@@ -145,6 +150,8 @@ def test_chat_with_audio_in_and_out(client: OpenAI, nano: SpeechLM) -> None:
     samples, _ = soundfile.read(io.BytesIO(base64.b64decode(message.audio.data)), dtype="float32")
     assert np.abs(samples - expected.wave.samples).max() < 1e-4
     assert made.choices[0].finish_reason == "stop" and made.usage is not None and made.usage.completion_tokens > 10
+    question = nano.prompt(nano.hear(QUESTION))
+    assert made.usage.prompt_tokens == len(question.ids), "the question's codes included"
 
 
 def test_chat_streams_text_and_sound(client: OpenAI, nano: SpeechLM) -> None:

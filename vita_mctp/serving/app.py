@@ -163,12 +163,15 @@ async def _library_error(_: Request, error: Exception) -> Response:
     return _respond(as_api_error(error))
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """What is wrong and where, without repeating what came."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"] if part != "body") or None
-    message = f"{param or 'the body'}: {first['msg']}; see OpenAI's API reference for this endpoint"
+    remedy = "see OpenAI's API reference for this endpoint"
+    if param is None and request.headers.get("content-type") != "application/json":
+        remedy = "name its content-type, application/json"
+    message = f"{param or 'the body'}: {first['msg']}; {remedy}"
     return JSONResponse(error_body(400, message, param), 400)
 
 

@@ -168,12 +168,11 @@ async def _as_chunks(service: Service, completion: Completion, made: AsyncIterat
 
 
 def _usage(done: Done) -> dict[str, Any]:
-    """Of what was generated; how many tokens the question took is not counted."""
-    audio = len(done.codes)
-    details = {"audio_tokens": audio, "text_tokens": max(0, done.timings.tokens - audio), "reasoning_tokens": 0}
+    audio, times = len(done.codes), done.timings
+    details = {"audio_tokens": audio, "text_tokens": max(0, times.tokens - audio), "reasoning_tokens": 0}
     return {
-        "prompt_tokens": 0,
-        "completion_tokens": done.timings.tokens,
-        "total_tokens": done.timings.tokens,
+        "prompt_tokens": times.prompt_tokens,
+        "completion_tokens": times.tokens,
+        "total_tokens": times.prompt_tokens + times.tokens,
         "completion_tokens_details": details,
     }

@@ -66,7 +66,7 @@ class ServerOptions:
             return self.voices.get((name or "").lower())
         if name.lower() not in VOICES:
             ours = "".join(f"{each}, " for each in self.voices)
-            message = f"the voice {name[:60]!r} came; wanted {ours}or one of {', '.join(VOICES)}: the model's own voice"
+            message = f"the voice {name[:60]!r} came; wanted one of {ours}{', '.join(VOICES)}"
             raise ApiError(400, message, param=param, code="invalid_voice")
         return None
 

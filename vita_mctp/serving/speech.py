@@ -76,7 +76,11 @@ def spoken(
 def _sum(first: Done, second: Done) -> Done:
     a, b = first.timings, second.timings
     times = replace(
-        a, total=a.total + b.total, tokens=a.tokens + b.tokens, audio_seconds=a.audio_seconds + b.audio_seconds
+        a,
+        total=a.total + b.total,
+        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
+        tokens=a.tokens + b.tokens,
+        audio_seconds=a.audio_seconds + b.audio_seconds,
     )
     return replace(second if second.reason is not StopReason.EOS else first, timings=times)
 
@@ -90,7 +94,8 @@ async def _as_bytes(made: AsyncIterator[bytes | Done]) -> AsyncIterator[bytes]:
 async def _as_events(made: AsyncIterator[bytes | Done]) -> AsyncIterator[str]:
     async for piece in made:
         if isinstance(piece, Done):
-            usage = {"input_tokens": 0, "output_tokens": piece.timings.tokens, "total_tokens": piece.timings.tokens}
+            read, generated = piece.timings.prompt_tokens, piece.timings.tokens
+            usage = {"input_tokens": read, "output_tokens": generated, "total_tokens": read + generated}
             yield server_sent({"type": "speech.audio.done", "usage": usage})
         elif piece:
             yield server_sent({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()})

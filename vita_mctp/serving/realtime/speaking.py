@@ -177,10 +177,14 @@ def _position(reply: Reply) -> dict[str, Any]:
 
 
 def _usage(done: Done) -> dict[str, Any]:
-    """Of what was generated; how many tokens the question took is not counted."""
-    audio, tokens = len(done.codes), done.timings.tokens
+    audio, read, tokens = len(done.codes), done.timings.prompt_tokens, done.timings.tokens
     details = {"text_tokens": max(0, tokens - audio), "audio_tokens": audio}
-    return {"total_tokens": tokens, "input_tokens": 0, "output_tokens": tokens, "output_token_details": details}
+    return {
+        "total_tokens": read + tokens,
+        "input_tokens": read,
+        "output_tokens": tokens,
+        "output_token_details": details,
+    }
 
 
 def _metrics(done: Done) -> dict[str, Any]:
