@@ -165,12 +165,17 @@ def test_the_served_page_answers(client: Any, speech_lm: SpeechLM, question: str
     assert outside == []
 
 
+def test_the_pages_have_the_projects_name(client: Any) -> None:
+    conversation = (Path(page_module.__file__).parent / "browser" / "index.html").read_text()
+    assert client.config["title"] == "vita-mctp: recordings" and "<title>vita-mctp: talk to it</title>" in conversation
+
+
 def test_the_served_page_complains_in_one_line(client: Any, tmp_path: Path) -> None:
     path = tmp_path / "silence.wav"
     write_wave(path, Wave(np.zeros(16000, np.float32), 16000))
     with pytest.raises(gradio_client.exceptions.AppError, match="silent") as error:
         client.predict(gradio_client.handle_file(str(path)), "boost", 0, api_name="/ask")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(tmp_path.parent) not in str(error.value)
 
 
 def test_a_mode_that_is_not_offered_is_refused(client: Any, question: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from vita_mctp.cli import main
-from vita_mctp.errors import ConfigError
+from vita_mctp.errors import ConfigError, MissingExtraError
+from vita_mctp.training import arguments
 from vita_mctp.training.recipe import load_recipe
 
 STAGES = Path(__file__).parents[2] / "stages"
@@ -183,6 +184,16 @@ def test_a_rate_is_a_number_however_it_is_written(written: str, tmp_path: Path) 
     file.write_text(yaml.safe_dump(WHOLE).replace("lr: 0.1", f"lr: {written}"))
     assert load_recipe(file).optimizer.lr == pytest.approx(1e-3)
     assert load_recipe(STAGES / "stage4_sft.yaml", [f"optimizer.lr={written}"]).optimizer.lr == pytest.approx(1e-3)
+
+
+def test_trackers_are_those_of_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["deepspeed=null", "data.tokens_per_step=4096", "data.row_length=4096", "report_to=[trackio]"]
+    recipe = load_recipe(STAGES / "stage4_sft.yaml", settings)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None if name == "trackio" else object())
+    with pytest.raises(MissingExtraError, match="pip install trackio"):
+        arguments.training_arguments(recipe, tmp_path, STAGES)
+    monkeypatch.setattr(arguments, "find_spec", lambda _: object())
+    assert arguments.training_arguments(recipe, tmp_path, STAGES).report_to == ["trackio"]
 
 
 def test_nano_takes_neither_plan_nor_settings(capsys: pytest.CaptureFixture[str]) -> None:

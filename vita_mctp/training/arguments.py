@@ -56,10 +56,13 @@ def training_arguments(recipe: Recipe, folder: Path, recipe_folder: Path) -> Tra
 
     Raises:
         ConfigError: the tokens of a step do not divide, or the DeepSpeed file is missing or malformed.
-        MissingExtraError: the packages of the extra `train` are not installed.
+        MissingExtraError: the packages of the extra `train`, or a tracker's, are not installed.
     """
     if find_spec("accelerate") is None or (recipe.deepspeed is not None and find_spec("deepspeed") is None):
         raise MissingExtraError('training needs accelerate, and deepspeed where named: pip install "vita-mctp[train]"')
+    for tracker in recipe.report_to:
+        if find_spec(tracker) is None:
+            raise MissingExtraError(f"report_to names {tracker}, which is not installed: pip install {tracker}")
     accumulation = accumulation_steps(recipe, world_size())
     deepspeed = None
     if recipe.deepspeed is not None:
